@@ -1,0 +1,1 @@
+//! Peers' transactions → local rows.

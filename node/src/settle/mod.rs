@@ -1,0 +1,5 @@
+//! What is durable where → slot, journal, index.
+
+mod beats;
+
+pub use beats::{Beat, Beats};

@@ -1,0 +1,7 @@
+//! Status, metrics, logs.
+
+mod status;
+
+pub use status::{
+    CaptureStatus, IndexStatus, OriginState, OriginStatus, PeerStatus, PostgresStatus, Status,
+};

@@ -1,0 +1,166 @@
+//! The one document that says how a node is: `/v1/status`, `everywrite status`, the SQL views and
+//! `/metrics` all show parts of it.
+
+use std::collections::BTreeMap;
+
+use everywrite_conflict::{Lsn, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// How a node is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's number.
+    pub node: NodeId,
+    /// This node's name.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The daemon's version.
+    pub version: String,
+    /// When this was gathered, Unix microseconds.
+    pub gathered_at_us: i64,
+    /// Seconds since the daemon started.
+    pub uptime_s: f64,
+    /// True when changes flow: server reachable, capture running, index complete.
+    pub ready: bool,
+    /// What must be seen to before it is ready, in plain words; empty when ready.
+    pub waiting_for: Vec<String>,
+    /// The local server.
+    pub postgres: PostgresStatus,
+    /// Local WAL → journal.
+    pub capture: CaptureStatus,
+    /// Every other node as an origin of transactions.
+    pub origins: Vec<OriginStatus>,
+    /// Every other node as a link.
+    pub peers: Vec<PeerStatus>,
+    /// The conflict index.
+    pub index: IndexStatus,
+    /// Conflicts decided since start, by kind.
+    pub conflicts: BTreeMap<String, u64>,
+}
+
+/// The local server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PostgresStatus {
+    /// Whether the daemon's sessions are up.
+    pub connected: bool,
+    /// `server_version`, empty before the first connection.
+    pub version: String,
+    /// The last error, while not connected.
+    pub error: Option<String>,
+}
+
+/// Local WAL → journal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CaptureStatus {
+    /// "streaming", "connecting", "stopped".
+    pub state: String,
+    /// The last error, while not streaming.
+    pub error: Option<String>,
+    /// Local WAL up to here is in the journal.
+    pub captured_lsn: Lsn,
+    /// The last transaction in the own journal.
+    pub journal_end: Lsn,
+    /// The server's WAL behind what is captured, bytes.
+    pub lag_bytes: u64,
+    /// Transactions captured since start.
+    pub transactions: u64,
+    /// Changes captured since start.
+    pub changes: u64,
+    /// Transactions a second over the last seconds.
+    pub transactions_per_s: f64,
+    /// Size of the own journal on disk, bytes.
+    pub journal_bytes: u64,
+}
+
+/// What an origin's stream is doing here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OriginState {
+    /// Applying, or nothing to apply.
+    #[default]
+    Replaying,
+    /// Paused by a person.
+    Paused,
+    /// Waits for another origin's transactions (causality).
+    Waiting,
+    /// Stopped by something that a person must see to; `reason` says what.
+    Held,
+    /// The local server is not reachable.
+    Disconnected,
+}
+
+/// Another node as an origin of transactions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// Its number.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What its stream is doing here.
+    pub state: OriginState,
+    /// Why, when it is not simply replaying.
+    pub reason: Option<String>,
+    /// How far its own journal goes, by its newest beat.
+    pub origin_end: Lsn,
+    /// How far its journal goes here.
+    pub journal_end: Lsn,
+    /// How far it is applied here.
+    pub applied: Lsn,
+    /// What is received and not applied yet, and what is not received yet, bytes of its WAL.
+    pub lag_bytes: u64,
+    /// Age of the oldest transaction not applied yet, seconds; 0 when caught up.
+    pub lag_s: f64,
+    /// Transactions applied since start.
+    pub transactions: u64,
+    /// Changes applied since start.
+    pub changes: u64,
+    /// Transactions a second over the last seconds.
+    pub transactions_per_s: f64,
+    /// Groups applied by the fast path since start.
+    pub fast_groups: u64,
+    /// Groups applied by the careful path since start.
+    pub careful_groups: u64,
+    /// Conflicts decided since start.
+    pub conflicts: u64,
+    /// Size of its journal here, bytes on disk.
+    pub journal_bytes: u64,
+}
+
+/// Another node as a link.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its number.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it is dialled.
+    pub address: String,
+    /// Whether the connection that we dialled is up.
+    pub connected: bool,
+    /// Whether the connection that it dialled is up.
+    pub connected_inbound: bool,
+    /// The last error, while not connected.
+    pub error: Option<String>,
+    /// Round trip, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Its clock minus ours, milliseconds.
+    pub clock_skew_ms: Option<f64>,
+    /// Bytes received from it since start.
+    pub received_bytes: u64,
+    /// Bytes sent to it since start.
+    pub sent_bytes: u64,
+    /// Origins that it currently feeds us.
+    pub feeds: Vec<NodeId>,
+    /// Whether a person paused it.
+    pub paused: bool,
+}
+
+/// The conflict index.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IndexStatus {
+    /// Keys held.
+    pub entries: u64,
+    /// Keys forgotten since start because their writes are stable.
+    pub forgotten: u64,
+}
