@@ -1,5 +1,13 @@
-//! What is durable where → slot, journal, index.
+//! Stage 5: what is durable where → slot, journal, index.
 
+mod barriers;
 mod beats;
+mod keys;
+mod ledger;
+mod steward;
 
+pub use barriers::Barriers;
 pub use beats::{Beat, Beats};
+pub use keys::{Identity, KeyError};
+pub use ledger::{Captured, Intent, Ledger, Stamped, Touched, describe};
+pub use steward::{Stability, Steward};

@@ -1,0 +1,585 @@
+//! pgoutput's messages → journal frames. No I/O but the spool of large transactions.
+
+use std::collections::HashMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use everywrite_conflict::{KeyHasher, Lsn, NodeId, RelationHash, Stamp, Version};
+
+use super::{Error, Shapes, spool};
+use crate::admin::message::{Command, WalMessage};
+use crate::journal::record::{self, Header};
+use crate::pg::pgoutput::{self, Message, OwnedRelation, Tuple};
+use crate::settle::{Identity, KeyError, Ledger, Touched};
+
+/// A part of a large transaction is cut at about this size: small enough to be checked and sent
+/// in one piece, large enough that its frame costs nothing.
+const PART_BYTES: usize = 1 << 20;
+
+/// The schema whose tables never travel: the daemon's own.
+const OWN_SCHEMA: &str = "everywrite";
+/// Prefix of our own replication origins and messages.
+const OWN_PREFIX: &str = "everywrite";
+
+/// Something a local transaction tells the daemon.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Signal {
+    /// Everything before this barrier is announced.
+    Barrier(u64),
+    /// A person's command.
+    Command(Command),
+    /// A key or table to look at again: see [`crate::settle::Stamped::repairs`].
+    Repair(Repair),
+}
+
+/// A local delete that a replayed row may stand over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repair {
+    /// Schema and name of the table.
+    pub table: (String, String),
+    /// The deleted row as the stream gives it and the relation it is of; `None` for a TRUNCATE.
+    pub row: Option<(Bytes, std::sync::Arc<OwnedRelation>)>,
+    /// The version of the delete.
+    pub version: Version,
+}
+
+/// What one message brought about.
+#[derive(Debug)]
+pub enum Assembled {
+    /// Nothing to do yet, or frames were added.
+    Done,
+    /// A large transaction was committed: drive [`LargeCommit::step`] until it ends.
+    Large(Box<LargeCommit>),
+}
+
+struct Relation {
+    shape: u32,
+    identity: Identity,
+    owned: std::sync::Arc<OwnedRelation>,
+    own: bool,
+}
+
+/// The transaction that is coming in.
+#[derive(Default)]
+struct Open {
+    replayed: bool,
+    marked: bool,
+    count: u32,
+    changes: BytesMut,
+    touched: Vec<Touched>,
+    /// For each touched delete that might need a repair: the change it came with.
+    signals: Vec<Signal>,
+    xid: u32,
+}
+
+impl Open {
+    /// Ready for the next transaction, keeping the allocations.
+    fn reset(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.clear();
+        *self = Open { changes, touched, ..Open::default() };
+        self.changes.clear();
+    }
+}
+
+/// Turns the local change stream into journal frames.
+pub struct Assembler {
+    me: NodeId,
+    shapes: Shapes,
+    relations: HashMap<u32, Relation>,
+    open: Option<Open>,
+    spare: Open,
+    spools: spool::Spools,
+    /// Inside a piece of this large transaction.
+    streaming: Option<u32>,
+    large_signals: HashMap<u32, Vec<Signal>>,
+    large_marks: HashMap<u32, ()>,
+    /// The last transaction in the journal, or on its way there.
+    last: Lsn,
+    frames: BytesMut,
+    /// Transactions and changes assembled since start.
+    pub transactions: u64,
+    /// Changes assembled since start.
+    pub changes: u64,
+}
+
+impl Assembler {
+    /// `last`: the end of the own journal; transactions up to there are skipped.
+    pub fn new(me: NodeId, shapes: Shapes, last: Lsn, spools: spool::Spools) -> Self {
+        Assembler {
+            me,
+            shapes,
+            relations: HashMap::new(),
+            open: None,
+            spare: Open::default(),
+            spools,
+            streaming: None,
+            large_signals: HashMap::new(),
+            large_marks: HashMap::new(),
+            last,
+            frames: BytesMut::new(),
+            transactions: 0,
+            changes: 0,
+        }
+    }
+
+    /// The stream begins anew (after a reconnect).
+    pub fn restart(&mut self) {
+        self.relations.clear();
+        self.open = None;
+        self.streaming = None;
+        self.spools.clear();
+        self.large_signals.clear();
+        self.large_marks.clear();
+    }
+
+    /// Whether a transaction is only half in: a keepalive then says nothing.
+    pub fn between_transactions(&self) -> bool {
+        self.open.is_none() && self.streaming.is_none()
+    }
+
+    /// The last transaction assembled.
+    pub fn last(&self) -> Lsn {
+        self.last
+    }
+
+    /// Bytes of frames waiting to be taken.
+    pub fn pending(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Takes the frames assembled so far.
+    pub fn take_frames(&mut self) -> Bytes {
+        self.frames.split().freeze()
+    }
+
+    /// The relation that `payload` describes, if its key can only be known from the catalog
+    /// (REPLICA IDENTITY FULL): (schema, name).
+    pub fn wants_primary_key(payload: &[u8], streaming: bool) -> Result<Option<(String, String)>, Error> {
+        if payload.first() != Some(&b'R') {
+            return Ok(None);
+        }
+        match pgoutput::decode(payload, streaming)? {
+            Message::Relation(r) if r.replica_identity == b'f' => Ok(Some((r.namespace.to_owned(), r.name.to_owned()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the stream is inside a piece of a large transaction.
+    pub fn in_piece(&self) -> bool {
+        self.streaming.is_some()
+    }
+
+    /// Takes one pgoutput message.
+    pub fn feed(
+        &mut self,
+        payload: &Bytes,
+        primary_key: Option<&[String]>,
+        ledger: &Ledger,
+        signal: &mut dyn FnMut(Signal),
+    ) -> Result<Assembled, Error> {
+        let streaming = self.streaming.is_some();
+        match pgoutput::decode(payload, streaming)? {
+            Message::Begin { xid, .. } => {
+                let mut open = std::mem::take(&mut self.spare);
+                open.reset();
+                open.xid = xid;
+                self.open = Some(open);
+            }
+            Message::Origin { name, .. } => {
+                if name.strip_prefix(OWN_PREFIX).is_some_and(|rest| rest.starts_with('_')) {
+                    match self.streaming {
+                        Some(xid) => self.spools.mark_ours(xid).map_err(Error::Spool)?,
+                        None => self.open()?.replayed = true,
+                    }
+                }
+            }
+            Message::Relation(r) => {
+                let skip = if streaming { 5 } else { 1 };
+                let raw = payload.get(skip..).unwrap_or_default();
+                self.relation(r.to_owned(), raw, primary_key);
+            }
+            Message::Type { .. } => {}
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
+                self.change(payload, streaming)?;
+            }
+            Message::Message { transactional, prefix, content, .. } => {
+                self.message(payload, streaming, transactional, prefix, content, signal)?;
+            }
+            Message::Commit { end_lsn, commit_time, .. } => {
+                let open = self.open.take().ok_or(Error::Order("commit without begin"))?;
+                self.commit(open, end_lsn, commit_time, ledger, signal);
+                ledger.captured(end_lsn);
+            }
+            Message::StreamStart { xid, .. } => self.streaming = Some(xid),
+            Message::StreamStop => self.streaming = None,
+            Message::StreamAbort { xid, subxid, .. } => {
+                self.spools.abort(xid, subxid);
+                if xid == subxid {
+                    self.large_signals.remove(&xid);
+                    self.large_marks.remove(&xid);
+                }
+            }
+            Message::StreamCommit { xid, end_lsn, commit_time, .. } => {
+                return self.stream_commit(xid, end_lsn, commit_time, ledger, signal);
+            }
+        }
+        Ok(Assembled::Done)
+    }
+
+    fn open(&mut self) -> Result<&mut Open, Error> {
+        self.open.as_mut().ok_or(Error::Order("a change outside a transaction"))
+    }
+
+    fn relation(&mut self, owned: OwnedRelation, raw: &[u8], primary_key: Option<&[String]>) {
+        let own = owned.namespace == OWN_SCHEMA;
+        let identity = Identity::of(&owned, primary_key);
+        let mut shape = 0;
+        if !own {
+            let (id, new) = self.shapes.id(raw);
+            shape = id;
+            if new {
+                record::encode_shape(&mut self.frames, id, raw);
+            }
+        }
+        self.relations.insert(owned.id, Relation { shape, identity, owned: std::sync::Arc::new(owned), own });
+    }
+
+    fn change(&mut self, payload: &Bytes, streaming: bool) -> Result<(), Error> {
+        if self.open.as_ref().is_some_and(|o| o.replayed) {
+            return Ok(());
+        }
+        let Some(change) = rewrite(payload, streaming, &self.relations)? else { return Ok(()) };
+        if let Some(xid) = self.streaming {
+            let subxid = payload.get(1..5).and_then(|b| b.try_into().ok()).map_or(xid, u32::from_be_bytes);
+            return self.spools.add(xid, subxid, &change).map_err(Error::Spool);
+        }
+        let relations = &self.relations;
+        let open = self.open.as_mut().ok_or(Error::Order("a change outside a transaction"))?;
+        // The relation ids are gone from the rewritten change; the payload still has them.
+        touch(&pgoutput::decode(payload, streaming)?, |oid| relations.get(&oid), &mut open.touched)?;
+        open.count += 1;
+        put_change(&mut open.changes, &change);
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        payload: &Bytes,
+        streaming: bool,
+        transactional: bool,
+        prefix: &str,
+        content: &[u8],
+        signal: &mut dyn FnMut(Signal),
+    ) -> Result<(), Error> {
+        if prefix != OWN_PREFIX {
+            return Ok(());
+        }
+        let message = match WalMessage::decode(content) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(error = %error, "ignored a malformed message with our prefix");
+                return Ok(());
+            }
+        };
+        if !transactional {
+            match message {
+                WalMessage::Barrier(token) => signal(Signal::Barrier(token)),
+                WalMessage::Command(command) => signal(Signal::Command(command)),
+                WalMessage::Mark | WalMessage::Delete(_) => {}
+            }
+            return Ok(());
+        }
+        if let Some(xid) = self.streaming {
+            match message {
+                WalMessage::Barrier(t) => self.large_signals.entry(xid).or_default().push(Signal::Barrier(t)),
+                WalMessage::Command(c) => self.large_signals.entry(xid).or_default().push(Signal::Command(c)),
+                WalMessage::Mark => {
+                    self.large_marks.insert(xid, ());
+                }
+                WalMessage::Delete(_) => {
+                    let mut change = BytesMut::with_capacity(payload.len());
+                    change.put_u8(b'M');
+                    change.extend_from_slice(payload.get(5..).unwrap_or_default());
+                    self.spools.add(xid, xid, &change).map_err(Error::Spool)?;
+                }
+            }
+            return Ok(());
+        }
+        let _ = streaming;
+        let open = self.open()?;
+        if open.replayed {
+            return Ok(());
+        }
+        match message {
+            WalMessage::Barrier(token) => open.signals.push(Signal::Barrier(token)),
+            WalMessage::Command(command) => open.signals.push(Signal::Command(command)),
+            WalMessage::Mark => open.marked = true,
+            WalMessage::Delete(delete) => {
+                open.touched.push(travelling(&delete));
+                open.count += 1;
+                put_change(&mut open.changes, payload);
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        mut open: Open,
+        position: Lsn,
+        commit_time: Stamp,
+        ledger: &Ledger,
+        signal: &mut dyn FnMut(Signal),
+    ) {
+        if !open.replayed && (open.count > 0 || open.marked) && position > self.last {
+            let stamped = ledger.capture(position, commit_time, &open.touched);
+            let header = Header {
+                position,
+                previous: self.last,
+                stamp: stamped.stamp,
+                commit_time,
+                xid: open.xid,
+                vector: stamped.vector,
+                changes: open.count,
+            };
+            record::encode_transaction(&mut self.frames, &header, &open.changes);
+            self.last = position;
+            self.transactions += 1;
+            self.changes += u64::from(open.count);
+            if !stamped.repairs.is_empty() {
+                let version = Version { stamp: stamped.stamp, origin: self.me };
+                self.repairs(&stamped.repairs, &open.changes, version, signal);
+            }
+        }
+        for s in open.signals.drain(..) {
+            signal(s);
+        }
+        self.spare = open;
+    }
+
+    /// Finds the changes that `repairs` speak of. Rare, so the changes are read again.
+    fn repairs(&self, repairs: &[Touched], changes: &BytesMut, version: Version, signal: &mut dyn FnMut(Signal)) {
+        let by_shape: HashMap<u32, &Relation> = self.relations.values().map(|r| (r.shape, r)).collect();
+        let mut touched = Vec::new();
+        for change in record::Changes::new(Bytes::copy_from_slice(changes)).flatten() {
+            touched.clear();
+            let Ok(message) = pgoutput::decode(&change, false) else { continue };
+            if touch(&message, |shape| by_shape.get(&shape).copied(), &mut touched).is_err() {
+                continue;
+            }
+            for t in &touched {
+                let wanted = |r: &&Touched| r.relation == t.relation && r.key == t.key && t.deleted;
+                if repairs.iter().any(|r| wanted(&r)) {
+                    for relation in by_shape.values().filter(|r| r.identity.relation == t.relation) {
+                        signal(Signal::Repair(Repair {
+                            table: (relation.owned.namespace.clone(), relation.owned.name.clone()),
+                            row: t.key.map(|_| (change.clone(), std::sync::Arc::clone(&relation.owned))),
+                            version,
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    fn stream_commit(
+        &mut self,
+        xid: u32,
+        position: Lsn,
+        commit_time: Stamp,
+        ledger: &Ledger,
+        signal: &mut dyn FnMut(Signal),
+    ) -> Result<Assembled, Error> {
+        let pieces = self.spools.commit(xid).map_err(Error::Spool)?;
+        for s in self.large_signals.remove(&xid).unwrap_or_default() {
+            signal(s);
+        }
+        let marked = self.large_marks.remove(&xid).is_some();
+        if position <= self.last || (pieces.is_none() && !marked) {
+            ledger.captured(position);
+            return Ok(Assembled::Done);
+        }
+        let stamped = ledger.capture(position, commit_time, &[]);
+        let header = Header {
+            position,
+            previous: self.last,
+            stamp: stamped.stamp,
+            commit_time,
+            xid,
+            vector: stamped.vector,
+            changes: 0,
+        };
+        let Some(pieces) = pieces else {
+            record::encode_transaction(&mut self.frames, &header, &[]);
+            self.last = position;
+            ledger.captured(position);
+            return Ok(Assembled::Done);
+        };
+        record::encode_large_begin(&mut self.frames, &header);
+        Ok(Assembled::Large(Box::new(LargeCommit { position, stamp: stamped.stamp, pieces, count: 0 })))
+    }
+
+    /// Adds the next part of a large transaction to the frames; true when it is whole.
+    pub fn step(
+        &mut self,
+        large: &mut LargeCommit,
+        ledger: &Ledger,
+        signal: &mut dyn FnMut(Signal),
+    ) -> Result<bool, Error> {
+        let by_shape: HashMap<u32, &Relation> = self.relations.values().map(|r| (r.shape, r)).collect();
+        let mut part = BytesMut::with_capacity(PART_BYTES + (PART_BYTES >> 2));
+        let mut touched = Vec::new();
+        while part.len() < PART_BYTES {
+            let Some(change) = large.pieces.next_change().map_err(Error::Spool)? else { break };
+            let message = pgoutput::decode(&change, false)?;
+            if let Message::Message { content, .. } = &message {
+                if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
+                    touched.push(travelling(&delete));
+                }
+            } else {
+                touch(&message, |shape| by_shape.get(&shape).copied(), &mut touched)?;
+            }
+            large.count += 1;
+            put_change(&mut part, &change);
+        }
+        let repairs = ledger.capture_more(large.position, large.stamp, &touched);
+        if part.is_empty() {
+            record::encode_large_end(&mut self.frames, large.position, large.count);
+            self.last = large.position;
+            self.transactions += 1;
+            self.changes += u64::from(large.count);
+            ledger.captured(large.position);
+            return Ok(true);
+        }
+        if !repairs.is_empty() {
+            let version = Version { stamp: large.stamp, origin: self.me };
+            self.repairs(&repairs, &part, version, signal);
+        }
+        record::encode_large_part(&mut self.frames, large.position, &part);
+        Ok(false)
+    }
+}
+
+/// A committed large transaction on its way into the journal.
+#[derive(Debug)]
+pub struct LargeCommit {
+    position: Lsn,
+    stamp: Stamp,
+    pieces: spool::Pieces,
+    count: u32,
+}
+
+fn put_change(out: &mut BytesMut, change: &[u8]) {
+    out.put_u32(u32::try_from(change.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(change);
+}
+
+/// The change with shape ids for relation oids and without the xid of streamed pieces; `None` if
+/// it is of a table that does not travel.
+fn rewrite(payload: &[u8], streaming: bool, relations: &HashMap<u32, Relation>) -> Result<Option<BytesMut>, Error> {
+    let (Some(&tag), Some(body)) = (payload.first(), payload.get(if streaming { 5 } else { 1 }..)) else {
+        return Err(Error::Order("a message too short"));
+    };
+    let mut out = BytesMut::with_capacity(payload.len());
+    out.put_u8(tag);
+    let known = |oid| relations.get(&oid).ok_or(Error::Order("a change of a relation that was not described"));
+    if tag != b'T' {
+        let oid = u32::from_be_bytes(first4(body)?);
+        let relation = known(oid)?;
+        if relation.own {
+            return Ok(None);
+        }
+        out.put_u32(relation.shape);
+        out.extend_from_slice(body.get(4..).unwrap_or_default());
+        return Ok(Some(out));
+    }
+    let Message::Truncate { relations: list, cascade, restart_identity, .. } = pgoutput::decode(payload, streaming)?
+    else {
+        return Err(Error::Order("a truncate that is none"));
+    };
+    let mut shapes = Vec::new();
+    for oid in list {
+        let relation = known(oid)?;
+        if !relation.own {
+            shapes.push(relation.shape);
+        }
+    }
+    if shapes.is_empty() {
+        return Ok(None);
+    }
+    out.put_u32(u32::try_from(shapes.len()).unwrap_or(0));
+    out.put_u8(u8::from(cascade) | u8::from(restart_identity) << 1);
+    shapes.into_iter().for_each(|s| out.put_u32(s));
+    Ok(Some(out))
+}
+
+fn first4(body: &[u8]) -> Result<[u8; 4], Error> {
+    body.get(..4).and_then(|b| b.try_into().ok()).ok_or(Error::Order("a message too short"))
+}
+
+/// The index key of a delete that travels.
+pub(crate) fn travelling(delete: &crate::admin::message::TravellingDelete) -> Touched {
+    let relation = RelationHash::new(&delete.schema, &delete.table);
+    let mut hasher = KeyHasher::new(relation);
+    for column in &delete.key {
+        hasher.cell(column.type_oid, Some(&column.value), true);
+    }
+    Touched { relation, key: Some(hasher.finish()), deleted: true, version: Some(delete.version) }
+}
+
+/// Adds what a change touches.
+fn touch<'r>(
+    message: &Message<'_>,
+    relation: impl Fn(u32) -> Option<&'r Relation>,
+    touched: &mut Vec<Touched>,
+) -> Result<(), Error> {
+    let known = |id| relation(id).ok_or(Error::Order("a change of a relation that was not described"));
+    let of = |r: &Relation, t: &Tuple<'_>| {
+        r.identity.hash(t).map_err(|source| Error::Key { table: r.owned.name.clone(), source })
+    };
+    touch_with(message, |id| known(id).map(|r| &r.identity), |id, t| of(known(id)?, t), touched)
+}
+
+/// [`touch`] for anyone who has identities: also used when the index is rebuilt from a journal.
+pub(crate) fn touch_with<'r, E>(
+    message: &Message<'_>,
+    identity: impl Fn(u32) -> Result<&'r Identity, E>,
+    hash: impl Fn(u32, &Tuple<'_>) -> Result<Option<everywrite_conflict::KeyHash>, E>,
+    touched: &mut Vec<Touched>,
+) -> Result<(), E> {
+    let mut put = |relation: RelationHash, key, deleted| {
+        if let Some(key) = key {
+            touched.push(Touched { relation, key: Some(key), deleted, version: None });
+        }
+    };
+    match message {
+        Message::Insert { relation, new, .. } => {
+            put(identity(*relation)?.relation, hash(*relation, new)?, false);
+        }
+        Message::Update { relation, key, old, new, .. } => {
+            let name = identity(*relation)?.relation;
+            let now = hash(*relation, new)?;
+            if let Some(before) = key.as_ref().or(old.as_ref()) {
+                let before = hash(*relation, before)?;
+                if before != now {
+                    put(name, before, true);
+                }
+            }
+            put(name, now, false);
+        }
+        Message::Delete { relation, key, old, .. } => {
+            if let Some(before) = key.as_ref().or(old.as_ref()) {
+                put(identity(*relation)?.relation, hash(*relation, before)?, true);
+            }
+        }
+        Message::Truncate { relations, .. } => {
+            for id in relations.iter() {
+                let relation = identity(*id)?.relation;
+                touched.push(Touched { relation, key: None, deleted: true, version: None });
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}

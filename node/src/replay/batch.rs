@@ -1,0 +1,263 @@
+//! Transactions of one origin, folded into one net change a key.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everywrite_conflict::{Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer};
+
+use super::image::Image;
+use super::mapping::Mapping;
+use super::Error;
+use crate::admin::message::TravellingDelete;
+use crate::journal::record::Header;
+use crate::pg::pgoutput::{Message, Tuple};
+use crate::settle::{Intent, Touched};
+
+/// A row's key: its hash, and an image that has its key cells.
+#[derive(Clone, Debug)]
+pub struct RowKey {
+    /// The hash that the index knows.
+    pub hash: KeyHash,
+    /// A row with the key's cells.
+    pub image: Image,
+}
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for RowKey {}
+
+impl Hash for RowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+/// One net change of one key, and what the index said before it was announced.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The key and what is left of the group's changes of it.
+    pub folded: Folded<RowKey, Image>,
+    /// What the index said before.
+    pub prior: Option<Entry>,
+}
+
+impl Slot {
+    /// The hash of its key.
+    pub fn hash(&self) -> KeyHash {
+        self.folded.key.hash
+    }
+
+    /// The last writer's version.
+    pub fn version(&self) -> Version {
+        self.folded.last.version
+    }
+
+    /// The row to write, if there is one.
+    pub fn image(&self) -> Option<&Image> {
+        self.folded.net.row()
+    }
+}
+
+/// All changes of one table in a batch.
+#[derive(Debug)]
+pub struct TableBatch {
+    /// The table.
+    pub mapping: Arc<Mapping>,
+    fold: Fold<RowKey, Image>,
+    /// Net changes, after [`Batch::close`].
+    pub slots: Vec<Slot>,
+    /// Rows of a table without a key.
+    pub appends: Vec<Image>,
+}
+
+/// A delete that travelled here.
+#[derive(Clone, Debug)]
+pub struct Travelled {
+    /// What to delete.
+    pub delete: TravellingDelete,
+    /// Its key in the index.
+    pub touched: Touched,
+    /// Who carries it; the version is the winner's.
+    pub writer: Writer,
+}
+
+/// Transactions of one origin that are applied together.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose.
+    pub origin: NodeId,
+    /// The transactions, in order.
+    pub transactions: Vec<Header>,
+    /// Their changes, by table.
+    pub tables: Vec<TableBatch>,
+    by_shape: HashMap<u32, usize>,
+    /// Deletes that travelled.
+    pub travelled: Vec<Travelled>,
+    /// Changes taken in.
+    pub changes: u64,
+    /// About how many bytes it holds.
+    pub bytes: usize,
+    /// Must not be joined with other transactions.
+    pub alone: bool,
+}
+
+impl Batch {
+    /// Nothing yet.
+    pub fn new(origin: NodeId) -> Self {
+        Batch {
+            origin,
+            transactions: Vec::new(),
+            tables: Vec::new(),
+            by_shape: HashMap::new(),
+            travelled: Vec::new(),
+            changes: 0,
+            bytes: 0,
+            alone: false,
+        }
+    }
+
+    /// Whether no transaction is in it.
+    pub fn is_empty(&self) -> bool {
+        self.transactions.is_empty()
+    }
+
+    /// The last transaction's position.
+    pub fn last(&self) -> Lsn {
+        self.transactions.last().map_or(Lsn::ZERO, |h| h.position)
+    }
+
+    /// The newest stamp.
+    pub fn newest(&self) -> Stamp {
+        self.transactions.iter().map(|h| h.stamp).max().unwrap_or(Stamp::MIN)
+    }
+
+    /// Begins a transaction; its changes follow.
+    pub fn begin(&mut self, header: Header) {
+        self.transactions.push(header);
+    }
+
+    fn table(&mut self, shape: u32, mapping: &Arc<Mapping>) -> Option<&mut TableBatch> {
+        let next = self.tables.len();
+        let at = *self.by_shape.entry(shape).or_insert(next);
+        if at == next {
+            self.alone |= mapping.table.fires_triggers;
+            self.tables.push(TableBatch {
+                mapping: Arc::clone(mapping),
+                fold: Fold::default(),
+                slots: Vec::new(),
+                appends: Vec::new(),
+            });
+        }
+        self.tables.get_mut(at)
+    }
+
+    /// Takes one change of the transaction that began last. TRUNCATE and messages are not for here.
+    pub fn push(&mut self, shape: u32, mapping: &Arc<Mapping>, raw: &Bytes, message: &Message<'_>) -> Result<(), Error> {
+        let transaction = u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let Some(header) = self.transactions.last() else { return Ok(()) };
+        let writer = Writer { version: Version { stamp: header.stamp, origin: self.origin }, transaction };
+        self.changes += 1;
+        self.bytes += raw.len() + 200;
+        let Some(table) = self.table(shape, mapping) else { return Ok(()) };
+        let key = |tuple: &Tuple<'_>| -> Result<Option<RowKey>, Error> {
+            let hash = mapping.identity.hash(tuple);
+            let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
+            Ok(hash.map(|hash| RowKey { hash, image: Image::new(raw, tuple) }))
+        };
+        let need = |key: Option<RowKey>| key.ok_or_else(|| Error::NoKey(mapping.name()));
+        match message {
+            Message::Insert { new, .. } => match key(new)? {
+                Some(k) => table.fold.push(k, Change::Insert(Image::new(raw, new)), writer),
+                None => table.appends.push(Image::new(raw, new)),
+            },
+            Message::Update { key: old_key, old, new, .. } => {
+                let now = need(key(new)?)?;
+                let mut image = Image::new(raw, new);
+                if let Some(before) = old_key.as_ref().or(old.as_ref()) {
+                    let old_image = Image::new(raw, before);
+                    if old.is_some() {
+                        everywrite_conflict::Image::fill_from(&mut image, &old_image);
+                    }
+                    let before = need(key(before)?)?;
+                    if before.hash != now.hash {
+                        table.fold.push_move(before, now, image, writer);
+                        return Ok(());
+                    }
+                }
+                table.fold.push(now, Change::Update(image), writer);
+            }
+            Message::Delete { key: old_key, old, .. } => {
+                let Some(before) = old_key.as_ref().or(old.as_ref()) else { return Ok(()) };
+                let before = need(key(before)?)?;
+                table.fold.push(before, Change::Delete, writer);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// No more changes: what is left of them stands in each table's `slots` afterwards.
+    pub fn close(&mut self) {
+        for table in &mut self.tables {
+            let fold = std::mem::take(&mut table.fold);
+            table.slots = fold.finish().into_iter().map(|folded| Slot { folded, prior: None }).collect();
+        }
+    }
+
+    /// The position of a slot's last writer.
+    pub fn position(&self, slot: &Slot) -> Position {
+        let lsn = self.header(slot.folded.last).map_or(Lsn::ZERO, |h| h.position);
+        Position { origin: self.origin, lsn }
+    }
+
+    /// The header of the transaction that made a change.
+    pub fn header(&self, writer: Writer) -> Option<&Header> {
+        self.transactions.get(usize::try_from(writer.transaction).ok()?)
+    }
+
+    /// Whether that transaction had seen what stands at `position`.
+    pub fn covers(&self, writer: Writer, position: Position) -> bool {
+        let Some(header) = self.header(writer) else { return false };
+        if position.origin == self.origin { header.position >= position.lsn } else { header.vector.covers(position) }
+    }
+
+    /// What the batch announces to the index, slot by slot, then the travelled deletes.
+    pub fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
+        let slots = self.tables.iter().flat_map(|t| t.slots.iter().map(move |s| (t.mapping.identity.relation, s)));
+        let slots = slots.map(|(relation, s)| Intent {
+            relation,
+            key: s.hash(),
+            entry: Entry {
+                version: s.version(),
+                source: Some(self.position(s)),
+                deleted: matches!(s.folded.net, Net::Delete | Net::Nothing),
+                local_lsn: Lsn::MAX,
+            },
+        });
+        let travelled = self.travelled.iter().filter_map(|t| {
+            let lsn = self.header(t.writer)?.position;
+            Some(Intent {
+                relation: t.touched.relation,
+                key: t.touched.key?,
+                entry: Entry {
+                    version: t.delete.version,
+                    source: Some(Position { origin: self.origin, lsn }),
+                    deleted: true,
+                    local_lsn: Lsn::MAX,
+                },
+            })
+        });
+        slots.chain(travelled)
+    }
+
+    /// Every slot.
+    pub fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> + '_ {
+        self.tables.iter_mut().flat_map(|t| t.slots.iter_mut())
+    }
+}

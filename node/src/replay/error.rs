@@ -1,0 +1,84 @@
+//! What can go wrong in replay, and what must happen next.
+
+use crate::pg::{self, sqlstate::Class};
+
+/// An error of replay.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The local table does not fit the origin's.
+    #[error("table {table} does not fit the origin's: {what}")]
+    Schema {
+        /// The table.
+        table: String,
+        /// What differs.
+        what: String,
+    },
+    /// A change has no key to find its row by.
+    #[error("{0} has rows to update or delete but neither a primary key nor a replica identity index")]
+    NoKey(String),
+    /// The journal holds something that cannot be read.
+    #[error("read the journal")]
+    Journal(#[from] crate::journal::Error),
+    /// The journal holds something that pgoutput does not send.
+    #[error("decode a change from the journal")]
+    Decode(#[from] pg::pgoutput::Error),
+    /// A key cannot be read.
+    #[error("read the key of a row of {table}")]
+    Key {
+        /// The table.
+        table: String,
+        /// Why.
+        #[source]
+        source: crate::settle::KeyError,
+    },
+    /// The local server said no, or the connection to it is gone.
+    #[error("write to the local server")]
+    Postgres(#[from] pg::Error),
+    /// A catalog query failed.
+    #[error("query the local server")]
+    Catalog(#[from] tokio_postgres::Error),
+    /// A guard of the fast path failed: decide with care.
+    #[error("the fast path's guard failed")]
+    Guard,
+    /// Somebody wrote in between: try again.
+    #[error("somebody wrote in between")]
+    Again,
+    /// Missing TOAST values could not be had from any site that knows the row.
+    #[error("a TOAST value that the stream leaves out is needed and no site that has it can be reached: {0}")]
+    Toast(String),
+    /// The daemon ends.
+    #[error("the daemon is shutting down")]
+    Shutdown,
+}
+
+impl Error {
+    /// What must happen next.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Postgres(e) => e.class(),
+            Error::Catalog(e) => match e.code() {
+                Some(code) => pg::sqlstate::classify(code.code()),
+                None => Class::Retry,
+            },
+            Error::Guard | Error::Again | Error::Toast(_) | Error::Shutdown => Class::Retry,
+            Error::Schema { .. } | Error::NoKey(_) | Error::Key { .. } => Class::Park,
+            Error::Journal(_) | Error::Decode(_) => Class::Park,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        text
+    }
+}

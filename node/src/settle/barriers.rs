@@ -1,0 +1,130 @@
+//! Barriers: a message of our own in the local WAL. Once capture has met it, the index knows
+//! every local transaction that was committed before it, and everything before it is flushed.
+//!
+//! A barrier costs one small flushed commit. Whoever waits at the same time shares one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Ledger;
+use crate::admin::message::WalMessage;
+use crate::pg::Target;
+
+/// Asks for barriers; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Barriers {
+    asks: mpsc::Sender<oneshot::Sender<()>>,
+    horizon: Arc<AtomicU32>,
+}
+
+/// Requests that may wait: each is a session or the steward, so they are few.
+const QUEUE: usize = 256;
+
+impl Barriers {
+    /// Starts the task that sets barriers, with a session of its own.
+    pub fn start(target: Target, ledger: Arc<Ledger>, shutdown: CancellationToken) -> Self {
+        let (asks, queue) = mpsc::channel(QUEUE);
+        let horizon = Arc::new(AtomicU32::new(0));
+        let setter = Setter { target, ledger, horizon: Arc::clone(&horizon), last: 0 };
+        tokio::spawn(setter.run(queue, shutdown));
+        Barriers { asks, horizon }
+    }
+
+    /// Returns once capture has announced everything that was committed before this call, and all
+    /// of it is flushed. Waits as long as that takes; false only at shutdown.
+    pub async fn pass(&self) -> bool {
+        let (done, passed) = oneshot::channel();
+        self.asks.send(done).await.is_ok() && passed.await.is_ok()
+    }
+
+    /// Every transaction id before this one is captured, aborted or replay's own. 0: not known yet.
+    pub fn horizon(&self) -> u32 {
+        self.horizon.load(Ordering::Acquire)
+    }
+}
+
+struct Setter {
+    target: Target,
+    ledger: Arc<Ledger>,
+    horizon: Arc<AtomicU32>,
+    last: u64,
+}
+
+impl Setter {
+    async fn run(mut self, mut queue: mpsc::Receiver<oneshot::Sender<()>>, shutdown: CancellationToken) {
+        let mut waiting = Vec::new();
+        let mut client = None;
+        loop {
+            if waiting.is_empty() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    ask = queue.recv() => match ask {
+                        Some(ask) => waiting.push(ask),
+                        None => return,
+                    },
+                }
+            }
+            while let Ok(ask) = queue.try_recv() {
+                waiting.push(ask);
+            }
+            let attempt = async {
+                let client = match client.take() {
+                    Some(client) => client,
+                    None => self.connect().await?,
+                };
+                self.set(&client).await?;
+                Ok::<_, crate::pg::Error>(client)
+            };
+            let result = tokio::select! {
+                () = shutdown.cancelled() => return,
+                result = attempt => result,
+            };
+            match result {
+                Ok(usable) => {
+                    client = Some(usable);
+                    waiting.drain(..).for_each(|ask| {
+                        let _ = ask.send(());
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error, "no barrier could be set, trying again");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<tokio_postgres::Client, crate::pg::Error> {
+        let client = self.target.named("everywrite barrier").client().await?;
+        // The flush of the barrier's own commit is its purpose; a standby is not.
+        client.batch_execute("set synchronous_commit = local; set statement_timeout = 0").await?;
+        Ok(client)
+    }
+
+    async fn set(&mut self, client: &tokio_postgres::Client) -> Result<(), crate::pg::Error> {
+        let applied = self.ledger.applied();
+        let row = client.query_one("select pg_snapshot_xmin(pg_current_snapshot())::text", &[]).await?;
+        let oldest: String = row.get(0);
+        // The low half of the 64-bit id is the xid that rows carry.
+        let oldest = oldest.parse::<u64>().map_or(0, |x| (x & 0xffff_ffff) as u32);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let token = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(self.last + 1);
+        self.last = token;
+        let content = WalMessage::Barrier(token).encode();
+        let mut captured = self.ledger.watch_captured();
+        client.execute("select pg_logical_emit_message(true, 'everywrite', $1::bytea)", &[&content.as_ref()]).await?;
+        // Capture may be reconnecting: the barrier is in the WAL and will come.
+        while captured.borrow_and_update().barrier < token {
+            if captured.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+        self.horizon.store(oldest, Ordering::Release);
+        self.ledger.flushed_is(&applied);
+        Ok(())
+    }
+}

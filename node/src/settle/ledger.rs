@@ -1,0 +1,311 @@
+//! What this node knows of versions: the conflict index, the clock and the vectors, in one place
+//! and under one lock, because a stamp, the vector that goes with it and the index entries that
+//! it makes must be one step.
+//!
+//! ```text
+//!   capture ── capture(commit, keys) ──►┐             ┌◄── announce(group) ── replay, one session an origin
+//!                                       │   Ledger    │
+//!   (stamp, vector, repairs) ◄──────────┘             └──► what each key's version was, fast or careful
+//! ```
+//!
+//! Three vectors, each at most the next one:
+//!
+//! - `flushed`: applied here and safe from any crash. What the own beat promises (settle).
+//! - `applied`: committed here. What causality (I4) waits for.
+//! - `dispatched`: announced to the index, perhaps not committed yet. What capture puts into a
+//!   transaction. It may name too much, never too little: a local transaction can have seen every
+//!   row that is committed, and what is named too early is below its stamp all the same, so it
+//!   loses everywhere alike.
+
+use std::collections::HashMap;
+
+use everywrite_conflict::{
+    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version,
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// One key that a transaction wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct Touched {
+    /// The table.
+    pub relation: RelationHash,
+    /// The row; `None` for a TRUNCATE of the table.
+    pub key: Option<KeyHash>,
+    /// Whether the row is gone afterwards.
+    pub deleted: bool,
+    /// For a delete that travels: the winner's version instead of the transaction's own.
+    pub version: Option<Version>,
+}
+
+/// What capture puts into a transaction's header.
+#[derive(Clone, Debug)]
+pub struct Stamped {
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Its vector.
+    pub vector: Vector,
+    /// Keys (or whole tables) whose row here may be one that this transaction, committed before
+    /// the row was replayed, has deleted: to be looked at again.
+    pub repairs: Vec<Touched>,
+}
+
+/// What replay wants to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Intent {
+    /// The table.
+    pub relation: RelationHash,
+    /// The row.
+    pub key: KeyHash,
+    /// The entry to announce.
+    pub entry: Entry,
+}
+
+/// See the module.
+pub struct Ledger {
+    me: NodeId,
+    inner: Mutex<Inner>,
+    applied: watch::Sender<Vector>,
+    captured: watch::Sender<Captured>,
+}
+
+struct Inner {
+    index: Index,
+    clock: HybridClock,
+    dispatched: Vector,
+    flushed: Vector,
+    /// The end of the last local transaction that has its stamp.
+    stamped_to: Lsn,
+    forgotten: u64,
+}
+
+/// How far capture is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// Local WAL up to here is announced to the index.
+    pub lsn: Lsn,
+    /// The newest barrier that capture has met.
+    pub barrier: u64,
+}
+
+impl Ledger {
+    /// A ledger that knows nothing yet.
+    pub fn new(me: NodeId) -> Self {
+        Ledger {
+            me,
+            inner: Mutex::new(Inner {
+                index: Index::default(),
+                clock: HybridClock::default(),
+                dispatched: Vector::new(),
+                flushed: Vector::new(),
+                stamped_to: Lsn::ZERO,
+                forgotten: 0,
+            }),
+            applied: watch::Sender::new(Vector::new()),
+            captured: watch::Sender::new(Captured::default()),
+        }
+    }
+
+    /// Takes up what the own journal and the server remember: stamps only go up, vectors too.
+    pub fn restore(&self, own: Option<(Lsn, Stamp, &Vector)>, applied: &Vector) {
+        let mut inner = self.inner.lock();
+        if let Some((position, stamp, vector)) = own {
+            inner.clock = HybridClock::restored(stamp);
+            inner.dispatched.merge(vector);
+            inner.stamped_to = position;
+        }
+        inner.dispatched.merge(applied);
+        inner.flushed.merge(applied);
+        drop(inner);
+        self.applied.send_modify(|v| v.merge(applied));
+    }
+
+    /// Puts back what the journals say was written (at start, before capture and replay run).
+    pub fn rebuild(&self, stamp: Stamp, touched: impl IntoIterator<Item = (Touched, Entry)>) {
+        let mut inner = self.inner.lock();
+        inner.clock.saw(stamp);
+        for (t, entry) in touched {
+            inner.put(t, entry);
+        }
+    }
+
+    /// Stamps a local transaction and announces what it wrote. `position` is its end in the local WAL.
+    pub fn capture(&self, position: Lsn, commit_time: Stamp, touched: &[Touched]) -> Stamped {
+        let mut inner = self.inner.lock();
+        let stamp = inner.clock.stamp(commit_time);
+        let vector = inner.dispatched.clone();
+        inner.stamped_to = inner.stamped_to.max(position);
+        let mut repairs = Vec::new();
+        self.announce_local(&mut inner, position, stamp, touched, &mut repairs);
+        Stamped { stamp, vector, repairs }
+    }
+
+    /// Announces more keys of a local transaction that is too large for one step.
+    pub fn capture_more(&self, position: Lsn, stamp: Stamp, touched: &[Touched]) -> Vec<Touched> {
+        let mut repairs = Vec::new();
+        self.announce_local(&mut self.inner.lock(), position, stamp, touched, &mut repairs);
+        repairs
+    }
+
+    fn announce_local(
+        &self,
+        inner: &mut Inner,
+        position: Lsn,
+        stamp: Stamp,
+        touched: &[Touched],
+        repairs: &mut Vec<Touched>,
+    ) {
+        let source = Some(Position { origin: self.me, lsn: position });
+        for t in touched {
+            let version = t.version.unwrap_or(Version { stamp, origin: self.me });
+            let entry = Entry { version, source, deleted: t.deleted, local_lsn: Lsn::ZERO };
+            let before = match t.key {
+                Some(key) => inner.index.get(t.relation, key),
+                None => None,
+            };
+            // Committed before a replayed write of the same key was, although stamped after it:
+            // the replayed row stands where by version there is none.
+            let overtaken = before.is_some_and(|b| b.local_lsn >= position);
+            if t.version.is_none() && t.deleted && (overtaken || t.key.is_none()) {
+                repairs.push(*t);
+            }
+            inner.put(*t, entry);
+        }
+    }
+
+    /// Capture has announced everything up to `lsn`.
+    pub fn captured(&self, lsn: Lsn) {
+        self.captured.send_if_modified(|c| {
+            let forward = c.lsn < lsn;
+            c.lsn = c.lsn.max(lsn);
+            forward
+        });
+    }
+
+    /// Capture has met a barrier: everything before it in the WAL is announced.
+    pub fn barrier(&self, token: u64) {
+        self.captured.send_modify(|c| c.barrier = c.barrier.max(token));
+    }
+
+    /// Follows capture.
+    pub fn watch_captured(&self) -> watch::Receiver<Captured> {
+        self.captured.subscribe()
+    }
+
+    /// Announces a group: returns what the index held of each key before, in the same order.
+    pub fn announce(
+        &self,
+        origin: NodeId,
+        last: Lsn,
+        newest: Stamp,
+        intents: impl IntoIterator<Item = Intent>,
+    ) -> Vec<Option<Entry>> {
+        let mut inner = self.inner.lock();
+        inner.clock.saw(newest);
+        inner.dispatched.raise(origin, last);
+        intents
+            .into_iter()
+            .map(|i| {
+                let before = inner.index.get(i.relation, i.key);
+                inner.index.announce(i.relation, i.key, i.entry);
+                before
+            })
+            .collect()
+    }
+
+    /// Announces a replayed TRUNCATE.
+    pub fn announce_truncate(&self, relation: RelationHash, entry: Entry) {
+        self.inner.lock().index.announce_truncate(relation, entry);
+    }
+
+    /// Runs `f` on the index under the lock.
+    pub fn with_index<T>(&self, f: impl FnOnce(&mut Index) -> T) -> T {
+        f(&mut self.inner.lock().index)
+    }
+
+    /// A group is committed here; `local_lsn` was read in it before its commit.
+    pub fn landed(
+        &self,
+        origin: NodeId,
+        last: Lsn,
+        local_lsn: Lsn,
+        keys: impl IntoIterator<Item = (RelationHash, KeyHash, Version)>,
+    ) {
+        let mut inner = self.inner.lock();
+        for (relation, key, version) in keys {
+            inner.index.landed(relation, key, version, local_lsn);
+        }
+        drop(inner);
+        self.applied.send_if_modified(|v| v.raise(origin, last));
+    }
+
+    /// Sets what is applied to what the server says (it may have forgotten the newest groups in a crash).
+    pub fn applied_is(&self, origin: NodeId, lsn: Lsn) {
+        self.applied.send_modify(|v| v.set(origin, lsn));
+    }
+
+    /// What is committed here.
+    pub fn applied(&self) -> Vector {
+        self.applied.borrow().clone()
+    }
+
+    /// Follows what is committed here.
+    pub fn watch_applied(&self) -> watch::Receiver<Vector> {
+        self.applied.subscribe()
+    }
+
+    /// `applied`, read before a barrier that capture has met since: it is flushed.
+    pub fn flushed_is(&self, applied: &Vector) {
+        self.inner.lock().flushed.merge(applied);
+    }
+
+    /// What is applied here and safe from any crash.
+    pub fn flushed(&self) -> Vector {
+        self.inner.lock().flushed.clone()
+    }
+
+    /// What the own beat may promise: (what is applied and safe from any crash, the place in the
+    /// own stream behind which every transaction carries at least that vector).
+    pub fn promise(&self) -> (Vector, Lsn) {
+        let inner = self.inner.lock();
+        (inner.flushed.clone(), inner.stamped_to)
+    }
+
+    /// The end of the last local transaction that has its stamp.
+    pub fn stamped_to(&self) -> Lsn {
+        self.inner.lock().stamped_to
+    }
+
+    /// Forgets what is stable; returns how many keys that were.
+    pub fn forget(&self, stable: &Vector) -> usize {
+        let captured = self.captured.borrow().lsn;
+        let mut inner = self.inner.lock();
+        let n = inner.index.forget(stable, captured);
+        inner.forgotten += n as u64;
+        n
+    }
+
+    /// (keys held, keys forgotten since start).
+    pub fn sizes(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.index.len() as u64, inner.forgotten)
+    }
+}
+
+impl Inner {
+    fn put(&mut self, t: Touched, entry: Entry) -> Option<Announced> {
+        match t.key {
+            Some(key) => Some(self.index.announce(t.relation, key, entry)),
+            None => {
+                self.index.announce_truncate(t.relation, entry);
+                None
+            }
+        }
+    }
+}
+
+/// Which origin is how far, by name: for messages to people.
+pub fn describe(vector: &Vector, names: &HashMap<NodeId, String>) -> String {
+    let one = |(n, l)| format!("{} {l}", names.get(&n).cloned().unwrap_or_else(|| n.to_string()));
+    vector.iter().map(one).collect::<Vec<_>>().join(", ")
+}

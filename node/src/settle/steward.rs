@@ -1,0 +1,167 @@
+//! Keeps house: sets barriers while there is work, speaks the own beat, and lets index and
+//! journals forget what is stable.
+//!
+//! ```text
+//!   barrier passed ──► flushed vector ──► own beat ──► peers
+//!   beats, replayed vectors ──► stable ──► index forgets
+//!                           └─► released ──► journal segments are cut
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Barriers, Beat, Beats, Ledger};
+use crate::journal::Journals;
+
+/// How often there is a look at what changed. Short, so that the index stays small; a barrier is
+/// set only if something changed.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the journals are cut: a segment is tens of megabytes.
+const CUT: Duration = Duration::from_secs(2);
+
+/// What the members' streams and beats say of stability here; fed by replay, read by the steward.
+#[derive(Debug)]
+pub struct Stability {
+    settled: Mutex<Settled>,
+}
+
+impl Stability {
+    /// Among these members, this one included.
+    pub fn new(me: NodeId, members: &[NodeId]) -> Self {
+        Stability { settled: Mutex::new(Settled::new(me, members.iter().copied())) }
+    }
+
+    /// A transaction of `origin` with this vector is applied here.
+    pub fn replayed(&self, origin: NodeId, vector: &Vector) {
+        self.settled.lock().replayed(origin, vector);
+    }
+
+    /// A node's beat.
+    pub fn beat(&self, beat: &Beat) {
+        self.settled.lock().beat(beat.node, beat.journal_end, beat.applied.clone());
+    }
+
+    /// What the index may forget, given what is applied here (and the own journal's end).
+    pub fn stable(&self, applied: &Vector) -> Vector {
+        self.settled.lock().stable(applied)
+    }
+
+    /// What the journals may drop, given what is applied and flushed here.
+    pub fn released(&self, flushed: &Vector) -> Vector {
+        self.settled.lock().released(flushed)
+    }
+}
+
+/// The task's parts.
+pub struct Steward {
+    /// This node.
+    pub me: NodeId,
+    /// Index, clock, vectors.
+    pub ledger: Arc<Ledger>,
+    /// All journals.
+    pub journals: Arc<Journals>,
+    /// Everybody's beats.
+    pub beats: Arc<Beats>,
+    /// Barriers in the local WAL.
+    pub barriers: Barriers,
+    /// What is stable.
+    pub stability: Arc<Stability>,
+}
+
+impl Steward {
+    /// Runs until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        tokio::join!(self.set_barriers(&shutdown), self.speak(&shutdown), self.forget(&shutdown));
+    }
+
+    /// A barrier after each burst of work, so that what is applied counts as flushed and the
+    /// horizon of the fast path moves on.
+    async fn set_barriers(&self, shutdown: &CancellationToken) {
+        let mut applied = self.ledger.watch_applied();
+        let mut last_stamped = None;
+        loop {
+            let stamped = self.ledger.stamped_to();
+            let idle = last_stamped == Some(stamped) && !applied.has_changed().unwrap_or(false);
+            if idle {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = applied.changed() => {}
+                    () = tokio::time::sleep(TICK) => continue,
+                }
+            }
+            applied.mark_unchanged();
+            last_stamped = Some(stamped);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                passed = self.barriers.pass() => if !passed { return },
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn speak(&self, shutdown: &CancellationToken) {
+        let mut last: Option<Beat> = None;
+        loop {
+            let (applied, journal_end) = self.ledger.promise();
+            let holds = self.journals.holds();
+            let news = last.as_ref().is_none_or(|b| {
+                b.applied != applied || b.journal_end != journal_end || b.holds != holds
+            });
+            if news {
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let now = u64::try_from(now.as_micros()).unwrap_or(0);
+                let sequence = now.max(last.as_ref().map_or(0, |b| b.sequence + 1));
+                let beat = Beat { node: self.me, sequence, journal_end, applied, holds };
+                self.beats.offer(beat.clone());
+                last = Some(beat);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn forget(&self, shutdown: &CancellationToken) {
+        let mut cut = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            for beat in self.beats.all() {
+                if beat.node != self.me {
+                    self.stability.beat(&beat);
+                }
+            }
+            let own_end = self.journals.get(self.me).map_or(Lsn::ZERO, |j| j.end());
+            let mut applied = self.ledger.applied();
+            applied.set(self.me, own_end);
+            let stable = self.stability.stable(&applied);
+            self.ledger.forget(&stable);
+            if cut.elapsed() < CUT {
+                continue;
+            }
+            cut = tokio::time::Instant::now();
+            let mut flushed = self.ledger.flushed();
+            flushed.set(self.me, own_end);
+            let released = self.stability.released(&flushed);
+            for (origin, journal) in self.journals.all() {
+                // The index is rebuilt from the journals: what is not stable must stay.
+                let up_to = released.get(origin).min(stable.get(origin));
+                match journal.release(up_to) {
+                    Ok(0) => {}
+                    Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
+                    Err(error) => tracing::warn!(%origin, error = %error, "the journal could not be cut"),
+                }
+            }
+        }
+    }
+}
