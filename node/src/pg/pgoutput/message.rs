@@ -225,9 +225,9 @@ fn update<'a>(cursor: &mut Cursor<'a>, streaming: bool) -> Result<Message<'a>, E
     if kind == b'K' || kind == b'O' {
         let before = Some(Tuple::decode(cursor)?);
         if kind == b'K' {
-            key = before
+            key = before;
         } else {
-            old = before
+            old = before;
         }
         kind = cursor.u8("the kind of row")?;
     }
@@ -263,7 +263,7 @@ fn truncate<'a>(cursor: &mut Cursor<'a>, streaming: bool) -> Result<Message<'a>,
     let xid = xid(cursor, streaming)?;
     let count = cursor.length("the number of relations")?;
     let flags = cursor.u8("the flags")?;
-    let bytes = count.checked_mul(4).ok_or(Error::Truncated {
+    let bytes = count.checked_mul(4).ok_or_else(|| Error::Truncated {
         message: cursor.message(),
         field: "the relations",
     })?;
