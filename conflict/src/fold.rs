@@ -1,0 +1,219 @@
+//! Many transactions of one origin → one net change of each key.
+//!
+//! A group is replayed as one local transaction, so that only what is left of each key at its end
+//! is ever seen. Folding is what makes statements for whole sets possible.
+//!
+//! Trap: a net change replaces several writes, and what it omits (unchanged TOAST values) belongs
+//! to the row as it was before the *first* of them.
+
+use std::hash::Hash;
+
+use rustc_hash::FxHashMap;
+
+use crate::Version;
+
+/// A row's image, which may omit unchanged TOAST values.
+pub trait Image {
+    /// Takes what is omitted here from an older image of the row, as far as that one has it.
+    fn fill_from(&mut self, older: &Self);
+
+    /// Whether nothing is omitted.
+    fn complete(&self) -> bool;
+}
+
+/// One change of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<R> {
+    /// A row where none was.
+    Insert(R),
+    /// Another image under the same key.
+    Update(R),
+    /// The row goes.
+    Delete,
+}
+
+/// What a group does to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Net<R> {
+    /// There was no row before the group, there is one after it.
+    Insert(R),
+    /// The row of before has another image; it may omit what the row of before has.
+    Update(R),
+    /// The row of before was deleted, and another inserted.
+    Replace(R),
+    /// The row of before is gone.
+    Delete,
+    /// Inserted and deleted: nothing to do in the table, unless the index knows the key, but a
+    /// tombstone in the index.
+    Nothing,
+}
+
+impl<R> Net<R> {
+    /// The row that there is after the group.
+    pub fn row(&self) -> Option<&R> {
+        match self {
+            Net::Insert(row) | Net::Update(row) | Net::Replace(row) => Some(row),
+            Net::Delete | Net::Nothing => None,
+        }
+    }
+}
+
+/// Who made a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Writer {
+    /// The version of the write. For a delete that travels, the winner's.
+    pub version: Version,
+    /// Which transaction of the group, counted by the caller; its vector says what it had seen.
+    pub transaction: u32,
+}
+
+/// The net change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded<K, R> {
+    /// The key.
+    pub key: K,
+    /// What the group does to it.
+    pub net: Net<R>,
+    /// Who wrote it first: what the net change is based on is what this one had seen.
+    pub first: Writer,
+    /// Who wrote it last: its version decides.
+    pub last: Writer,
+    /// The row came from this key (a changed primary key) and omits values: they are in the row
+    /// that was there before the group.
+    pub moved_from: Option<K>,
+}
+
+/// Folds a group. Give it the changes in the order of the stream.
+#[derive(Clone, Debug)]
+pub struct Fold<K, R> {
+    // None: taken out again by a truncate.
+    folded: Vec<Option<Folded<K, R>>>,
+    at: FxHashMap<K, usize>,
+}
+
+impl<K, R> Default for Fold<K, R> {
+    fn default() -> Self {
+        Fold {
+            folded: Vec::new(),
+            at: FxHashMap::default(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, R: Image> Fold<K, R> {
+    /// An empty group.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many keys the group has touched.
+    pub fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// Whether the group has touched no key.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// What the group has done to a key so far.
+    pub fn get(&self, key: &K) -> Option<&Folded<K, R>> {
+        self.folded.get(*self.at.get(key)?)?.as_ref()
+    }
+
+    /// The next change of a key. One of a lower version than the last changes nothing (in a
+    /// stream the versions of a key only grow).
+    pub fn push(&mut self, key: K, change: Change<R>, writer: Writer) {
+        self.add(key, change, writer, None);
+    }
+
+    /// An update that changed the primary key: a delete of `old` and an insert of `new`, whose
+    /// row may omit what the row of `old` has.
+    pub fn push_move(&mut self, old: K, new: K, mut row: R, writer: Writer) {
+        let mut from = Some(old.clone());
+        if let Some(before) = self.get(&old) {
+            if let Some(image) = before.net.row() {
+                row.fill_from(image);
+            }
+            from = match before.net {
+                Net::Update(_) => from,
+                _ => before.moved_from.clone(),
+            };
+        }
+        let from = from.filter(|_| !row.complete());
+        self.add(old, Change::Delete, writer, None);
+        self.add(new, Change::Insert(row), writer, from);
+    }
+
+    /// A truncate: what the group has done so far to the keys it `concerns` does not matter any
+    /// more, and later changes of them start from an empty table.
+    pub fn truncate(&mut self, concerns: impl Fn(&K) -> bool) {
+        for slot in &mut self.folded {
+            if let Some(folded) = slot.take_if(|f| concerns(&f.key)) {
+                self.at.remove(&folded.key);
+            }
+        }
+    }
+
+    /// The net changes, in the order in which the group first touched the keys.
+    pub fn finish(self) -> Vec<Folded<K, R>> {
+        self.folded.into_iter().flatten().collect()
+    }
+
+    fn add(&mut self, key: K, change: Change<R>, writer: Writer, from: Option<K>) {
+        let Some(folded) = self.at.get(&key).and_then(|i| self.folded.get_mut(*i)) else {
+            let net = match change {
+                Change::Insert(row) => Net::Insert(row),
+                Change::Update(row) => Net::Update(row),
+                Change::Delete => Net::Delete,
+            };
+            self.at.insert(key.clone(), self.folded.len());
+            self.folded.push(Some(Folded {
+                key,
+                net,
+                first: writer,
+                last: writer,
+                moved_from: from,
+            }));
+            return;
+        };
+        let Some(folded) = folded else { return };
+        if writer.version < folded.last.version {
+            return;
+        }
+        folded.last = writer;
+        if !matches!(change, Change::Update(_)) {
+            folded.moved_from = from;
+        }
+        let before = std::mem::replace(&mut folded.net, Net::Nothing);
+        folded.net = then(before, change);
+        if folded.net.row().is_some_and(Image::complete) {
+            folded.moved_from = None;
+        }
+    }
+}
+
+fn filled<R: Image>(mut row: R, older: &R) -> R {
+    row.fill_from(older);
+    row
+}
+
+fn then<R: Image>(before: Net<R>, change: Change<R>) -> Net<R> {
+    match (before, change) {
+        (Net::Insert(old), Change::Update(row)) => Net::Insert(filled(row, &old)),
+        (Net::Update(old), Change::Update(row)) => Net::Update(filled(row, &old)),
+        (Net::Replace(old), Change::Update(row)) => Net::Replace(filled(row, &old)),
+        // An update of a row that the group says is gone: it re-creates the row.
+        (Net::Delete, Change::Update(row) | Change::Insert(row)) => Net::Replace(row),
+        (Net::Nothing, Change::Update(row) | Change::Insert(row)) => Net::Insert(row),
+        // An insert of a row that the group says is there: it replaces it.
+        (Net::Insert(_), Change::Insert(row)) => Net::Insert(row),
+        (Net::Update(_) | Net::Replace(_), Change::Insert(row)) => Net::Replace(row),
+        (Net::Insert(_) | Net::Nothing, Change::Delete) => Net::Nothing,
+        (Net::Update(_) | Net::Replace(_) | Net::Delete, Change::Delete) => Net::Delete,
+    }
+}
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

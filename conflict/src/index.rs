@@ -1,0 +1,437 @@
+//! The conflict index: the greatest version of every key that is not stable yet.
+//!
+//! ```text
+//!  capture ── announce(own writes) ──────────┐
+//!  replay ── announce(in flight) → landed ───┼──► key → Entry ──► get: decide
+//!  replay ── lose (a delete that travels) ───┘        │
+//!  settle ── forget(stable, captured) ◄───────────────┘
+//! ```
+//!
+//! A view of the journals: built again from them at start. For everything captured or received
+//! it is the authority; a key that is not in it has no version that could still matter. One per
+//! node, behind one mutex, under which capture also stamps and replay also dispatches.
+//!
+//! Memory: an entry takes 48 bytes in the map (16 key, 32 entry) and 16 in the queue by which it
+//! is forgotten; with a map between half and seven eighths full that is 72 to 112 bytes a key.
+//! The map is split so that growing moves a small part at a time and never holds the lock long.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::key::Identity;
+use crate::{KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version, invariants};
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The greatest version of the key.
+    pub version: Version,
+    /// The stream position that carries it. `None`: a decided delete that still waits to travel;
+    /// it is never forgotten until it has one.
+    pub source: Option<Position>,
+    /// A tombstone.
+    pub deleted: bool,
+    /// When the row was written here, as a place in the local WAL. For a replayed write the
+    /// insert position that its transaction read after writing its rows and before its commit:
+    /// a local transaction that touched the same row came before it exactly if its commit is
+    /// before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
+    /// position at start for what is restored from the journals.
+    pub local_lsn: Lsn,
+}
+
+impl Entry {
+    /// Its transaction is being replayed and has not landed here yet.
+    pub fn in_flight(&self) -> bool {
+        self.local_lsn == Lsn::MAX
+    }
+
+    /// A decision that is not committed yet and may still be undone: nobody may lose against it.
+    /// Wait until it has landed or is undone, then ask again.
+    pub fn undecided(&self) -> bool {
+        self.in_flight() && self.source.is_none()
+    }
+}
+
+/// What became of an announced version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// It is the key's entry now, or was already.
+    Newest,
+    /// The index knows this newer one.
+    Older(Entry),
+}
+
+/// Takes a [`lose`](Index::lose) back.
+#[must_use = "a decision that is rolled back has to be undone"]
+#[derive(Clone, Copy, Debug)]
+pub struct Undo {
+    key: KeyHash,
+    version: Version,
+    previous: Option<Entry>,
+}
+
+/// The index of one node.
+#[derive(Debug)]
+pub struct Index {
+    shards: Vec<HashMap<KeyHash, Slot, Identity>>,
+    truncates: HashMap<RelationHash, Entry>,
+    queues: BTreeMap<NodeId, Queue>,
+}
+
+/// An [`Entry`] in 32 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    stamp: Stamp,
+    source_lsn: Lsn,
+    local_lsn: Lsn,
+    origin: NodeId,
+    source_origin: NodeId, // NodeId(0): no source
+    deleted: bool,
+}
+
+/// Keys in the order in which their sources become stable, in batches. A key may be named by
+/// several; only the one of its present source counts.
+type Queue = VecDeque<Batch>;
+
+#[derive(Debug)]
+struct Batch {
+    up_to: Lsn,
+    keys: Vec<KeyHash>,
+}
+
+// A batch is forgotten as a whole: small enough that this is soon, large enough to cost nothing.
+const BATCH_KEYS: usize = 256;
+// 64 parts: with ten million keys a part grows by moving 160,000 of them, under 10 ms.
+const SHARD_BITS: u32 = 6;
+
+impl Default for Index {
+    fn default() -> Self {
+        Index {
+            shards: (0..1 << SHARD_BITS).map(|_| HashMap::default()).collect(),
+            truncates: HashMap::new(),
+            queues: BTreeMap::new(),
+        }
+    }
+}
+
+impl Index {
+    /// Knows of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is known of a row: the greater of its own entry and its table's last truncate; its
+    /// own if they are equal (written after the truncate by the same transaction).
+    pub fn get(&self, relation: RelationHash, key: KeyHash) -> Option<Entry> {
+        let own = self.own(key);
+        let truncate = self.truncates.get(&relation).copied();
+        match (own, truncate) {
+            (Some(own), Some(truncate)) if truncate.version > own.version => Some(truncate),
+            (Some(own), _) => Some(own),
+            (None, truncate) => truncate,
+        }
+    }
+
+    /// Keeps the greater version. An equal one adds what was not known: the source of a decided
+    /// delete, the place where a replayed write has landed.
+    ///
+    /// A transaction announces the net change of each key, once: see [`Fold`](crate::Fold).
+    pub fn announce(&mut self, relation: RelationHash, key: KeyHash, entry: Entry) -> Announced {
+        if let Some(truncate) = self.truncates.get(&relation)
+            && truncate.version > entry.version
+        {
+            return Announced::Older(*truncate);
+        }
+        let kept = match self.own(key) {
+            Some(own) if own.version > entry.version => return Announced::Older(own),
+            Some(own) if own.version == entry.version => merged(own, entry),
+            _ => entry,
+        };
+        self.put(key, kept);
+        Announced::Newest
+    }
+
+    /// A truncate of the table: every row of a lower version is gone.
+    pub fn announce_truncate(&mut self, relation: RelationHash, entry: Entry) {
+        let entry = Entry {
+            deleted: true,
+            ..entry
+        };
+        self.truncates
+            .entry(relation)
+            .and_modify(|known| {
+                if known.version == entry.version {
+                    *known = merged(*known, entry);
+                } else if known.version < entry.version {
+                    *known = entry;
+                }
+            })
+            .or_insert(entry);
+    }
+
+    /// A row loses its unique value to a row of `version`: a tombstone without source, in flight
+    /// until the deciding transaction has [`landed`](Self::landed). To be called before that
+    /// transaction writes; [`undo`](Self::undo) it if it is rolled back.
+    pub fn lose(&mut self, relation: RelationHash, key: KeyHash, version: Version) -> Undo {
+        let previous = self.own(key);
+        let tombstone = Entry {
+            version,
+            source: None,
+            deleted: true,
+            local_lsn: Lsn::MAX,
+        };
+        // An equal version is a decision of the same outcome, made elsewhere or before.
+        if self.get(relation, key).is_none_or(|e| e.version < version) {
+            self.put(key, tombstone);
+        }
+        Undo {
+            key,
+            version,
+            previous,
+        }
+    }
+
+    /// The transaction of this decision was rolled back.
+    pub fn undo(&mut self, undo: Undo) {
+        let ours = self
+            .own(undo.key)
+            .filter(|e| e.version == undo.version && e.undecided());
+        if ours.is_none() {
+            return;
+        }
+        match undo.previous {
+            Some(previous) => self.put(undo.key, previous),
+            None => {
+                self.shard_mut(undo.key).remove(&undo.key);
+            }
+        }
+    }
+
+    /// The replayed write of `version` is committed; `local_lsn` as in [`Entry::local_lsn`].
+    /// If a newer version is the entry by now, it is returned: the caller then looks at the row
+    /// once more, because a local delete that was not captured left nothing to notice.
+    pub fn landed(
+        &mut self,
+        relation: RelationHash,
+        key: KeyHash,
+        version: Version,
+        local_lsn: Lsn,
+    ) -> Option<Entry> {
+        if let Some(slot) = self.shard_mut(key).get_mut(&key)
+            && slot.entry().version == version
+        {
+            slot.local_lsn = local_lsn;
+        }
+        self.get(relation, key).filter(|e| e.version > version)
+    }
+
+    /// Like [`landed`](Self::landed), for a truncate.
+    pub fn truncate_landed(&mut self, relation: RelationHash, version: Version, local_lsn: Lsn) {
+        if let Some(entry) = self.truncates.get_mut(&relation)
+            && entry.version == version
+        {
+            entry.local_lsn = local_lsn;
+        }
+    }
+
+    /// The version of a row that is in the table, for who keeps a unique value: [`Version::OLD`]
+    /// if it is stable, or if the index names a write in flight, which is not this row yet and
+    /// will replace it whatever happens to it.
+    pub fn standing(&self, relation: RelationHash, key: KeyHash) -> Version {
+        match self.get(relation, key) {
+            Some(entry) if !entry.in_flight() && !entry.deleted => entry.version,
+            _ => Version::OLD,
+        }
+    }
+
+    /// Whether a row that is in the table outlives a truncate of `version`.
+    pub fn survives_truncate(&self, key: KeyHash, version: Version) -> bool {
+        self.own(key)
+            .is_some_and(|e| !e.deleted && e.version >= version)
+    }
+
+    /// Whether a decided delete has to leave now. To be asked when capture reads it, under the
+    /// lock with which it stamps: not if a newer write has overtaken it (also when everybody has
+    /// that one and it is forgotten), and not if another node's delete has the same outcome.
+    pub fn travels(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
+        self.get(relation, key)
+            .is_some_and(|e| e.version == version && e.deleted && e.source.is_none())
+    }
+
+    /// Drops the entries whose source `stable` covers and that capture has durably passed
+    /// (`captured`, in the local WAL): a local transaction that came before a replayed write must
+    /// still find it here. Returns how many. Costs nothing for what stays.
+    pub fn forget(&mut self, stable: &Vector, captured: Lsn) -> usize {
+        let forgettable = |entry: &Entry| {
+            entry.local_lsn <= captured && entry.source.is_some_and(|s| stable.covers(s))
+        };
+        let before = self.truncates.len();
+        self.truncates.retain(|_, entry| !forgettable(entry));
+        let mut dropped = before - self.truncates.len();
+        for (origin, up_to) in stable.iter() {
+            let mut later = Vec::new();
+            while let Some(batch) = self.next_batch(origin, up_to) {
+                for key in batch.keys {
+                    let Some(entry) = self.own(key) else { continue };
+                    if forgettable(&entry) {
+                        debug_assert!(
+                            invariants::forgets_only_stable(&entry, stable, captured).is_ok()
+                        );
+                        self.shard_mut(key).remove(&key);
+                        dropped += 1;
+                    } else if entry
+                        .source
+                        .is_some_and(|s| s.origin == origin && s.lsn <= up_to)
+                    {
+                        later.push((key, entry.source.map_or(Lsn::ZERO, |s| s.lsn)));
+                    }
+                }
+            }
+            for (key, lsn) in later {
+                self.enqueue(Position { origin, lsn }, key);
+            }
+        }
+        if dropped > 0 {
+            self.shrink();
+        }
+        dropped
+    }
+
+    /// How many rows and truncates it knows.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(HashMap::len).sum::<usize>() + self.truncates.len()
+    }
+
+    /// Whether it knows of nothing.
+    pub fn is_empty(&self) -> bool {
+        self.truncates.is_empty() && self.shards.iter().all(HashMap::is_empty)
+    }
+
+    /// The memory it holds, in bytes, nearly.
+    pub fn memory_bytes(&self) -> usize {
+        let slots: usize = self.shards.iter().map(HashMap::capacity).sum();
+        let batches: usize = self
+            .queues
+            .values()
+            .flatten()
+            .map(|b| b.keys.capacity())
+            .sum();
+        // A map is at most seven eighths full and has a byte more for each slot.
+        slots * 8 / 7 * (size_of::<(KeyHash, Slot)>() + 1) + batches * size_of::<KeyHash>()
+    }
+
+    /// Every row's entry, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyHash, Entry)> + '_ {
+        self.shards
+            .iter()
+            .flatten()
+            .map(|(key, slot)| (*key, slot.entry()))
+    }
+
+    fn own(&self, key: KeyHash) -> Option<Entry> {
+        let shard = self.shards.get(shard_of(key))?;
+        shard.get(&key).map(Slot::entry)
+    }
+
+    fn shard_mut(&mut self, key: KeyHash) -> &mut HashMap<KeyHash, Slot, Identity> {
+        // The shards are made once, one for each value of `shard_of`.
+        &mut self.shards[shard_of(key)]
+    }
+
+    fn put(&mut self, key: KeyHash, entry: Entry) {
+        let slot = Slot::new(entry);
+        let old = self.shard_mut(key).insert(key, slot);
+        if let Some(source) = entry.source
+            && old.and_then(|o| o.entry().source) != Some(source)
+        {
+            self.enqueue(source, key);
+        }
+    }
+
+    fn enqueue(&mut self, source: Position, key: KeyHash) {
+        let queue = self.queues.entry(source.origin).or_default();
+        match queue.back_mut() {
+            Some(batch) if batch.keys.len() < BATCH_KEYS => {
+                batch.up_to = batch.up_to.max(source.lsn);
+                batch.keys.push(key);
+            }
+            last => {
+                // Batches stay in order even if a source comes late.
+                let up_to = last.map_or(source.lsn, |b| b.up_to.max(source.lsn));
+                let keys = vec![key];
+                queue.push_back(Batch { up_to, keys });
+            }
+        }
+    }
+
+    fn next_batch(&mut self, origin: NodeId, up_to: Lsn) -> Option<Batch> {
+        let queue = self.queues.get_mut(&origin)?;
+        queue.pop_front_if(|batch| batch.up_to <= up_to)
+    }
+
+    // Gives memory back after a backlog, without doing so at every ebb.
+    fn shrink(&mut self) {
+        for shard in &mut self.shards {
+            if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+                shard.shrink_to(shard.len() * 2);
+            }
+        }
+    }
+}
+
+fn shard_of(key: KeyHash) -> usize {
+    // From the half that the map does not use.
+    (key.0 >> (u128::BITS - SHARD_BITS)) as usize
+}
+
+/// Two entries of one version.
+fn merged(known: Entry, new: Entry) -> Entry {
+    let landed = |lsn: Lsn| lsn != Lsn::ZERO && lsn != Lsn::MAX;
+    let local_lsn = match (landed(known.local_lsn), landed(new.local_lsn)) {
+        (true, false) => known.local_lsn,
+        (false, true) => new.local_lsn,
+        _ => known.local_lsn.max(new.local_lsn),
+    };
+    Entry {
+        version: known.version,
+        source: known.source.or(new.source),
+        deleted: new.deleted,
+        local_lsn,
+    }
+}
+
+impl Slot {
+    fn new(entry: Entry) -> Self {
+        let source = entry.source.unwrap_or(Position {
+            origin: NodeId(0),
+            lsn: Lsn::ZERO,
+        });
+        Slot {
+            stamp: entry.version.stamp,
+            source_lsn: source.lsn,
+            local_lsn: entry.local_lsn,
+            origin: entry.version.origin,
+            source_origin: source.origin,
+            deleted: entry.deleted,
+        }
+    }
+
+    fn entry(&self) -> Entry {
+        let source = (self.source_origin != NodeId(0)).then_some(Position {
+            origin: self.source_origin,
+            lsn: self.source_lsn,
+        });
+        Entry {
+            version: Version {
+                stamp: self.stamp,
+                origin: self.origin,
+            },
+            source,
+            deleted: self.deleted,
+            local_lsn: self.local_lsn,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;
