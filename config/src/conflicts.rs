@@ -1,0 +1,22 @@
+//! `[conflicts]`: what becomes of rows that lost.
+
+use std::time::Duration;
+
+use crate::section::Kind;
+use crate::section::Presence::Default;
+
+crate::section::section! {
+    /// What becomes of rows that lost a conflict.
+    pub struct Conflicts in "conflicts", repeated: false {
+        /// How long a losing row stays in `everywrite.conflicts`, where SQL can read it and put it back.
+        ///
+        /// Since 0.1.0.
+        #[serde(with = "humantime_serde")]
+        history_keep: Duration,
+            Kind::Duration {
+                min: Duration::from_secs(60),
+                max: Duration::from_secs(100 * 365 * 86_400),
+            },
+            Default("\"30days\"");
+    }
+}
