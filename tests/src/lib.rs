@@ -1,1 +1,22 @@
-//! x
+//! The harness of the integration tests, the soak, the demo and the benchmark: real servers, real
+//! daemons, a network that fails on demand, and a checker that says what is right.
+//!
+//! | module       | role |
+//! |--------------|------|
+//! | [`place`]      | where PostgreSQL, the daemon and scratch space are; who servers run as |
+//! | [`process`]    | children whose output is kept and who are ended by their own id |
+//! | [`ports`]      | free ports |
+//! | [`postgres`]   | one server: start, stop, crash |
+//! | [`proxy`]      | one direction between two nodes: cut, hold, delay |
+//! | [`http`]       | asking the admin port |
+//! | [`logs`]       | what a daemon said |
+//! | [`wait`]       | waiting on levels |
+
+pub mod http;
+pub mod logs;
+pub mod place;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod wait;
