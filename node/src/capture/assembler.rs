@@ -97,6 +97,7 @@ pub struct Assembler {
     /// The last transaction in the journal, or on its way there.
     last: Lsn,
     frames: BytesMut,
+    sending: Bytes,
     /// Transactions and changes assembled since start.
     pub transactions: u64,
     /// Changes assembled since start.
@@ -118,6 +119,7 @@ impl Assembler {
             large_marks: HashMap::new(),
             last,
             frames: BytesMut::new(),
+            sending: Bytes::new(),
             transactions: 0,
             changes: 0,
         }
@@ -143,14 +145,23 @@ impl Assembler {
         self.last
     }
 
-    /// Bytes of frames waiting to be taken.
+    /// Bytes of frames that the journal does not have yet.
     pub fn pending(&self) -> usize {
-        self.frames.len()
+        self.frames.len() + self.sending.len()
     }
 
-    /// Takes the frames assembled so far.
-    pub fn take_frames(&mut self) -> Bytes {
-        self.frames.split().freeze()
+    /// The frames assembled so far; the same again until [`sent`](Self::sent), because a stamped
+    /// transaction must never be stamped anew.
+    pub fn frames(&mut self) -> Bytes {
+        if self.sending.is_empty() {
+            self.sending = self.frames.split().freeze();
+        }
+        self.sending.clone()
+    }
+
+    /// The journal has what [`frames`](Self::frames) gave.
+    pub fn sent(&mut self) {
+        self.sending = Bytes::new();
     }
 
     /// The relation that `payload` describes, if its key can only be known from the catalog

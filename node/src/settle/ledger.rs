@@ -61,12 +61,24 @@ pub struct Intent {
     pub entry: Entry,
 }
 
+/// What a group learns when it is announced.
+#[derive(Debug)]
+pub struct Announcement {
+    /// What the index held of each key before.
+    pub priors: Vec<Option<Entry>>,
+    /// Whether it may be written without looking at the rows.
+    pub fast: bool,
+    /// Groups of other origins that were on their way blindly at that moment.
+    pub blind_before: Vector,
+}
+
 /// See the module.
 pub struct Ledger {
     me: NodeId,
     inner: Mutex<Inner>,
     applied: watch::Sender<Vector>,
     captured: watch::Sender<Captured>,
+    sighted: watch::Sender<Vector>,
 }
 
 struct Inner {
@@ -74,6 +86,8 @@ struct Inner {
     clock: HybridClock,
     dispatched: Vector,
     flushed: Vector,
+    /// For each origin the last group that was announced to be written without a look at the rows.
+    blind: Vector,
     /// The end of the last local transaction that has its stamp.
     stamped_to: Lsn,
     forgotten: u64,
@@ -98,11 +112,13 @@ impl Ledger {
                 clock: HybridClock::default(),
                 dispatched: Vector::new(),
                 flushed: Vector::new(),
+                blind: Vector::new(),
                 stamped_to: Lsn::ZERO,
                 forgotten: 0,
             }),
             applied: watch::Sender::new(Vector::new()),
             captured: watch::Sender::new(Captured::default()),
+            sighted: watch::Sender::new(Vector::new()),
         }
     }
 
@@ -192,25 +208,50 @@ impl Ledger {
         self.captured.subscribe()
     }
 
-    /// Announces a group: returns what the index held of each key before, in the same order.
+    /// Announces a group of `origin` that ends at `last`. `fast` looks at what the index held of
+    /// each key before (in the order of the intents) and says whether the group may be written
+    /// without looking at the rows.
     pub fn announce(
         &self,
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
         intents: impl IntoIterator<Item = Intent>,
-    ) -> Vec<Option<Entry>> {
+        fast: impl FnOnce(&[Option<Entry>]) -> bool,
+    ) -> Announcement {
         let mut inner = self.inner.lock();
         inner.clock.saw(newest);
         inner.dispatched.raise(origin, last);
-        intents
-            .into_iter()
-            .map(|i| {
-                let before = inner.index.get(i.relation, i.key);
-                inner.index.announce(i.relation, i.key, i.entry);
-                before
-            })
-            .collect()
+        let before = |i: Intent| {
+            let before = inner.index.get(i.relation, i.key);
+            inner.index.announce(i.relation, i.key, i.entry);
+            before
+        };
+        let priors: Vec<Option<Entry>> = intents.into_iter().map(before).collect();
+        let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
+        let fast = fast(&priors);
+        if fast {
+            inner.blind.raise(origin, last);
+        }
+        Announcement { priors, fast, blind_before }
+    }
+
+    /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
+    pub fn sighted(&self, origin: NodeId, last: Lsn) {
+        self.sighted.send_if_modified(|v| v.raise(origin, last));
+    }
+
+    /// Waits until the groups of other origins that were on their way when this one was announced
+    /// have landed or failed. Until then they could write over what this one decides.
+    pub async fn wait_for_blind(&self, blind: &Vector) {
+        let mut sighted = self.sighted.subscribe();
+        // The sender lives as long as the ledger.
+        let _ = sighted.wait_for(|v| v.covers_all(blind)).await;
+    }
+
+    /// What is on its way unlooked at now: for whoever is about to look at rows outside a group.
+    pub fn blind(&self) -> Vector {
+        self.inner.lock().blind.clone()
     }
 
     /// Announces a replayed TRUNCATE.
@@ -236,6 +277,7 @@ impl Ledger {
             inner.index.landed(relation, key, version, local_lsn);
         }
         drop(inner);
+        self.sighted(origin, last);
         self.applied.send_if_modified(|v| v.raise(origin, last));
     }
 

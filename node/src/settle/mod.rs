@@ -9,5 +9,5 @@ mod steward;
 pub use barriers::Barriers;
 pub use beats::{Beat, Beats};
 pub use keys::{Identity, KeyError};
-pub use ledger::{Captured, Intent, Ledger, Stamped, Touched, describe};
+pub use ledger::{Announcement, Captured, Intent, Ledger, Stamped, Touched, describe};
 pub use steward::{Stability, Steward};

@@ -38,6 +38,11 @@ impl<'a> Tuple<'a> {
         Ok(Tuple { count, cells })
     }
 
+    /// A tuple of `count` cells as [`as_bytes`](Self::as_bytes) gave them.
+    pub fn from_parts(count: u16, cells: &'a [u8]) -> Self {
+        Tuple { count, cells }
+    }
+
     /// Number of columns.
     pub fn len(&self) -> usize {
         self.count.into()

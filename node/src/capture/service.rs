@@ -1,0 +1,301 @@
+//! The task that streams the local slot into the own journal.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use everywrite_conflict::{Lsn, NodeId};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
+use crate::journal::Journal;
+use crate::pg::replication::{self, Event, Feedback};
+use crate::pg::{Target, sqlstate};
+use crate::settle::Ledger;
+
+/// The slot and the publication are named so.
+pub const NAME: &str = "everywrite";
+/// Frames are handed to the journal at the latest at this size while more keeps coming.
+const FRAMES_BYTES: usize = 1 << 20;
+/// How often the server hears from us when nothing changes: well below `wal_sender_timeout`, 60 s.
+const FEEDBACK: Duration = Duration::from_secs(1);
+/// The first pause after an error, doubled up to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// What capture needs.
+pub struct Options {
+    /// This node.
+    pub me: NodeId,
+    /// The local server.
+    pub target: Target,
+    /// Where large transactions wait for their commit.
+    pub spool: PathBuf,
+}
+
+/// How capture is doing.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Transactions put into the journal since start.
+    pub transactions: AtomicU64,
+    /// Their changes.
+    pub changes: AtomicU64,
+    /// The end of the server's WAL as last heard.
+    pub server_lsn: AtomicU64,
+    /// "streaming", "connecting" and the last error.
+    pub state: Mutex<(&'static str, Option<String>)>,
+}
+
+/// The task's parts.
+pub struct Capture {
+    options: Options,
+    journal: Journal,
+    ledger: Arc<Ledger>,
+    signals: mpsc::UnboundedSender<Signal>,
+    progress: Arc<Progress>,
+}
+
+impl Capture {
+    /// `signals`: what local transactions tell the daemon. They are few: barriers, commands.
+    pub fn new(
+        options: Options,
+        journal: Journal,
+        ledger: Arc<Ledger>,
+        signals: mpsc::UnboundedSender<Signal>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Capture { options, journal, ledger, signals, progress }
+    }
+
+    /// Runs until shutdown; reconnects for ever.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let shapes = Shapes::restore(self.journal.shapes());
+        let spools = match Spools::open(&self.options.spool) {
+            Ok(spools) => spools,
+            Err(error) => {
+                tracing::error!(error = %error, folder = %self.options.spool.display(), "the spool folder cannot be used");
+                *self.progress.state.lock() = ("stopped", Some(format!("open the spool folder: {error}")));
+                return;
+            }
+        };
+        let mut assembler = Assembler::new(self.options.me, shapes, self.journal.end(), spools);
+        let mut pause = BACKOFF.0;
+        let mut told = String::new();
+        while !shutdown.is_cancelled() {
+            *self.progress.state.lock() = ("connecting", self.progress.state.lock().1.clone());
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return,
+                outcome = self.stream(&mut assembler, &mut pause) => outcome,
+            };
+            if let Err(error) = outcome {
+                let text = chain(&error);
+                if text != told {
+                    tracing::warn!(error = %text, "capture stopped, trying again");
+                    told.clone_from(&text);
+                }
+                *self.progress.state.lock() = ("connecting", Some(text));
+            } else {
+                told.clear();
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn stream(&self, assembler: &mut Assembler, pause: &mut Duration) -> Result<(), Error> {
+        let catalog = self.options.target.named("everywrite capture").client().await?;
+        self.check_slot(&catalog).await?;
+        assembler.restart();
+        let target = self.options.target.named("everywrite");
+        let options = replication::Options::new(NAME);
+        let (mut stream, feedback) = replication::start(&target, NAME, Lsn::ZERO, &options).await?;
+        *self.progress.state.lock() = ("streaming", None);
+        *pause = BACKOFF.0;
+        tracing::info!(journal_end = %self.journal.end(), "capture streams from the local slot");
+        let mut durable = self.journal.subscribe();
+        let mut tick = tokio::time::interval(FEEDBACK);
+        let mut primary_keys = HashMap::new();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event?,
+                _ = durable.changed() => {
+                    self.confirm(assembler, &feedback).await?;
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.confirm(assembler, &feedback).await?;
+                    continue;
+                }
+            };
+            let Some(event) = event else { return Ok(()) };
+            let mut next = Some(event);
+            while let Some(event) = next {
+                let asked = matches!(event, Event::Keepalive { reply_requested: true, .. });
+                self.take(event, assembler, &catalog, &mut primary_keys).await?;
+                if asked {
+                    self.confirm(assembler, &feedback).await?;
+                }
+                if assembler.pending() >= FRAMES_BYTES {
+                    self.append(assembler).await?;
+                }
+                next = stream.buffered()?;
+            }
+            self.append(assembler).await?;
+        }
+    }
+
+    async fn take(
+        &self,
+        event: Event,
+        assembler: &mut Assembler,
+        catalog: &tokio_postgres::Client,
+        primary_keys: &mut HashMap<(String, String), Vec<String>>,
+    ) -> Result<(), Error> {
+        let payload = match event {
+            Event::Keepalive { wal_end, .. } => {
+                self.progress.server_lsn.fetch_max(wal_end.0, Ordering::Relaxed);
+                if assembler.between_transactions() {
+                    self.ledger.captured(wal_end);
+                }
+                return Ok(());
+            }
+            Event::Data { payload, wal_end, .. } => {
+                self.progress.server_lsn.fetch_max(wal_end.0, Ordering::Relaxed);
+                payload
+            }
+        };
+        let mut key = None;
+        if let Some(name) = Assembler::wants_primary_key(&payload, assembler.in_piece())? {
+            // The table may have changed since: asked again for each description of it.
+            let columns = primary_key(catalog, &name.0, &name.1).await?;
+            primary_keys.insert(name.clone(), columns);
+            key = primary_keys.get(&name).map(Vec::as_slice);
+        }
+        let mut signal = |s: Signal| self.signal(s);
+        if let Assembled::Large(mut large) = assembler.feed(&payload, key, &self.ledger, &mut signal)? {
+            self.append(assembler).await?;
+            while !assembler.step(&mut large, &self.ledger, &mut signal)? {
+                self.append(assembler).await?;
+            }
+            self.append(assembler).await?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        match signal {
+            Signal::Barrier(token) => self.ledger.barrier(token),
+            other => {
+                let _ = self.signals.send(other);
+            }
+        }
+    }
+
+    async fn append(&self, assembler: &mut Assembler) -> Result<(), Error> {
+        while assembler.pending() > 0 {
+            self.journal.append(assembler.frames()).await?;
+            assembler.sent();
+        }
+        self.progress.transactions.store(assembler.transactions, Ordering::Relaxed);
+        self.progress.changes.store(assembler.changes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Confirms what is durable in the journal; if that is everything, as far as capture has come.
+    async fn confirm(&self, assembler: &Assembler, feedback: &Feedback) -> Result<(), Error> {
+        let captured = self.ledger.watch_captured().borrow().lsn;
+        let end = self.journal.end();
+        let safe = if end >= assembler.last() && assembler.pending() == 0 { captured.max(end) } else { end };
+        feedback.send(captured.max(safe), safe, safe, false).await?;
+        Ok(())
+    }
+
+    /// Makes the slot at the first start; later a missing slot is a loss that a person must see.
+    async fn check_slot(&self, client: &tokio_postgres::Client) -> Result<(), Error> {
+        let wal_level: String = client.query_one("show wal_level", &[]).await?.get(0);
+        if wal_level != "logical" {
+            return Err(Error::Setup(format!(
+                "wal_level is {wal_level} and must be logical: set it in postgresql.conf and restart the server"
+            )));
+        }
+        let tracked: String = client.query_one("show track_commit_timestamp", &[]).await?.get(0);
+        if tracked != "on" {
+            return Err(Error::Setup(
+                "track_commit_timestamp is off and must be on: set it in postgresql.conf and restart the server".to_owned(),
+            ));
+        }
+        let publication = client.query_opt("select from pg_publication where pubname = $1", &[&NAME]).await?;
+        if publication.is_none() {
+            let create = client.batch_execute("create publication everywrite for all tables").await;
+            if let Err(error) = create {
+                return Err(Error::Setup(format!(
+                    "the publication \"everywrite\" is missing and this role may not make it ({}): \
+                     let a superuser run: create publication everywrite for all tables",
+                    error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned())
+                )));
+            }
+        }
+        match replication::find_slot(client, NAME).await? {
+            None if self.journal.end() == Lsn::ZERO => {
+                let start = replication::create_slot(client, NAME).await?;
+                tracing::info!(%start, "made the replication slot");
+            }
+            None => {
+                return Err(Error::Setup(format!(
+                    "the replication slot \"everywrite\" is gone: what was committed here after {} may never \
+                     leave this site. Compare the tables with a peer's, then make the slot again: \
+                     select pg_create_logical_replication_slot('everywrite', 'pgoutput')",
+                    self.journal.end()
+                )));
+            }
+            Some(slot) if slot.wal_status.as_deref() == Some("lost") => {
+                return Err(Error::Setup(
+                    "the server has dropped WAL that the slot \"everywrite\" needs (max_slot_wal_keep_size): \
+                     compare the tables with a peer's, then drop the slot and make it again"
+                        .to_owned(),
+                ));
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+}
+
+async fn primary_key(client: &tokio_postgres::Client, schema: &str, table: &str) -> Result<Vec<String>, Error> {
+    let rows = client
+        .query(
+            "select a.attname::text from pg_index i join pg_class c on c.oid = i.indrelid
+               join pg_namespace n on n.oid = c.relnamespace
+               join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey)
+              where i.indisprimary and n.nspname = $1 and c.relname = $2",
+            &[&schema, &table],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether an error of the local server is worth trying again soon.
+pub(crate) fn transient(code: &str) -> bool {
+    sqlstate::classify(code) == sqlstate::Class::Retry
+}
