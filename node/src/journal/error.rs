@@ -38,16 +38,6 @@ pub enum Error {
         /// The position that the refused transaction follows.
         previous: Lsn,
     },
-    /// A transaction does not lie behind the one that it follows.
-    #[error("append to the journal of node {origin}: {position} does not lie behind {previous}")]
-    Backwards {
-        /// Whose journal.
-        origin: NodeId,
-        /// The refused transaction.
-        position: Lsn,
-        /// The one that it follows.
-        previous: Lsn,
-    },
     /// A part or the end of a large transaction came without its beginning.
     #[error(
         "append to the journal of node {origin}: a part of the large transaction {position} came \
