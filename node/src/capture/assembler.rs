@@ -66,7 +66,8 @@ struct Open {
     count: u32,
     changes: BytesMut,
     touched: Vec<Touched>,
-    /// For each touched delete that might need a repair: the change it came with.
+    /// Deletes that travel and their messages.
+    travelling: Vec<(Touched, Bytes)>,
     signals: Vec<Signal>,
     xid: u32,
 }
@@ -327,9 +328,7 @@ impl Assembler {
             WalMessage::Command(command) => open.signals.push(Signal::Command(command)),
             WalMessage::Mark => open.marked = true,
             WalMessage::Delete(delete) => {
-                open.touched.push(travelling(&delete));
-                open.count += 1;
-                put_change(&mut open.changes, payload);
+                open.travelling.push((travelling(&delete), payload.clone()));
             }
         }
         Ok(())
@@ -343,8 +342,16 @@ impl Assembler {
         ledger: &Ledger,
         signal: &mut dyn FnMut(Signal),
     ) {
-        if !open.replayed && (open.count > 0 || open.marked) && position > self.last {
-            let stamped = ledger.capture(position, commit_time, &open.touched);
+        let something = open.count > 0 || open.marked || !open.travelling.is_empty();
+        if !open.replayed && something && position > self.last {
+            let leaving: Vec<Touched> = open.travelling.iter().map(|t| t.0).collect();
+            let stamped = ledger.capture(position, commit_time, &open.touched, &leaving);
+            for ((_, message), leaves) in open.travelling.iter().zip(&stamped.leaves) {
+                if *leaves {
+                    open.count += 1;
+                    put_change(&mut open.changes, message);
+                }
+            }
             let header = Header {
                 position,
                 previous: self.last,
@@ -411,7 +418,7 @@ impl Assembler {
             ledger.captured(position);
             return Ok(Assembled::Done);
         }
-        let stamped = ledger.capture(position, commit_time, &[]);
+        let stamped = ledger.capture(position, commit_time, &[], &[]);
         let header = Header {
             position,
             previous: self.last,

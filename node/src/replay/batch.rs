@@ -10,10 +10,9 @@ use everywrite_conflict::{Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId
 use super::image::Image;
 use super::mapping::Mapping;
 use super::Error;
-use crate::admin::message::TravellingDelete;
 use crate::journal::record::Header;
 use crate::pg::pgoutput::{Message, Tuple};
-use crate::settle::{Intent, Touched};
+use crate::settle::Intent;
 
 /// A row's key: its hash, and an image that has its key cells.
 #[derive(Clone, Debug)]
@@ -76,17 +75,6 @@ pub struct TableBatch {
     pub appends: Vec<Image>,
 }
 
-/// A delete that travelled here.
-#[derive(Clone, Debug)]
-pub struct Travelled {
-    /// What to delete.
-    pub delete: TravellingDelete,
-    /// Its key in the index.
-    pub touched: Touched,
-    /// Who carries it; the version is the winner's.
-    pub writer: Writer,
-}
-
 /// Transactions of one origin that are applied together.
 #[derive(Debug)]
 pub struct Batch {
@@ -97,14 +85,14 @@ pub struct Batch {
     /// Their changes, by table.
     pub tables: Vec<TableBatch>,
     by_shape: HashMap<u32, usize>,
-    /// Deletes that travelled.
-    pub travelled: Vec<Travelled>,
     /// Changes taken in.
     pub changes: u64,
     /// About how many bytes it holds.
     pub bytes: usize,
     /// Must not be joined with other transactions.
     pub alone: bool,
+    /// Must be decided row by row.
+    pub careful: bool,
 }
 
 impl Batch {
@@ -115,10 +103,10 @@ impl Batch {
             transactions: Vec::new(),
             tables: Vec::new(),
             by_shape: HashMap::new(),
-            travelled: Vec::new(),
             changes: 0,
             bytes: 0,
             alone: false,
+            careful: false,
         }
     }
 
@@ -210,6 +198,21 @@ impl Batch {
         }
     }
 
+    /// Takes a delete that travelled here, as one of the transaction that began last. Such a
+    /// transaction stays alone and is decided with care.
+    pub fn push_travelled(&mut self, shape: u32, mapping: &Arc<Mapping>, key: Image, version: Version) -> Result<(), Error> {
+        self.alone = true;
+        self.careful = true;
+        self.changes += 1;
+        let hash = mapping.identity.hash(&key.tuple()).map_err(|source| Error::Key { table: mapping.name(), source })?;
+        let Some(hash) = hash else { return Err(Error::NoKey(mapping.name())) };
+        let transaction = u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        if let Some(table) = self.table(shape, mapping) {
+            table.fold.push(RowKey { hash, image: key }, Change::Delete, Writer { version, transaction });
+        }
+        Ok(())
+    }
+
     /// The position of a slot's last writer.
     pub fn position(&self, slot: &Slot) -> Position {
         let lsn = self.header(slot.folded.last).map_or(Lsn::ZERO, |h| h.position);
@@ -230,7 +233,7 @@ impl Batch {
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
     pub fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
         let slots = self.tables.iter().flat_map(|t| t.slots.iter().map(move |s| (t.mapping.identity.relation, s)));
-        let slots = slots.map(|(relation, s)| Intent {
+        slots.map(|(relation, s)| Intent {
             relation,
             key: s.hash(),
             entry: Entry {
@@ -239,21 +242,7 @@ impl Batch {
                 deleted: matches!(s.folded.net, Net::Delete | Net::Nothing),
                 local_lsn: Lsn::MAX,
             },
-        });
-        let travelled = self.travelled.iter().filter_map(|t| {
-            let lsn = self.header(t.writer)?.position;
-            Some(Intent {
-                relation: t.touched.relation,
-                key: t.touched.key?,
-                entry: Entry {
-                    version: t.delete.version,
-                    source: Some(Position { origin: self.origin, lsn }),
-                    deleted: true,
-                    local_lsn: Lsn::MAX,
-                },
-            })
-        });
-        slots.chain(travelled)
+        })
     }
 
     /// Every slot.

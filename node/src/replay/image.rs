@@ -10,6 +10,7 @@ pub struct Image {
     count: u16,
     cells: Bytes,
     incomplete: bool,
+    text: bool,
 }
 
 impl Image {
@@ -19,6 +20,7 @@ impl Image {
             count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
             cells: message.slice_ref(tuple.as_bytes()),
             incomplete: tuple.iter().any(|c| c == Cell::Unchanged),
+            text: tuple.iter().any(|c| matches!(c, Cell::Text(_))),
         }
     }
 
@@ -26,12 +28,13 @@ impl Image {
     pub fn from_cells<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>) -> Self {
         let count = u16::try_from(cells.len()).unwrap_or(u16::MAX);
         let mut out = BytesMut::new();
-        let mut incomplete = false;
+        let (mut incomplete, mut text) = (false, false);
         for cell in cells {
             incomplete |= cell == Cell::Unchanged;
+            text |= matches!(cell, Cell::Text(_));
             put(&mut out, cell);
         }
-        Image { count, cells: out.freeze(), incomplete }
+        Image { count, cells: out.freeze(), incomplete, text }
     }
 
     /// Its cells.
@@ -42,6 +45,11 @@ impl Image {
     /// Whether TOAST values are missing because the writer did not touch them.
     pub fn incomplete(&self) -> bool {
         self.incomplete
+    }
+
+    /// Whether a type without binary form is among its cells: it cannot go into arrays or COPY.
+    pub fn has_text(&self) -> bool {
+        self.text
     }
 
     /// Bytes it holds.

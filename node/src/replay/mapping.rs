@@ -1,10 +1,11 @@
 //! An origin's relation laid over the local table: which cell goes where, and the statements.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::Error;
 use super::table::{Column, Table};
-use crate::pg::pgoutput::OwnedRelation;
+use crate::pg::pgoutput::{Cell, OwnedRelation};
 use crate::settle::Identity;
 
 /// An origin's relation and the local table of the same name.
@@ -83,7 +84,7 @@ impl Mapping {
         }
         for &(i, type_oid) in &identity.columns {
             let local = columns.get(i).map_or(0, |c: &Column| c.type_oid);
-            if local != type_oid && (local < 16384 || type_oid < 16384) {
+            if local != type_oid && (local < FIRST_USER_OID || type_oid < FIRST_USER_OID) {
                 let name = relation.columns.get(i).map_or("", |c| c.name.as_str());
                 let what = format!("the key column \"{name}\" has another type here");
                 return Err(Error::Schema { table: full_name, what });
@@ -102,6 +103,24 @@ impl Mapping {
         let second_unique =
             table.unique.iter().enumerate().filter(|(_, u)| !is_key(&u.columns)).map(|(i, _)| i).collect();
         Ok(Mapping { number, relation, identity, table, columns, sets, second_unique })
+    }
+
+    /// A cell in the binary form that the local server takes: the oids of types that are not
+    /// built in differ from server to server, and arrays carry one.
+    pub fn binary<'c>(&self, cell: usize, value: Cell<'c>) -> Option<Cow<'c, [u8]>> {
+        let bytes = match value {
+            Cell::Binary(bytes) | Cell::Text(bytes) => bytes,
+            Cell::Null | Cell::Unchanged => return None,
+        };
+        let element = self.columns.get(cell).filter(|c| c.array).map_or(0, |c| c.element_oid);
+        if element < FIRST_USER_OID || bytes.len() < 12 {
+            return Some(Cow::Borrowed(bytes));
+        }
+        let mut own = bytes.to_vec();
+        if let Some(oid) = own.get_mut(8..12) {
+            oid.copy_from_slice(&element.to_be_bytes());
+        }
+        Some(Cow::Owned(own))
     }
 
     /// The table's name for people.
@@ -320,50 +339,54 @@ impl Mapping {
         }
     }
 
-    /// Parameters: the row's cells (or its key's), then kind, decision, local stamp (µs), local
-    /// origin, local position's origin and LSN, incoming stamp, origin, LSN and xid.
+    /// Parameters: the incoming row's cells (or its key's), the local row's key, then those of
+    /// [`super::history::Entry::bind`].
     fn history_sql(&self, delete: bool, missing: &[usize]) -> (String, Vec<u32>) {
         let key: Vec<usize> = self.key_cells().collect();
         let row: Vec<usize> =
             if delete { key.clone() } else { (0..self.columns.len()).filter(|i| !missing.contains(i)).collect() };
-        let p = row.len();
+        let (r, k) = (row.len(), key.len());
+        let p = |n: usize| r + k + n;
         let cells: Vec<String> =
             row.iter().enumerate().map(|(n, &i)| format!("${} as {}", n + 1, self.column(i))).collect();
-        let object: Vec<String> = key
-            .iter()
-            .map(|&i| format!("'{}', t.{}", self.columns.get(i).map_or("", |c| &c.name).replace('\'', "''"), self.column(i)))
-            .collect();
-        let at = |n: usize| {
-            let n = p + n;
-            format!("case when ${n} is null then null else '2000-01-01 00:00:00+00'::timestamptz + ${n} * interval '1 microsecond' end")
+        let literal = |s: &str| s.replace('\'', "''");
+        let object = |value: &dyn Fn(usize, usize) -> String| {
+            let one = |(n, &i): (usize, &usize)| {
+                format!("'{}', {}", literal(self.columns.get(i).map_or("", |c| &c.name)), value(n, i))
+            };
+            key.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
         };
+        let at = |n: usize| format!("'2000-01-01 00:00:00+00'::timestamptz + ${} * interval '1 microsecond'", p(n));
         let sql = format!(
-            "insert into everywrite.conflict_history (schema_name, table_name, key, kind, decision, local_row, incoming_row, \
-             local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, incoming_origin, \
-             incoming_position_origin, incoming_position_lsn, incoming_xid) \
-             select '{}', '{}', pg_catalog.jsonb_build_object({}), ${}, ${}, \
+            "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
+             incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
+             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
+             select (select n.id from everywrite.nodes n where n.local), '{}', '{}', \
+             case when ${} then pg_catalog.jsonb_build_object({}) else pg_catalog.jsonb_build_object({}) end, ${}, ${}, \
              (select pg_catalog.to_jsonb(o) from {} o where {}), {}, {}, ${}, ${}, ${}, {}, ${}, ${}, ${}, ${} from (select {}) t",
-            self.table.schema.replace('\'', "''"),
-            self.table.name.replace('\'', "''"),
-            object.join(", "),
-            p + 1,
-            p + 2,
+            literal(&self.table.schema),
+            literal(&self.table.name),
+            p(12),
+            object(&|n, _| format!("${}", r + n + 1)),
+            object(&|_, i| format!("t.{}", self.column(i))),
+            p(1),
+            p(2),
             self.table.quoted,
-            key.iter().map(|&i| format!("o.{0} = t.{0}", self.column(i))).collect::<Vec<_>>().join(" and "),
+            key.iter().enumerate().map(|(n, &i)| format!("o.{} = ${}", self.column(i), r + n + 1)).collect::<Vec<_>>().join(" and "),
             if delete { "null::jsonb" } else { "pg_catalog.to_jsonb(t)" },
             at(3),
-            p + 4,
-            p + 5,
-            p + 6,
+            p(4),
+            p(5),
+            p(6),
             at(7),
-            p + 8,
-            p + 8,
-            p + 9,
-            p + 10,
+            p(8),
+            p(9),
+            p(10),
+            p(11),
             cells.join(", ")
         );
-        let mut types: Vec<u32> = row.iter().map(|&i| self.oid(i)).collect();
-        types.extend([TEXT, TEXT, INT8, INT4, INT4, LSN, INT8, INT4, LSN, INT8]);
+        let mut types: Vec<u32> = row.iter().chain(&key).map(|&i| self.oid(i)).collect();
+        types.extend([TEXT, TEXT, INT8, INT4, INT4, LSN, INT8, INT4, INT4, LSN, INT8, BOOL]);
         (sql, types)
     }
 
@@ -408,6 +431,8 @@ impl Mapping {
     }
 }
 
+/// `FirstNormalObjectId`: oids below it are the same on every server.
+const FIRST_USER_OID: u32 = 16384;
 const BOOL: u32 = 16;
 const INT8: u32 = 20;
 const INT4: u32 = 23;

@@ -1,1 +1,44 @@
-//! Peers' transactions → local rows.
+//! Stage 4: peers' transactions → local rows.
+//!
+//! | file         | role |
+//! |--------------|------|
+//! | `feed`       | journal → batches whose causes are here |
+//! | `batch`      | transactions folded into one net change a key |
+//! | `mapping`    | an origin's relation over the local table: statements |
+//! | `writer`     | batches → one write of a session |
+//! | `careful`    | rows locked, decided, recorded |
+//! | `truncate`   | TRUNCATE against newer rows |
+//! | `stream`     | the loop of one origin |
+//! | `outbox`     | deletes that travel, into the local stream |
+//! | `repair`     | rows that stand where a local delete came first |
+//! | `rebuild`    | the index, from the journals, at start |
+//! | `rows`       | answers of a site that is asked for a row |
+
+mod batch;
+mod careful;
+mod control;
+mod error;
+mod feed;
+mod history;
+mod image;
+mod mapping;
+mod outbox;
+mod rebuild;
+mod repair;
+mod rows;
+mod stream;
+mod table;
+mod toast;
+mod truncate;
+mod writer;
+
+pub use careful::Context;
+pub use control::Control;
+pub use error::Error;
+pub use feed::Limits;
+pub use outbox::run as run_outbox;
+pub use rebuild::rebuild;
+pub use repair::run as run_repairs;
+pub use rows::Rows;
+pub use stream::{Options, Stream};
+pub use toast::{Toast, Values};

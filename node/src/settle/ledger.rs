@@ -48,6 +48,8 @@ pub struct Stamped {
     /// Keys (or whole tables) whose row here may be one that this transaction, committed before
     /// the row was replayed, has deleted: to be looked at again.
     pub repairs: Vec<Touched>,
+    /// For each delete that was to travel, whether it still leaves.
+    pub leaves: Vec<bool>,
 }
 
 /// What replay wants to write.
@@ -145,15 +147,26 @@ impl Ledger {
         }
     }
 
-    /// Stamps a local transaction and announces what it wrote. `position` is its end in the local WAL.
-    pub fn capture(&self, position: Lsn, commit_time: Stamp, touched: &[Touched]) -> Stamped {
+    /// Stamps a local transaction and announces what it wrote. `position` is its end in the local
+    /// WAL. `travelling` are deletes that replay decided and that leave with this transaction,
+    /// unless something newer has overtaken them.
+    pub fn capture(&self, position: Lsn, commit_time: Stamp, touched: &[Touched], travelling: &[Touched]) -> Stamped {
         let mut inner = self.inner.lock();
         let stamp = inner.clock.stamp(commit_time);
         let vector = inner.dispatched.clone();
         inner.stamped_to = inner.stamped_to.max(position);
         let mut repairs = Vec::new();
         self.announce_local(&mut inner, position, stamp, touched, &mut repairs);
-        Stamped { stamp, vector, repairs }
+        let mut leaves = Vec::with_capacity(travelling.len());
+        for t in travelling {
+            let (Some(key), Some(version)) = (t.key, t.version) else { continue };
+            let leave = inner.index.travels(t.relation, key, version);
+            if leave {
+                self.announce_local(&mut inner, position, stamp, std::slice::from_ref(t), &mut repairs);
+            }
+            leaves.push(leave);
+        }
+        Stamped { stamp, vector, repairs, leaves }
     }
 
     /// Announces more keys of a local transaction that is too large for one step.

@@ -1,0 +1,517 @@
+//! The careful path: lock, let capture catch up, decide in the index, write, record.
+//!
+//! ```text
+//!  wait for blind groups of others
+//!  lock every row of the batch ──► anything local that capture may not have passed, or missing?
+//!                                     └─► barrier: now the index is complete for these keys
+//!  decide each key ──► losers: history        (rows of ours must be durable in the journal first:
+//!                 └──► winners                 a stamp that a crash could change decides nothing)
+//!                        ├─ second unique keys: who keeps the value; what loses travels as a delete
+//!                        └─ missing TOAST values: from the row itself if it is the version that the
+//!                           writer saw, else from a site that has the row
+//!  history, then deletes, updates, inserts
+//! ```
+//!
+//! Everything happens in one transaction; an error leaves nothing behind but index entries, which
+//! are announcements and hold in any case, and the undecided ones of lost rows, which are undone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everywrite_conflict::unique::{Candidate, Holder, Outcome as Unique, UniqueValue, resolve};
+use everywrite_conflict::{
+    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Version, decide,
+};
+
+use super::Error;
+use super::batch::{Batch, RowKey, Slot};
+use super::history;
+use super::image::Image;
+use super::mapping::Mapping;
+use super::toast::Toast;
+use super::writer::{Guard, Writer};
+use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
+use crate::admin::schema::{INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
+use crate::journal::Journal;
+use crate::pg::pgoutput::Cell;
+use crate::settle::{Barriers, Ledger};
+
+/// What deciding needs.
+#[derive(Clone)]
+pub struct Context {
+    /// This node.
+    pub me: NodeId,
+    /// Index, clock, vectors.
+    pub ledger: Arc<Ledger>,
+    /// Lets capture catch up.
+    pub barriers: Barriers,
+    /// The own journal.
+    pub journal: Journal,
+    /// Fetches TOAST values.
+    pub toast: Arc<dyn Toast>,
+}
+
+/// What a careful transaction has decided so far; to be undone if it is rolled back.
+#[derive(Default)]
+pub struct Decided {
+    /// Index entries of lost rows.
+    undo: Vec<Undo>,
+    /// (table, key, version) whose entries land with the transaction.
+    pub lost: Vec<(RelationHash, KeyHash, Version)>,
+    /// Conflicts by kind.
+    pub conflicts: HashMap<Kind, u64>,
+    /// Deletes were put into the outbox.
+    pub outbox: bool,
+}
+
+impl Decided {
+    /// The transaction was rolled back.
+    pub fn undo(self, ledger: &Ledger) {
+        ledger.with_index(|index| self.undo.into_iter().rev().for_each(|u| index.undo(u)));
+    }
+}
+
+/// A slot on its way through the decision.
+struct Case<'a> {
+    slot: &'a Slot,
+    present: bool,
+    stored: Option<Entry>,
+    decision: Decision,
+    /// The image to write, with its TOAST values.
+    image: Option<Image>,
+    /// Lost its place to the holder of a unique value.
+    lost: bool,
+}
+
+/// Decides and writes one batch inside the transaction that is open. `decided` is filled as far
+/// as it gets, also when it fails.
+pub async fn write(ctx: &Context, writer: &mut Writer, batch: &Batch, decided: &mut Decided) -> Result<(), Error> {
+    for table in &batch.tables {
+        let mut cases = lock(ctx, writer, batch, &table.mapping, &table.slots).await?;
+        complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
+        let lost = if table.mapping.second_unique.is_empty() || !cases.iter().any(|c| c.image.is_some()) {
+            Vec::new()
+        } else {
+            second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
+        };
+        record(writer, batch, &table.mapping, &cases, decided);
+        change(ctx, writer, &table.mapping, &cases, &lost, decided)?;
+        let appends: Vec<&Image> = table.appends.iter().collect();
+        writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
+        // A unique violation here is somebody who came in between.
+        match writer.run().await {
+            Err(Error::Guard) => return Err(Error::Again),
+            other => other?,
+        };
+    }
+    Ok(())
+}
+
+fn operation(net: &Net<Image>) -> Operation {
+    match net {
+        Net::Insert(_) => Operation::Insert,
+        Net::Update(_) | Net::Replace(_) => Operation::Update,
+        Net::Delete | Net::Nothing => Operation::Delete,
+    }
+}
+
+/// Locks the rows, waits until the index is complete for them, and decides each by version.
+async fn lock<'a>(
+    ctx: &Context,
+    writer: &mut Writer,
+    batch: &'a Batch,
+    mapping: &Mapping,
+    slots: &'a [Slot],
+) -> Result<Vec<Case<'a>>, Error> {
+    if slots.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&Image> = slots.iter().map(|s| &s.folded.key.image).collect();
+    let locks = writer.lock(mapping, &keys, ctx.barriers.horizon());
+    let outcomes = writer.run().await?;
+    // run() starts counting at the first statement of this round.
+    let found = locks.found(&outcomes, slots.len());
+    if found.iter().any(|f| f.unwrap_or(true)) && !ctx.barriers.pass().await {
+        return Err(Error::Shutdown);
+    }
+    let relation = mapping.identity.relation;
+    let now: Vec<Option<Entry>> =
+        ctx.ledger.with_index(|index| slots.iter().map(|s| index.get(relation, s.hash())).collect());
+    let mut cases = Vec::with_capacity(slots.len());
+    let mut ours = Lsn::ZERO;
+    for ((slot, found), now) in slots.iter().zip(found).zip(now) {
+        // What the index held before this change was announced is what it meets, unless
+        // something newer has come.
+        let stored = match now {
+            Some(entry) if entry.version == slot.version() => slot.prior.filter(|p| p.version != slot.version()),
+            Some(entry) => Some(entry),
+            None => slot.prior,
+        };
+        if stored.is_some_and(|e| e.undecided()) {
+            return Err(Error::Again);
+        }
+        if let Some(source) = stored.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
+            ours = ours.max(source.lsn);
+        }
+        let last = slot.folded.last;
+        let present = found.is_some();
+        let decision = decide(
+            operation(&slot.folded.net),
+            slot.version(),
+            |position| batch.covers(last, position),
+            stored.as_ref(),
+            present,
+        );
+        cases.push(Case { slot, present, stored, decision, image: None, lost: false });
+    }
+    durable(ctx, ours).await?;
+    Ok(cases)
+}
+
+/// Waits until the own journal is durable up to `lsn`.
+async fn durable(ctx: &Context, lsn: Lsn) -> Result<(), Error> {
+    let mut end = ctx.journal.subscribe();
+    end.wait_for(|end| *end >= lsn).await.map(|_| ()).map_err(|_| Error::Shutdown)
+}
+
+/// Gives every winner its whole row.
+async fn complete(
+    ctx: &Context,
+    writer: &mut Writer,
+    batch: &Batch,
+    mapping: &Mapping,
+    cases: &mut [Case<'_>],
+) -> Result<(), Error> {
+    let whole = !mapping.second_unique.is_empty();
+    for case in cases.iter_mut().filter(|c| c.decision.apply) {
+        let Some(image) = case.slot.image() else { continue };
+        if !image.incomplete() {
+            case.image = Some(image.clone());
+            continue;
+        }
+        let missing = image.missing();
+        // The values belong to the row that the first writer of the group saw.
+        let first = case.slot.folded.first;
+        let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(first, s));
+        let base = match &case.slot.folded.moved_from {
+            None => case.present && case.stored.as_ref().is_none_or(seen),
+            Some(from) => {
+                let relation = mapping.identity.relation;
+                let entry = ctx.ledger.with_index(|index| index.get(relation, from.hash));
+                // The old key's own entry is this very group's delete.
+                entry.is_none_or(|e| e.version.origin == batch.origin || seen(&e))
+            }
+        };
+        if base && case.slot.folded.moved_from.is_none() && !whole {
+            case.image = Some(image.clone());
+            continue;
+        }
+        let mut values = None;
+        if base {
+            let key = case.slot.folded.moved_from.as_ref().unwrap_or(&case.slot.folded.key);
+            let at = writer.read(mapping, &key.image, &missing);
+            let mut outcomes = writer.run().await?;
+            values = outcomes.get_mut(at).and_then(|o| o.rows.pop());
+        }
+        let values = match values {
+            Some(values) => values,
+            None => {
+                let position = batch.position(case.slot);
+                match ctx.toast.fetch(position, mapping, &case.slot.folded.key.image, &missing).await? {
+                    Some(values) => values,
+                    // The row is gone at a site that has replayed this change: a delete follows.
+                    None => vec![None; missing.len()],
+                }
+            }
+        };
+        case.image = Some(image.filled(values.iter().map(|v| v.as_ref().map(Bytes::as_ref))));
+    }
+    Ok(())
+}
+
+/// A row that goes because another has its unique value.
+struct Lost {
+    key: RowKey,
+    version: Version,
+}
+
+/// Asks who holds the winners' unique values and decides who keeps them.
+async fn second_unique(
+    ctx: &Context,
+    writer: &mut Writer,
+    batch: &Batch,
+    mapping: &Mapping,
+    cases: &mut [Case<'_>],
+    decided: &mut Decided,
+) -> Result<Vec<Lost>, Error> {
+    let relation = mapping.identity.relation;
+    let asked = ask_holders(ctx, writer, mapping, cases).await?;
+    let mut candidates: HashMap<KeyHash, Candidate> = HashMap::new();
+    let mut holders = Vec::new();
+    let mut rows: HashMap<KeyHash, RowKey> = HashMap::new();
+    let mut recent = false;
+    for answer in &asked {
+        let Some(case) = cases.get(answer.case) else { continue };
+        let candidate = candidates.entry(case.slot.hash()).or_insert_with(|| Candidate {
+            key: case.slot.hash(),
+            version: case.slot.version(),
+            values: vec![None; mapping.table.unique.len()],
+        });
+        if let Some(value) = candidate.values.get_mut(answer.index) {
+            *value = Some(answer.value);
+        }
+        if let Some(holder) = &answer.holder {
+            recent |= answer.recent;
+            rows.insert(holder.hash, holder.clone());
+            holders.push((holder.hash, answer.index, answer.value));
+        }
+    }
+    if holders.is_empty() && candidates.len() < 2 {
+        return Ok(Vec::new());
+    }
+    if recent && !ctx.barriers.pass().await {
+        return Err(Error::Shutdown);
+    }
+    for case in cases.iter().filter(|c| c.image.is_some()) {
+        rows.insert(case.slot.hash(), case.slot.folded.key.clone());
+    }
+    let outcomes = ctx.ledger.with_index(|index| {
+        let versions: Vec<(Holder, Option<Entry>)> = holders
+            .iter()
+            .map(|&(key, at, value)| {
+                (Holder { key, version: index.standing(relation, key), index: at, value }, index.get(relation, key))
+            })
+            .collect();
+        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
+            return None;
+        }
+        let entries: HashMap<KeyHash, Option<Entry>> = versions.iter().map(|v| (v.0.key, v.1)).collect();
+        let outcomes = resolve(candidates.into_values().collect(), versions.into_iter().map(|v| v.0).collect());
+        for outcome in &outcomes {
+            if let Unique::Lost { key, version, .. } = outcome {
+                decided.undo.push(index.lose(relation, *key, *version));
+            }
+        }
+        Some((outcomes, entries))
+    });
+    let Some((outcomes, entries)) = outcomes else { return Err(Error::Again) };
+    let ours = entries.values().flatten().filter_map(|e| e.source).filter(|s| s.origin == ctx.me).map(|s| s.lsn).max();
+    durable(ctx, ours.unwrap_or(Lsn::ZERO)).await?;
+    let mut lost = Vec::new();
+    for outcome in outcomes {
+        let Unique::Lost { key, version, winner } = outcome else { continue };
+        let (Some(row), Some(other)) = (rows.get(&key).cloned(), rows.get(&winner)) else { continue };
+        decided.lost.push((relation, key, version));
+        unique_history(writer, batch, mapping, cases, &row, other, &entries, decided);
+        if let Some(case) = cases.iter_mut().find(|c| c.slot.hash() == key && c.image.is_some()) {
+            case.lost = true;
+        }
+        lost.push(Lost { key: row, version });
+    }
+    Ok(lost)
+}
+
+/// One answer about one unique index.
+struct Answer {
+    case: usize,
+    index: usize,
+    value: UniqueValue,
+    recent: bool,
+    holder: Option<RowKey>,
+}
+
+async fn ask_holders(
+    ctx: &Context,
+    writer: &mut Writer,
+    mapping: &Mapping,
+    cases: &[Case<'_>],
+) -> Result<Vec<Answer>, Error> {
+    let mut asks = Vec::new();
+    for (n, case) in cases.iter().enumerate() {
+        let Some(image) = &case.image else { continue };
+        for &index in &mapping.second_unique {
+            asks.push((n, index, writer.holders(mapping, image, index, ctx.barriers.horizon())));
+        }
+    }
+    let outcomes = writer.run().await?;
+    let mut answers = Vec::new();
+    for (case, index, at) in asks {
+        for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+            let Some(Some(value)) = row.first() else { continue };
+            let recent = row.get(1).and_then(|c| c.as_ref()).is_some_and(|c| c.as_ref() != [0]);
+            let holder = match row.get(2..) {
+                Some(key) if key.iter().all(Option::is_some) && !key.is_empty() => Some(key_row(mapping, key)?),
+                _ => None,
+            };
+            let value = UniqueValue::of(value);
+            answers.push(Answer { case, index, value, recent, holder });
+        }
+    }
+    Ok(answers)
+}
+
+/// A row of nothing but its key, in the layout of the mapping; `key` in the order of the key cells.
+fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey, Error> {
+    let mut cells = vec![Cell::Null; mapping.columns.len()];
+    for (i, value) in mapping.key_cells().zip(key) {
+        if let (Some(cell), Some(value)) = (cells.get_mut(i), value) {
+            *cell = Cell::Binary(value);
+        }
+    }
+    let image = Image::from_cells(cells.into_iter());
+    let hash = mapping.identity.hash(&image.tuple());
+    let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
+    hash.map(|hash| RowKey { hash, image }).ok_or_else(|| Error::NoKey(mapping.name()))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one record, said once")]
+fn unique_history(
+    writer: &mut Writer,
+    batch: &Batch,
+    mapping: &Mapping,
+    cases: &[Case<'_>],
+    lost: &RowKey,
+    winner: &RowKey,
+    entries: &HashMap<KeyHash, Option<Entry>>,
+    decided: &mut Decided,
+) {
+    let case_of = |hash: KeyHash| cases.iter().find(|c| c.slot.hash() == hash && c.image.is_some());
+    // The incoming row is the lost one, or the one that took the value.
+    let (case, local, applied) = match (case_of(lost.hash), case_of(winner.hash)) {
+        (Some(case), _) => (case, winner, false),
+        (None, Some(case)) => (case, lost, true),
+        (None, None) => return,
+    };
+    let kind = Kind::over_unique(operation(&case.slot.folded.net), 1);
+    *decided.conflicts.entry(kind).or_default() += 1;
+    writer.history(
+        mapping,
+        &history::Entry {
+            kind,
+            applied,
+            row: case.image.as_ref(),
+            key: &case.slot.folded.key.image,
+            local_key: &local.image,
+            names_local: applied,
+            local: entries.get(&local.hash).copied().flatten(),
+            version: case.slot.version(),
+            position: batch.position(case.slot),
+            xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+        },
+    );
+}
+
+/// Puts the conflicts of a table into the history, before its rows change.
+fn record(writer: &mut Writer, batch: &Batch, mapping: &Mapping, cases: &[Case<'_>], decided: &mut Decided) {
+    for case in cases {
+        let Some(kind) = case.decision.conflict else { continue };
+        *decided.conflicts.entry(kind).or_default() += 1;
+        let key = &case.slot.folded.key.image;
+        writer.history(
+            mapping,
+            &history::Entry {
+                kind,
+                applied: case.decision.apply,
+                row: case.image.as_ref().or(case.slot.image()),
+                key,
+                local_key: key,
+                names_local: false,
+                local: case.stored,
+                version: case.slot.version(),
+                position: batch.position(case.slot),
+                xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+            },
+        );
+    }
+}
+
+/// Writes what was decided.
+fn change(
+    ctx: &Context,
+    writer: &mut Writer,
+    mapping: &Mapping,
+    cases: &[Case<'_>],
+    lost: &[Lost],
+    decided: &mut Decided,
+) -> Result<(), Error> {
+    let as_set = !mapping.second_unique.is_empty();
+    let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+    for case in cases.iter().filter(|c| c.decision.apply) {
+        match &case.image {
+            None if case.present => deletes.push(&case.slot.folded.key),
+            None => {}
+            // As a set: what is overwritten goes first, so that values can change hands.
+            Some(image) if as_set || case.lost => {
+                if case.present {
+                    deletes.push(&case.slot.folded.key);
+                }
+                if !case.lost {
+                    inserts.push(image);
+                }
+            }
+            Some(image) if case.present => updates.push(image),
+            Some(image) => inserts.push(image),
+        }
+    }
+    for l in lost.iter().filter(|l| !cases.iter().any(|c| c.slot.hash() == l.key.hash && c.image.is_some())) {
+        deletes.push(&l.key);
+    }
+    writer.write(mapping, &deletes, &updates, &inserts, Guard::Decided);
+    if !lost.is_empty() {
+        decided.outbox = true;
+        let contents: Result<Vec<Bytes>, Error> = lost.iter().map(|l| travelling(mapping, l)).collect();
+        outbox(writer, mapping, &contents?);
+    }
+    let _ = ctx;
+    Ok(())
+}
+
+fn travelling(mapping: &Mapping, lost: &Lost) -> Result<Bytes, Error> {
+    let cells: Vec<Cell<'_>> = lost.key.image.tuple().iter().collect();
+    let column = |i: usize| {
+        let value = match cells.get(i) {
+            Some(Cell::Binary(bytes) | Cell::Text(bytes)) => Bytes::copy_from_slice(bytes),
+            _ => Bytes::new(),
+        };
+        let column = mapping.columns.get(i);
+        KeyColumn {
+            name: column.map_or_else(String::new, |c| c.name.clone()),
+            type_oid: column.map_or(0, |c| c.type_oid),
+            value,
+        }
+    };
+    let delete = TravellingDelete {
+        version: lost.version,
+        schema: mapping.table.schema.clone(),
+        table: mapping.table.name.clone(),
+        key: mapping.key_cells().map(column).collect(),
+    };
+    WalMessage::Delete(delete).encode().map_err(|e| Error::Schema { table: mapping.name(), what: e.to_string() })
+}
+
+fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
+    let schema = mapping.table.schema.as_bytes();
+    let table = mapping.table.name.as_bytes();
+    let array = |element: u32, values: Vec<&[u8]>| {
+        use bytes::BufMut;
+        let mut out = bytes::BytesMut::new();
+        out.put_i32(1);
+        out.put_i32(0);
+        out.put_u32(element);
+        out.put_i32(i32::try_from(values.len()).unwrap_or(i32::MAX));
+        out.put_i32(1);
+        for value in values {
+            out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
+            out.extend_from_slice(value);
+        }
+        out
+    };
+    writer
+        .bind("outbox", INSERT_OUTBOX, &INSERT_OUTBOX_TYPES)
+        .binary(Some(&array(25, vec![schema; contents.len()])))
+        .binary(Some(&array(25, vec![table; contents.len()])))
+        .binary(Some(&array(17, contents.iter().map(Bytes::as_ref).collect())))
+        .execute();
+}
+

@@ -1,0 +1,146 @@
+//! TRUNCATE: a delete of all rows with lower versions.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everywrite_conflict::{Entry, KeyHash, Kind, Lsn, NodeId, Position, Version};
+
+use super::Error;
+use super::careful::{Context, Decided};
+use super::history;
+use super::image::Image;
+use super::mapping::Mapping;
+use super::writer::{Guard, Writer};
+use crate::journal::record::Header;
+use crate::pg::pgoutput::Cell;
+use super::batch::RowKey;
+
+/// Truncates the tables inside the open transaction: plainly where nothing newer is known,
+/// otherwise row by row.
+pub async fn write(
+    ctx: &Context,
+    writer: &mut Writer,
+    tables: &[Arc<Mapping>],
+    header: &Header,
+    origin: NodeId,
+    decided: &mut Decided,
+) -> Result<(), Error> {
+    let version = Version { stamp: header.stamp, origin };
+    let position = Position { origin, lsn: header.position };
+    // Before the tables are locked: what is on its way blindly may be waiting for one of them.
+    let blind = ctx.ledger.blind();
+    for mapping in tables {
+        let entry = Entry { version, source: Some(position), deleted: true, local_lsn: Lsn::MAX };
+        ctx.ledger.announce_truncate(mapping.identity.relation, entry);
+    }
+    let mut others = blind;
+    others.set(origin, Lsn::ZERO);
+    ctx.ledger.wait_for_blind(&others).await;
+    for mapping in tables {
+        writer.sql(&format!("lock table {} in access exclusive mode", mapping.table.quoted));
+    }
+    writer.run().await?;
+    if !ctx.barriers.pass().await {
+        return Err(Error::Shutdown);
+    }
+    let mut plain = Vec::new();
+    for mapping in tables {
+        // What matters: rows that stay because they are newer, and rows that the writer had not seen.
+        let interesting = ctx.ledger.with_index(|index| {
+            let concerns = |(_, e): &(KeyHash, Entry)| !e.deleted && (e.version > version || !seen(header, position, e));
+            index.iter().filter(concerns).map(|(k, e)| (k, e)).collect::<Vec<_>>()
+        });
+        if interesting.is_empty() || mapping.identity.columns.is_empty() {
+            plain.push(mapping.table.quoted.as_str());
+            continue;
+        }
+        row_by_row(ctx, writer, mapping, version, position, header, &interesting, decided).await?;
+    }
+    if !plain.is_empty() {
+        writer.sql(&format!("truncate {}", plain.join(", ")));
+        writer.run().await?;
+    }
+    Ok(())
+}
+
+fn seen(header: &Header, position: Position, entry: &Entry) -> bool {
+    entry.source.is_some_and(|s| {
+        if s.origin == position.origin { s.lsn <= position.lsn } else { header.vector.covers(s) }
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "one truncate, said once")]
+async fn row_by_row(
+    ctx: &Context,
+    writer: &mut Writer,
+    mapping: &Mapping,
+    version: Version,
+    position: Position,
+    header: &Header,
+    interesting: &[(KeyHash, Entry)],
+    decided: &mut Decided,
+) -> Result<(), Error> {
+    let names: Vec<&str> =
+        mapping.key_cells().filter_map(|i| mapping.columns.get(i)).map(|c| c.quoted.as_str()).collect();
+    let at = writer.sql(&format!("select {} from {}", names.join(", "), mapping.table.quoted));
+    let outcomes = writer.run().await?;
+    let known: std::collections::HashMap<KeyHash, Entry> = interesting.iter().copied().collect();
+    let mut gone: Vec<RowKey> = Vec::new();
+    let mut ours = Lsn::ZERO;
+    let mut conflicts: HashSet<KeyHash> = HashSet::new();
+    for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+        let key = key_of(mapping, row)?;
+        let entry = known.get(&key.hash);
+        if let Some(source) = entry.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
+            ours = ours.max(source.lsn);
+        }
+        if entry.is_some_and(|e| e.version > version) {
+            continue;
+        }
+        if entry.is_some() {
+            conflicts.insert(key.hash);
+        }
+        gone.push(key);
+    }
+    let mut end = ctx.journal.subscribe();
+    end.wait_for(|end| *end >= ours).await.map_err(|_| Error::Shutdown)?;
+    for key in gone.iter().filter(|k| conflicts.contains(&k.hash)) {
+        *decided.conflicts.entry(Kind::TruncateOriginDiffers).or_default() += 1;
+        writer.history(
+            mapping,
+            &history::Entry {
+                kind: Kind::TruncateOriginDiffers,
+                applied: true,
+                row: None,
+                key: &key.image,
+                local_key: &key.image,
+                names_local: true,
+                local: known.get(&key.hash).copied(),
+                version,
+                position,
+                xid: header.xid,
+            },
+        );
+    }
+    // In pieces: each is one array of keys.
+    for piece in gone.chunks(10_000) {
+        let piece: Vec<&RowKey> = piece.iter().collect();
+        writer.write(mapping, &piece, &[], &[], Guard::Decided);
+    }
+    writer.run().await?;
+    Ok(())
+}
+
+fn key_of(mapping: &Mapping, row: &[Option<Bytes>]) -> Result<RowKey, Error> {
+    let mut cells = vec![Cell::Null; mapping.columns.len()];
+    for (i, value) in mapping.key_cells().zip(row) {
+        if let (Some(cell), Some(value)) = (cells.get_mut(i), value) {
+            *cell = Cell::Binary(value);
+        }
+    }
+    let image = Image::from_cells(cells.into_iter());
+    let hash = mapping.identity.hash(&image.tuple());
+    let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
+    hash.map(|hash| RowKey { hash, image }).ok_or_else(|| Error::NoKey(mapping.name()))
+}

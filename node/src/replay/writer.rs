@@ -1,0 +1,370 @@
+//! Batches → statements of one session. Everything of a group goes into one buffer, so that the
+//! usual group costs one write and one answer.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use everywrite_conflict::{Lsn, Stamp};
+
+use super::Error;
+use super::batch::{RowKey, TableBatch};
+use super::image::Image;
+use super::mapping::{Mapping, Statement};
+use crate::pg::pgoutput::Cell;
+use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
+
+/// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
+const SET_ROWS: usize = 4;
+/// From this many rows on `COPY` wins over arrays: it is parsed anew each time.
+const COPY_ROWS: usize = 24;
+
+/// How rows are protected from being written blindly over something newer.
+#[derive(Clone, Copy, Debug)]
+pub enum Guard {
+    /// Rows that a local transaction from this id on wrote are not touched.
+    Horizon(u32),
+    /// The rows are locked and decided.
+    Decided,
+}
+
+/// A replay session and the statements on their way to it.
+pub struct Writer {
+    session: Session,
+    out: pipeline::Batch,
+}
+
+impl Writer {
+    /// Takes over a session that is set up.
+    pub fn new(session: Session) -> Self {
+        Writer { session, out: pipeline::Batch::new() }
+    }
+
+    /// Sends what was written so far; [`receive`](Self::receive) gets the answer.
+    pub async fn send(&mut self) -> Result<(), Error> {
+        Ok(self.session.send(&mut self.out).await?)
+    }
+
+    /// The outcomes of what was sent.
+    pub async fn receive(&mut self) -> Result<Vec<Outcome>, Error> {
+        self.session.receive().await.map_err(guard_failed)
+    }
+
+    /// Both.
+    pub async fn run(&mut self) -> Result<Vec<Outcome>, Error> {
+        self.session.run(&mut self.out).await.map_err(guard_failed)
+    }
+
+    /// Gives up an open transaction.
+    pub async fn rollback(&mut self) -> Result<(), Error> {
+        self.out.clear();
+        if self.session.status() != pipeline::TransactionStatus::Idle {
+            self.out.execute_sql("rollback");
+            self.session.run(&mut self.out).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was written and not sent.
+    pub fn clear(&mut self) {
+        self.out.clear();
+    }
+
+    /// Plain SQL.
+    pub fn sql(&mut self, sql: &str) -> usize {
+        self.out.execute_sql(sql)
+    }
+
+    /// A prepared statement by name.
+    pub fn bind(&mut self, name: &str, sql: &str, types: &[u32]) -> Bind<'_> {
+        if !self.session.is_prepared(name) && !self.out.parses(name) {
+            self.out.parse(name, sql, types);
+        }
+        self.out.bind(name)
+    }
+
+    fn statement(&mut self, mapping: &Mapping, statement: &Statement) -> Bind<'_> {
+        let name = mapping.statement_name(statement);
+        if !self.session.is_prepared(&name) && !self.out.parses(&name) {
+            let (sql, types) = mapping.sql(statement);
+            self.out.parse(&name, &sql, &types);
+        }
+        self.out.bind(&name)
+    }
+
+    /// The origin's position and time for this transaction (I1).
+    pub fn origin(&mut self, position: Lsn, stamp: Stamp) {
+        self.bind("xact_setup", "select pg_catalog.pg_replication_origin_xact_setup($1, $2)", &[3220, 1184])
+            .binary(Some(&position.0.to_be_bytes()))
+            .binary(Some(&stamp.0.to_be_bytes()))
+            .execute();
+    }
+
+    /// Gives the transaction an id, so that an empty group moves the origin's progress too.
+    pub fn force_xid(&mut self) {
+        self.bind("force_xid", "select pg_catalog.pg_current_xact_id()", &[]).execute();
+    }
+
+    /// The last statement of a group: the WAL position before its commit. Its place among the outcomes.
+    pub fn wal_position(&mut self) -> usize {
+        self.bind("wal_position", "select pg_catalog.pg_current_wal_insert_lsn()", &[]).execute()
+    }
+
+    /// Writes net changes of one table: deletes, then updates, then inserts, so that what a row
+    /// gives up is free before another takes it.
+    pub fn write(
+        &mut self,
+        mapping: &Mapping,
+        deletes: &[&RowKey],
+        updates: &[&Image],
+        inserts: &[&Image],
+        guard: Guard,
+    ) {
+        self.delete(mapping, deletes, guard);
+        self.update(mapping, updates, guard);
+        self.insert(mapping, inserts);
+    }
+
+    /// All of a table's net changes as the fast path writes them.
+    pub fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
+        use everywrite_conflict::Net;
+        let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+        for slot in &table.slots {
+            match &slot.folded.net {
+                Net::Insert(image) => inserts.push(image),
+                Net::Update(image) | Net::Replace(image) => updates.push(image),
+                Net::Delete => deletes.push(&slot.folded.key),
+                Net::Nothing => {}
+            }
+        }
+        inserts.extend(&table.appends);
+        self.write(&table.mapping, &deletes, &updates, &inserts, Guard::Horizon(horizon));
+    }
+
+    fn insert(&mut self, mapping: &Mapping, rows: &[&Image]) {
+        let binary = rows.iter().all(|r| !r.has_text());
+        if rows.len() >= COPY_ROWS && binary {
+            let written = mapping.written();
+            let whole = written.len() == mapping.columns.len();
+            let mut copy = self.out.copy_in(&mapping.copy_sql()).binary();
+            let count = u16::try_from(written.len()).unwrap_or(u16::MAX);
+            for row in rows {
+                copy.row(count);
+                for (i, cell) in row.tuple().iter().enumerate() {
+                    if whole || written.contains(&i) {
+                        copy.field(mapping.binary(i, cell).as_deref());
+                    }
+                }
+            }
+            copy.finish();
+        } else if rows.len() >= SET_ROWS && binary && mapping.sets {
+            let written = mapping.written();
+            let arrays = Arrays::of(mapping, &written, rows);
+            arrays.bind(self.statement(mapping, &Statement::InsertSet)).execute();
+        } else {
+            let written = mapping.written();
+            for row in rows {
+                let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
+                let bind = self.statement(mapping, &Statement::Insert);
+                bind_cells(bind, mapping, &written, &cells).execute();
+            }
+        }
+    }
+
+    fn update(&mut self, mapping: &Mapping, rows: &[&Image], guard: Guard) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let in_sets = |r: &&&Image| mapping.sets && !r.incomplete() && !r.has_text();
+        let sets: Vec<&Image> = rows.iter().filter(in_sets).copied().collect();
+        let as_set = sets.len() >= SET_ROWS;
+        if as_set {
+            let mut all = mapping.updated(&[]);
+            all.extend(&key);
+            let arrays = Arrays::of(mapping, &all, &sets);
+            let bind = arrays.bind(self.statement(mapping, &Statement::UpdateSet));
+            bind_guard(bind, guard).binary(Some(&(sets.len() as i64).to_be_bytes())).execute();
+        }
+        for row in rows.iter().filter(|r| !as_set || !in_sets(r)) {
+            let missing = row.missing();
+            let written = mapping.updated(&missing);
+            let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
+            let bind = self.statement(mapping, &Statement::Update(missing));
+            let bind = bind_cells(bind, mapping, &written, &cells);
+            bind_guard(bind_cells(bind, mapping, &key, &cells), guard).execute();
+        }
+    }
+
+    fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
+            let images: Vec<&Image> = rows.iter().map(|r| &r.image).collect();
+            let arrays = Arrays::of(mapping, &key, &images);
+            let bind = arrays.bind(self.statement(mapping, &Statement::DeleteSet));
+            bind_guard(bind, guard).binary(Some(&(rows.len() as i64).to_be_bytes())).execute();
+            return;
+        }
+        for row in rows {
+            let cells: Vec<Cell<'_>> = row.image.tuple().iter().collect();
+            let bind = self.statement(mapping, &Statement::Delete);
+            bind_guard(bind_cells(bind, mapping, &key, &cells), guard).execute();
+        }
+    }
+
+    /// Locks rows by key. Returns how many outcomes follow: one for a set (rows of ord, recent),
+    /// else one a row (no row, or one of 1, recent).
+    pub fn lock(&mut self, mapping: &Mapping, rows: &[&Image], horizon: u32) -> Locks {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.has_text()) {
+            let arrays = Arrays::of(mapping, &key, rows);
+            let bind = arrays.bind(self.statement(mapping, &Statement::LockSet));
+            return Locks::Set(bind_guard(bind, Guard::Horizon(horizon)).execute());
+        }
+        let mut first = None;
+        for row in rows {
+            let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
+            let bind = self.statement(mapping, &Statement::Lock);
+            let at = bind_guard(bind_cells(bind, mapping, &key, &cells), Guard::Horizon(horizon)).execute();
+            first.get_or_insert(at);
+        }
+        Locks::Each(first.unwrap_or(0))
+    }
+
+    /// Reads columns of one row by key.
+    pub fn read(&mut self, mapping: &Mapping, key_row: &Image, columns: &[usize]) -> usize {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let cells: Vec<Cell<'_>> = key_row.tuple().iter().collect();
+        let bind = self.statement(mapping, &Statement::Read(columns.to_vec()));
+        bind_cells(bind, mapping, &key, &cells).execute()
+    }
+
+    /// Finds and locks the rows that hold a row's values of a unique index.
+    pub fn holders(&mut self, mapping: &Mapping, row: &Image, index: usize, horizon: u32) -> usize {
+        let all: Vec<usize> = (0..mapping.columns.len()).collect();
+        let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
+        let bind = self.statement(mapping, &Statement::Holders(index));
+        bind_guard(bind_cells(bind, mapping, &all, &cells), Guard::Horizon(horizon)).execute()
+    }
+
+    /// Writes one entry of the conflict history.
+    pub fn history(&mut self, mapping: &Mapping, entry: &super::history::Entry<'_>) {
+        let missing = entry.row.map_or_else(Vec::new, Image::missing);
+        let statement = Statement::History { delete: entry.row.is_none(), missing: missing.clone() };
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let all: Vec<usize> = match entry.row {
+            Some(_) => (0..mapping.columns.len()).filter(|i| !missing.contains(i)).collect(),
+            None => key.clone(),
+        };
+        let row: Vec<Cell<'_>> = entry.row.unwrap_or(entry.key).tuple().iter().collect();
+        let local: Vec<Cell<'_>> = entry.local_key.tuple().iter().collect();
+        let bind = self.statement(mapping, &statement);
+        let bind = bind_cells(bind, mapping, &all, &row);
+        entry.bind(bind_cells(bind, mapping, &key, &local)).execute();
+    }
+}
+
+/// Where the answers about locked rows are among the outcomes.
+#[derive(Clone, Copy, Debug)]
+pub enum Locks {
+    /// One outcome with a row for each row found.
+    Set(usize),
+    /// An outcome for each row, from this one on.
+    Each(usize),
+}
+
+impl Locks {
+    /// For each of `count` rows: `None` if it is not there, else whether something local that may
+    /// not be captured yet wrote it.
+    pub fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
+        let recent = |row: &[Option<Bytes>]| row.get(1).and_then(|c| c.as_ref()).is_none_or(|c| c.as_ref() != [0]);
+        match self {
+            Locks::Set(at) => {
+                let mut found = vec![None; count];
+                for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+                    let ord = row.first().and_then(|c| c.as_ref()).and_then(|c| c.as_ref().try_into().ok());
+                    let ord = usize::try_from(ord.map_or(0, i64::from_be_bytes)).unwrap_or(0);
+                    if let Some(slot) = ord.checked_sub(1).and_then(|i| found.get_mut(i)) {
+                        *slot = Some(recent(row));
+                    }
+                }
+                found
+            }
+            Locks::Each(first) => (first..first + count)
+                .map(|at| outcomes.get(at).and_then(|o| o.rows.first()).map(|r| recent(r)))
+                .collect(),
+        }
+    }
+}
+
+fn guard_failed(error: crate::pg::Error) -> Error {
+    match error.code() {
+        // The guard itself; a row that is there already.
+        Some("EW001" | "23505") => Error::Guard,
+        _ => Error::Postgres(error),
+    }
+}
+
+fn bind_guard(bind: Bind<'_>, guard: Guard) -> Bind<'_> {
+    let (decided, horizon) = match guard {
+        Guard::Decided => (1, 0),
+        Guard::Horizon(horizon) => (0, horizon),
+    };
+    bind.binary(Some(&[decided])).binary(Some(&horizon.to_be_bytes()))
+}
+
+fn bind_cells<'a>(mut bind: Bind<'a>, mapping: &Mapping, wanted: &[usize], cells: &[Cell<'_>]) -> Bind<'a> {
+    for &i in wanted {
+        bind = match cells.get(i) {
+            Some(Cell::Text(text)) => bind.param(Format::Text, Some(text)),
+            Some(cell) => bind.param(Format::Binary, mapping.binary(i, *cell).as_deref()),
+            None => bind.param(Format::Binary, None),
+        };
+    }
+    bind
+}
+
+/// Columns of many rows as array parameters.
+struct Arrays {
+    columns: Vec<BytesMut>,
+}
+
+impl Arrays {
+    /// <https://www.postgresql.org/docs/current/arrays.html>: dimensions, "has nulls", element
+    /// type, then length and lower bound of the one dimension, then the elements.
+    fn of(mapping: &Mapping, wanted: &[usize], rows: &[&Image]) -> Self {
+        let count = i32::try_from(rows.len()).unwrap_or(i32::MAX);
+        let mut columns: Vec<BytesMut> = wanted
+            .iter()
+            .map(|&i| {
+                let mut column = BytesMut::with_capacity(20 + rows.len() * 12);
+                column.put_i32(1);
+                column.put_i32(1);
+                column.put_u32(mapping.columns.get(i).map_or(0, |c| c.type_oid));
+                column.put_i32(count);
+                column.put_i32(1);
+                column
+            })
+            .collect();
+        let mut place = vec![usize::MAX; mapping.columns.len()];
+        for (n, &i) in wanted.iter().enumerate() {
+            if let Some(p) = place.get_mut(i) {
+                *p = n;
+            }
+        }
+        for row in rows {
+            for (cell, &n) in row.tuple().iter().zip(&place) {
+                let Some(column) = columns.get_mut(n) else { continue };
+                match cell {
+                    Cell::Binary(bytes) | Cell::Text(bytes) => {
+                        column.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
+                        column.extend_from_slice(bytes);
+                    }
+                    Cell::Null | Cell::Unchanged => column.put_i32(-1),
+                }
+            }
+        }
+        Arrays { columns }
+    }
+
+    fn bind<'a>(&self, mut bind: Bind<'a>) -> Bind<'a> {
+        for column in &self.columns {
+            bind = bind.param(Format::Binary, Some(column));
+        }
+        bind
+    }
+}
