@@ -100,6 +100,21 @@ async fn certificates_are_verified_as_the_mode_says() {
     }
 }
 
+/// The server would refuse a wrong hash, and a login without one where it offered the binding: so
+/// the logins over TLS above were bound, if only there is a hash.
+#[tokio::test]
+async fn the_channel_can_be_bound_to_the_servers_certificate() {
+    use rustls_pki_types::pem::PemObject;
+
+    let Some(server) = TestServer::all().next() else {
+        return;
+    };
+    let certificate =
+        rustls_pki_types::CertificateDer::from_pem_file(server.file("server.crt")).unwrap();
+    let hash = crate::pg::tls::server_end_point(&certificate).unwrap();
+    assert_eq!(hash.len(), 32, "it is signed by ECDSA with SHA-256");
+}
+
 #[tokio::test]
 async fn a_client_certificate_logs_in() {
     for server in TestServer::all() {
