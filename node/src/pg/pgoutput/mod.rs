@@ -16,6 +16,8 @@
 //! - `Begin.final_lsn` is the START of the commit record. A transaction's position is
 //!   `Commit.end_lsn`.
 //! - In binary mode a type without a send function still comes as text.
+//! - Inside a stream block a change names the subtransaction that made it, but `Message` always the
+//!   top-level one: after the abort of a subtransaction nothing tells which messages went with it.
 //! - `StreamAbort` has position and time only under `streaming 'parallel'`.
 //! - Prepared transactions (`b P K r p`) come only when `two_phase` was asked for, which the
 //!   replication module never does; they are unknown messages here.

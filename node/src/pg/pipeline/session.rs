@@ -84,7 +84,6 @@ impl Session {
     /// After [`Error::Statement`] the session goes on; after any other error it is broken.
     pub async fn receive(&mut self) -> Result<Vec<Outcome>, Error> {
         loop {
-            self.answers().map_err(|error| self.break_with(error))?;
             if let Some(result) = self.finished.pop_front() {
                 return result;
             }
