@@ -219,12 +219,7 @@ impl Writer {
 
     /// Shows readers and waiters what has become durable.
     fn publish(&self, end: u64) {
-        if let Some(tail) = self.tail
-            && let Err(err) = self.mark.note(tail)
-        {
-            // An old note only sees less damage.
-            tracing::warn!(path = %self.mark.path().display(), error = %err, "cannot note the durable end");
-        }
+        self.note_durable();
         let mut state = self.shared.state.lock();
         if let Some(active) = &self.active {
             active.segment.set_durable(end);
@@ -240,6 +235,16 @@ impl Writer {
             changed
         });
         self.shared.written.send_modify(|n| *n += 1);
+    }
+
+    fn note_durable(&self) {
+        if let Some(tail) = self.tail
+            && let Err(err) = self.mark.note(tail)
+        {
+            // An old note only sees less damage.
+            let path = self.mark.path().display();
+            tracing::warn!(%path, error = %err, "cannot note the durable end");
+        }
     }
 
     fn check_quota(&self, more: u64) -> Result<(), Full> {
@@ -317,6 +322,7 @@ impl Writer {
             segment: Arc::clone(&segment),
         });
         self.shared.state.lock().segments.push_back(segment);
+        self.note_durable();
         Ok(())
     }
 
