@@ -1,1 +1,3 @@
 //! Segments ↔ peers.
+
+pub mod certificates;
