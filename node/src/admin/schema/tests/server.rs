@@ -1,7 +1,7 @@
 //! A real PostgreSQL server for one test: own folder, unix socket only, stopped when dropped.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -104,7 +104,7 @@ impl Server {
     }
 
     fn libraries(&self) -> PathBuf {
-        self.bin.parent().unwrap_or(Path::new("/")).join("lib")
+        self.bin.join("../lib")
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {

@@ -201,3 +201,75 @@ async fn what_was_waited_for_can_be_read() {
         tokio::join!(transactions, waits);
     }
 }
+
+/// The rights that `docs/guide/real-servers.md` lists are enough, and the daemon's role sees what
+/// its own sessions are doing.
+#[tokio::test]
+async fn works_for_an_owner_without_superuser() {
+    for server in own_servers() {
+        let superuser = server.database("shop").await;
+        superuser
+            .batch_execute(
+                "create role everywrite login replication;
+                 create schema everywrite authorization everywrite;
+                 create schema data authorization everywrite;
+                 grant set on parameter session_replication_role to everywrite;
+                 grant execute on function
+                     pg_replication_origin_create(text),
+                     pg_replication_origin_drop(text),
+                     pg_replication_origin_oid(text),
+                     pg_replication_origin_progress(text, boolean),
+                     pg_replication_origin_advance(text, pg_lsn),
+                     pg_replication_origin_session_setup(text),
+                     pg_replication_origin_session_reset(),
+                     pg_replication_origin_session_is_setup(),
+                     pg_replication_origin_session_progress(boolean),
+                     pg_replication_origin_xact_setup(pg_lsn, timestamp with time zone),
+                     pg_replication_origin_xact_reset()
+                     to everywrite;
+                 create role app login;
+                 grant usage on schema data to app",
+            )
+            .await
+            .expect("rights");
+        let daemon = server.connect("everywrite", "shop").await;
+        migrate(&daemon).await.expect("migrate");
+        register_nodes(&daemon, NodeId(1), &sites(&["a", "b"]))
+            .await
+            .expect("register");
+        let replay = server.connect("everywrite", "shop").await;
+        replay
+            .batch_execute(
+                "create table data.t (id bigint primary key);
+                 grant select on data.t to app;
+                 set search_path = data;
+                 set synchronous_commit = off;
+                 set session_replication_role = replica;
+                 select pg_replication_origin_create('everywrite_2');
+                 select pg_replication_origin_session_setup('everywrite_2')",
+            )
+            .await
+            .expect("replay session");
+        let app = server.connect("app", "shop").await;
+        let transactions = async {
+            for n in 1..=100 {
+                replay
+                    .batch_execute(&transaction(n))
+                    .await
+                    .expect("replays");
+            }
+        };
+        let waits = async {
+            for n in 1..=100 {
+                let wait = format!("select everywrite.wait_for('b', '0/{n:X}', '20 s')");
+                assert!(one::<bool>(&app, &wait).await);
+                let there = format!("select exists (select from data.t where id = {n})");
+                assert!(one::<bool>(&app, &there).await, "transaction {n}");
+            }
+        };
+        tokio::join!(transactions, waits);
+        app.batch_execute("select everywrite.last_commit()")
+            .await
+            .expect("any role may");
+    }
+}
