@@ -72,8 +72,19 @@ pub struct TravellingDelete {
     pub schema: String,
     /// The table.
     pub table: String,
-    /// The key of the row: column and binary value.
-    pub key: Vec<(String, Bytes)>,
+    /// The key of the row, in the order of the columns' names.
+    pub key: Vec<KeyColumn>,
+}
+
+/// One column of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type at the site that decided: oids below 16384 mean the same everywhere.
+    pub type_oid: u32,
+    /// Its value, in binary.
+    pub value: Bytes,
 }
 
 /// Why bytes are not a message.
@@ -179,8 +190,14 @@ impl TravellingDelete {
         put_name(out, "schema", &self.schema)?;
         put_name(out, "table", &self.table)?;
         out.put_u16(u16::try_from(self.key.len()).map_err(|_| EncodeError::TooLarge)?);
-        for (column, value) in &self.key {
-            put_name(out, "column", column)?;
+        for KeyColumn {
+            name,
+            type_oid,
+            value,
+        } in &self.key
+        {
+            put_name(out, "column", name)?;
+            out.put_u32(*type_oid);
             out.put_i32(i32::try_from(value.len()).map_err(|_| EncodeError::TooLarge)?);
             out.extend_from_slice(value);
         }
@@ -198,11 +215,16 @@ impl TravellingDelete {
         // Nothing is reserved for a count that the bytes may not honour.
         let mut key = Vec::new();
         for _ in 0..columns {
-            let column = input.name("column name")?;
+            let name = input.name("column name")?;
+            let type_oid = input.u32("type of a key column")?;
             let length = input.u32("length of a key value")?.cast_signed();
             let length = usize::try_from(length).map_err(|_| DecodeError::Length("key value"))?;
             let value = input.take(length, "key value")?;
-            key.push((column, Bytes::copy_from_slice(value)));
+            key.push(KeyColumn {
+                name,
+                type_oid,
+                value: Bytes::copy_from_slice(value),
+            });
         }
         Ok(TravellingDelete {
             version,

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use everywrite_conflict::{Lsn, Position, Stamp, Version};
 
 use super::*;
-use crate::admin::message::{Command, TravellingDelete, WalMessage};
+use crate::admin::message::{Command, KeyColumn, TravellingDelete, WalMessage};
 use crate::admin::schema::{EMIT_OUTBOX, INSERT_OUTBOX, paused, skipped};
 
 /// Contents of the messages with our prefix that a slot gives, as pgoutput sends them.
@@ -95,7 +95,11 @@ async fn deletes_leave_the_outbox_once_and_in_order() {
                     },
                     schema: "public".into(),
                     table: "account".into(),
-                    key: vec![("id".into(), Bytes::from(vec![n as u8; 4]))],
+                    key: vec![KeyColumn {
+                        name: "id".into(),
+                        type_oid: 23,
+                        value: Bytes::from(vec![n as u8; 4]),
+                    }],
                 })
             })
             .collect();
