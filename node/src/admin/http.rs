@@ -33,7 +33,7 @@ use crate::telemetry::metrics::Metrics;
 mod tests;
 
 /// Where a node listens unless the configuration says otherwise.
-pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7080";
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7401";
 
 /// How long a request that is being answered may hold up the end of the daemon.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);

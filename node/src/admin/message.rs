@@ -190,7 +190,12 @@ impl TravellingDelete {
         put_name(out, "schema", &self.schema)?;
         put_name(out, "table", &self.table)?;
         out.put_u16(u16::try_from(self.key.len()).map_err(|_| EncodeError::TooLarge)?);
-        for KeyColumn { name, type_oid, value } in &self.key {
+        for KeyColumn {
+            name,
+            type_oid,
+            value,
+        } in &self.key
+        {
             put_name(out, "column", name)?;
             out.put_u32(*type_oid);
             out.put_i32(i32::try_from(value.len()).map_err(|_| EncodeError::TooLarge)?);

@@ -1,5 +1,8 @@
 //! The one document that says how a node is: `/v1/status`, `everywrite status`, the SQL views and
 //! `/metrics` all show parts of it.
+//!
+//! A reader may be older or newer than the daemon that wrote it: fields are only added, and one
+//! that is not there reads as its default.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a node is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// This node's number.
     pub node: NodeId,
@@ -41,6 +45,7 @@ pub struct Status {
 
 /// The local server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PostgresStatus {
     /// Whether the daemon's sessions are up.
     pub connected: bool,
@@ -52,6 +57,7 @@ pub struct PostgresStatus {
 
 /// Local WAL → journal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CaptureStatus {
     /// "streaming", "connecting", "stopped".
     pub state: String,
@@ -92,6 +98,7 @@ pub enum OriginState {
 
 /// Another node as an origin of transactions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct OriginStatus {
     /// Its number.
     pub node: NodeId,
@@ -129,6 +136,7 @@ pub struct OriginStatus {
 
 /// Another node as a link.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PeerStatus {
     /// Its number.
     pub node: NodeId,
@@ -158,6 +166,7 @@ pub struct PeerStatus {
 
 /// The conflict index.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IndexStatus {
     /// Keys held.
     pub entries: u64,

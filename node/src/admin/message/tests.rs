@@ -21,7 +21,14 @@ fn message() -> impl Strategy<Value = WalMessage> {
             any::<u16>(),
             name(),
             name(),
-            prop::collection::vec((name(), prop::collection::vec(any::<u8>(), 0..40)), 0..4),
+            prop::collection::vec(
+                (
+                    name(),
+                    any::<u32>(),
+                    prop::collection::vec(any::<u8>(), 0..40)
+                ),
+                0..4,
+            ),
         )
             .prop_map(|(stamp, origin, schema, table, key)| {
                 WalMessage::Delete(TravellingDelete {
@@ -31,7 +38,14 @@ fn message() -> impl Strategy<Value = WalMessage> {
                     },
                     schema,
                     table,
-                    key: key.into_iter().map(|(c, v)| (c, v.into())).collect(),
+                    key: key
+                        .into_iter()
+                        .map(|(name, type_oid, value)| KeyColumn {
+                            name,
+                            type_oid,
+                            value: value.into(),
+                        })
+                        .collect(),
                 })
             }),
     ]
@@ -93,11 +107,15 @@ fn the_bytes_are_the_documented_ones() {
         },
         schema: "public".into(),
         table: "t".into(),
-        key: vec![("id".into(), Bytes::from_static(&[0, 0, 0, 7]))],
+        key: vec![KeyColumn {
+            name: "id".into(),
+            type_oid: 23,
+            value: Bytes::from_static(&[0, 0, 0, 7]),
+        }],
     };
     assert_eq!(
         bytes(WalMessage::Delete(delete)),
-        b"\x01d\xff\xff\xff\xff\xff\xff\xff\xfe\0\x03public\0t\0\0\x01id\0\0\0\0\x04\0\0\0\x07"
+        b"\x01d\xff\xff\xff\xff\xff\xff\xff\xfe\0\x03public\0t\0\0\x01id\0\0\0\0\x17\0\0\0\x04\0\0\0\x07"
     );
 }
 
