@@ -8,15 +8,27 @@
 //! | [`ports`]      | free ports |
 //! | [`postgres`]   | one server: start, stop, crash |
 //! | [`proxy`]      | one direction between two nodes: cut, hold, delay |
+//! | [`node`]       | one daemon: init, run, crash |
+//! | [`cluster`]    | several sites with proxies between them |
+//! | [`random`]     | numbers from a seed |
+//! | [`workload`]   | random transactions |
+//! | [`history`]    | what they did |
+//! | [`checker`]    | what must be true in the end |
 //! | [`http`]       | asking the admin port |
 //! | [`logs`]       | what a daemon said |
 //! | [`wait`]       | waiting on levels |
 
+pub mod checker;
+pub mod cluster;
+pub mod history;
 pub mod http;
 pub mod logs;
+pub mod node;
 pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod wait;
+pub mod workload;
