@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use everywrite_conflict::NodeId;
-use everywrite_node::telemetry::OriginStatus;
+use everywrite_node::telemetry::{OriginState, OriginStatus};
 use tempfile::TempDir;
 
+use crate::conflicts::{Conflict, conflicts};
 use crate::node::{Identity, Node, PeerAddress};
 use crate::postgres::{self, DATABASE, SUPERUSER, Server};
 use crate::proxy::Proxy;
@@ -63,6 +64,26 @@ impl Site {
         })
         .await
         .with_context(|| format!("the node's log ends:\n{}", logs::tail(&self.node.log(), 10)))
+    }
+
+    /// What was decided here, oldest first.
+    pub async fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
+        conflicts(&self.sql().await?).await
+    }
+
+    /// Waits until the stream of `of` is in that state here; what the daemon says of it then.
+    pub async fn wait_state(&self, of: &Site, state: OriginState) -> anyhow::Result<OriginStatus> {
+        let names = (of.node.name(), self.node.name());
+        let what = format!("{} to be {state:?} at {}", names.0, names.1);
+        wait::until(&what, wait::LIMIT, async || {
+            let origin = self.origin(of).await.map_err(|err| format!("{err:#}"))?;
+            if origin.state == state {
+                Ok(origin)
+            } else {
+                Err(format!("{origin:?}"))
+            }
+        })
+        .await
     }
 
     /// What the daemon says of one origin's stream.
@@ -231,6 +252,12 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// Leaves the cluster's folder behind, for a person to look at; its path.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     /// The way on which `from` dials `to`, and `to` feeds `from`.
     pub fn proxy(&self, from: usize, to: usize) -> &Proxy {
         &self.proxies[&(from, to)]
@@ -245,6 +272,19 @@ impl Cluster {
     pub fn cut(&self, one: usize, other: usize) {
         self.proxy(one, other).cut();
         self.proxy(other, one).cut();
+    }
+
+    /// Cuts every site off from every other.
+    pub fn cut_all(&self) {
+        for proxy in self.proxies.values() {
+            proxy.cut();
+        }
+    }
+
+    /// Holds what two sites send each other, without closing anything.
+    pub fn freeze(&self, one: usize, other: usize) {
+        self.proxy(one, other).freeze();
+        self.proxy(other, one).freeze();
     }
 
     /// Cuts one site off from all others.

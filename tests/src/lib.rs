@@ -14,12 +14,15 @@
 //! | [`workload`]   | random transactions |
 //! | [`history`]    | what they did |
 //! | [`checker`]    | what must be true in the end |
+//! | [`conflicts`]  | what a site's conflict history says |
+//! | [`soak`]       | workload, faults and checker together |
 //! | [`http`]       | asking the admin port |
 //! | [`logs`]       | what a daemon said |
 //! | [`wait`]       | waiting on levels |
 
 pub mod checker;
 pub mod cluster;
+pub mod conflicts;
 pub mod history;
 pub mod http;
 pub mod logs;
@@ -30,5 +33,6 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod soak;
 pub mod wait;
 pub mod workload;
