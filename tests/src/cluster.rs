@@ -13,7 +13,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use everywrite_conflict::NodeId;
 use everywrite_node::telemetry::{OriginState, OriginStatus};
 use tempfile::TempDir;
 
@@ -21,7 +20,7 @@ use crate::conflicts::{Conflict, conflicts};
 use crate::node::{Identity, Node, PeerAddress};
 use crate::postgres::{self, DATABASE, SUPERUSER, Server};
 use crate::proxy::Proxy;
-use crate::{checker, logs, place, wait};
+use crate::{agreement, logs, place, wait};
 
 /// The tables that suites use when they bring none of their own.
 pub const SCHEMA: &str = "create table items (id bigint primary key, n int, note text);";
@@ -320,13 +319,13 @@ impl Cluster {
 
     /// Waits until `reader` has applied all that `origin` has committed until now.
     pub async fn caught_up(&self, reader: usize, origin: usize) -> anyhow::Result<()> {
-        let committed = self.committed(origin).await?;
         let (reader, origin) = (self.site(reader), self.site(origin));
+        let committed = agreement::committed(origin).await?;
         let what = format!("{} at {}", origin.node.name(), reader.node.name());
         wait::until(&what, wait::LIMIT, async || {
             let status = origin.node.status().await;
             let capture = status.map_err(|err| format!("{err:#}"))?.capture;
-            if capture.captured_lsn.0 < committed {
+            if capture.captured_lsn < committed {
                 return Err(format!("captured up to {} only", capture.captured_lsn));
             }
             let stream = reader.origin(origin).await;
@@ -339,13 +338,6 @@ impl Cluster {
         .await
     }
 
-    /// The end of what has been written at a site.
-    async fn committed(&self, index: usize) -> anyhow::Result<u64> {
-        let lsn = "select pg_current_wal_flush_lsn() - '0/0'::pg_lsn";
-        let lsn = self.site(index).value(lsn).await?;
-        lsn.parse().context("a WAL position")
-    }
-
     /// Waits until all sites have applied everything of each other and hold the same rows in every
     /// table; what differs is the error. The number of rows.
     pub async fn converged(&self) -> anyhow::Result<u64> {
@@ -354,14 +346,7 @@ impl Cluster {
 
     /// Like [`Cluster::converged`], with a limit of its own.
     pub async fn converged_within(&self, limit: Duration) -> anyhow::Result<u64> {
-        let agreed = wait::until("all sites to hold the same rows", limit, async || {
-            self.nothing_under_way().await?;
-            let digests = self.digests().await.map_err(|err| format!("{err:#}"))?;
-            // Once more: a delete that has to travel leaves after the row that it removes.
-            self.nothing_under_way().await?;
-            checker::same_everywhere(&digests)
-        });
-        match agreed.await {
+        match agreement::reached(&self.sites, limit).await {
             Ok(rows) => Ok(rows),
             Err(err) => {
                 let mut report = format!("{err:#}\n");
@@ -372,47 +357,6 @@ impl Cluster {
                 bail!(report)
             }
         }
-    }
-
-    /// Each site's digest of each table.
-    pub async fn digests(&self) -> anyhow::Result<Vec<checker::Digest>> {
-        let mut digests = Vec::new();
-        for site in &self.sites {
-            let client = site.sql().await?;
-            digests.push(checker::digest(site.node.name(), &client).await?);
-        }
-        Ok(digests)
-    }
-
-    /// Whether every site's WAL is captured and applied everywhere, by the nodes' own word.
-    async fn nothing_under_way(&self) -> Result<(), String> {
-        let mut ends: BTreeMap<NodeId, _> = BTreeMap::new();
-        let mut statuses = Vec::new();
-        for (index, site) in self.sites.iter().enumerate() {
-            let say = |err: anyhow::Error| format!("{}: {err:#}", site.node.name());
-            let committed = self.committed(index).await.map_err(say)?;
-            let status = site.node.status().await.map_err(say)?;
-            if status.capture.captured_lsn.0 < committed {
-                return Err(format!(
-                    "{} captured up to {} of {committed:X}",
-                    status.name, status.capture.captured_lsn
-                ));
-            }
-            ends.insert(status.node, status.capture.journal_end);
-            statuses.push(status);
-        }
-        for status in &statuses {
-            for origin in &status.origins {
-                let end = ends.get(&origin.node).copied().unwrap_or_default();
-                if origin.applied < end {
-                    return Err(format!(
-                        "{} has applied {} up to {} of {end}: {:?} {:?}",
-                        status.name, origin.name, origin.applied, origin.state, origin.reason
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Ends a test: no node has said anything that the test did not provoke.

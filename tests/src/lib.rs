@@ -14,15 +14,19 @@
 //! | [`workload`]   | random transactions |
 //! | [`history`]    | what they did |
 //! | [`checker`]    | what must be true in the end |
+//! | [`agreement`]  | when all sites hold the same rows |
 //! | [`conflicts`]  | what a site's conflict history says |
 //! | [`soak`]       | workload, faults and checker together |
+//! | [`demo`]       | `make demo` |
 //! | [`http`]       | asking the admin port |
 //! | [`logs`]       | what a daemon said |
 //! | [`wait`]       | waiting on levels |
 
+pub mod agreement;
 pub mod checker;
 pub mod cluster;
 pub mod conflicts;
+pub mod demo;
 pub mod history;
 pub mod http;
 pub mod logs;

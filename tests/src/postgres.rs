@@ -179,12 +179,17 @@ impl Server {
         }
         let id = process::start_detached("postgres", &mut command, &self.log())?;
         wait::until("the server to start", wait::LIMIT, async || {
-            let answer = self.connect().await;
-            answer.map_err(|err| format!("{err:#}"))
+            match self.connect().await {
+                Ok(_) => Ok(Ok(id)),
+                Err(_) if !process::is_running(id) => Ok(Err(())),
+                Err(err) => Err(format!("{err:#}")),
+            }
         })
-        .await
-        .with_context(|| logs::tail(&self.log(), 10))?;
-        Ok(id)
+        .await?
+        .map_err(|()| {
+            let log = logs::tail(&self.log(), 10);
+            anyhow::anyhow!("the server ended instead of starting:\n{log}")
+        })
     }
 
     fn command(&self) -> Command {
