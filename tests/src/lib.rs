@@ -8,15 +8,35 @@
 //! | [`ports`]      | free ports |
 //! | [`postgres`]   | one server: start, stop, crash |
 //! | [`proxy`]      | one direction between two nodes: cut, hold, delay |
+//! | [`node`]       | one daemon: init, run, crash |
+//! | [`cluster`]    | several sites with proxies between them |
+//! | [`random`]     | numbers from a seed |
+//! | [`workload`]   | random transactions |
+//! | [`history`]    | what they did |
+//! | [`checker`]    | what must be true in the end |
+//! | [`agreement`]  | when all sites hold the same rows |
+//! | [`conflicts`]  | what a site's conflict history says |
+//! | [`soak`]       | workload, faults and checker together |
+//! | [`demo`]       | `make demo` |
 //! | [`http`]       | asking the admin port |
 //! | [`logs`]       | what a daemon said |
 //! | [`wait`]       | waiting on levels |
 
+pub mod agreement;
+pub mod checker;
+pub mod cluster;
+pub mod conflicts;
+pub mod demo;
+pub mod history;
 pub mod http;
 pub mod logs;
+pub mod node;
 pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod random;
+pub mod soak;
 pub mod wait;
+pub mod workload;

@@ -179,12 +179,17 @@ impl Server {
         }
         let id = process::start_detached("postgres", &mut command, &self.log())?;
         wait::until("the server to start", wait::LIMIT, async || {
-            let answer = self.connect().await;
-            answer.map_err(|err| format!("{err:#}"))
+            match self.connect().await {
+                Ok(_) => Ok(Ok(id)),
+                Err(_) if !process::is_running(id) => Ok(Err(())),
+                Err(err) => Err(format!("{err:#}")),
+            }
         })
-        .await
-        .with_context(|| logs::tail(&self.log(), 10))?;
-        Ok(id)
+        .await?
+        .map_err(|()| {
+            let log = logs::tail(&self.log(), 10);
+            anyhow::anyhow!("the server ended instead of starting:\n{log}")
+        })
     }
 
     fn command(&self) -> Command {
@@ -272,20 +277,7 @@ impl Server {
 
     /// A session of `user` in `database`.
     pub async fn connect_as(&self, user: &str, database: &str) -> anyhow::Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&self.dir)
-            .port(PORT)
-            .user(user)
-            .dbname(database)
-            .application_name("test")
-            .connect_timeout(Duration::from_secs(10));
-        let (client, connection) = config
-            .connect(NoTls)
-            .await
-            .with_context(|| format!("connect to the server in {}", self.dir.display()))?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(&self.dir, user, database).await
     }
 
     /// Runs statements in a session of their own.
@@ -310,18 +302,50 @@ impl Server {
     }
 }
 
-/// The first column of the first row, as text; empty for null.
-pub async fn value(client: &Client, sql: &str) -> anyhow::Result<String> {
+/// A session of `user` in `database` of the server whose socket is in `dir`.
+pub async fn connect(dir: &Path, user: &str, database: &str) -> anyhow::Result<Client> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host_path(dir)
+        .port(PORT)
+        .user(user)
+        .dbname(database)
+        .application_name("test")
+        .connect_timeout(Duration::from_secs(10));
+    let (client, connection) = config
+        .connect(NoTls)
+        .await
+        .with_context(|| format!("connect to the server in {}", dir.display()))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The rows of a query, each column as text.
+pub async fn rows(client: &Client, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
     let messages = client
         .simple_query(sql)
         .await
         .with_context(|| format!("run {sql}"))?;
-    let row = messages.into_iter().find_map(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
+    let text = |row: tokio_postgres::SimpleQueryRow| {
+        (0..row.len())
+            .map(|column| row.get(column).map(str::to_owned))
+            .collect()
+    };
+    Ok(messages
+        .into_iter()
+        .filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(text(row)),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The first column of the first row, as text; empty for null.
+pub async fn value(client: &Client, sql: &str) -> anyhow::Result<String> {
+    let rows = rows(client, sql).await?;
+    let row = rows.into_iter().next();
     let row = row.with_context(|| format!("no row from {sql}"))?;
-    Ok(row.get(0).unwrap_or_default().to_owned())
+    Ok(row.into_iter().next().flatten().unwrap_or_default())
 }
 
 /// The data directory that servers of these programs are copied from, made at first use.

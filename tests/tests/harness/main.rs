@@ -1,4 +1,6 @@
 //! The harness itself: what the suites rely on must hold before they can mean anything.
 
+mod checker;
 mod proxy;
 mod server;
+mod workload;

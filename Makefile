@@ -1,0 +1,64 @@
+# Everything a newcomer needs is `make demo` and `make test`.
+# On a fresh Debian or Ubuntu with Rust, both install PostgreSQL when it is missing.
+
+CARGO ?= cargo
+# Integration tests start three servers and three daemons each: so many at a time.
+TEST_THREADS ?= 2
+# For `make soak`. Empty: a seed from the clock.
+SEED ?=
+SECONDS ?= 60
+# For `make matrix`.
+MAJORS ?= 16 17 18
+
+DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
+
+export SEED SECONDS
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-down test soak bench matrix fmt lint clean postgres
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the daemon, optimized: target/release/everywrite
+	$(CARGO) build --release -p everywrite-node
+
+demo: postgres ## three servers, three nodes, writes at all three at once; the cluster stays up
+	$(CARGO) build --release $(DEMO)
+	@$(CARGO) run --release -q -p everywrite-tests --bin demo -- up
+
+demo-down: ## end the demo and remove ./demo-data
+	@if [ -e demo-data ]; then \
+		$(CARGO) build --release $(DEMO) && \
+		$(CARGO) run --release -q -p everywrite-tests --bin demo -- down; \
+	else echo "no demo is up"; fi
+
+test: postgres ## format, lints, unit, property and integration tests, and a short soak
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak
+	$(CARGO) run --release -p everywrite-tests --bin soak
+
+bench: postgres ## Everywrite and PostgreSQL's own logical replication in turn
+	$(CARGO) build --release -p everywrite-node --bin everywrite
+	$(CARGO) run --release -p everywrite-tests --bin bench
+
+matrix: postgres ## the integration tests on other PostgreSQL majors (MAJORS="16 17 18")
+	tests/matrix.sh $(MAJORS)
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+lint: ## what the compiler and clippy have to say
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean: demo-down ## end the demo, remove what was built
+	$(CARGO) clean
+
+postgres:
+	@tests/install-postgres.sh

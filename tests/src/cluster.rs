@@ -1,0 +1,390 @@
+//! Several sites, each a server and a daemon, where every direction between two of them leads
+//! through a proxy of its own.
+//!
+//! ```text
+//!   site 0                     site 1
+//!   server 0 ── node 0 ──► proxy 0→1 ──► node 1 ── server 1
+//!                     ◄── proxy 1→0 ◄──
+//! ```
+//! The receiver dials, so what flows from site 0 to site 1 goes through the proxy 1→0.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use everywrite_node::telemetry::{OriginState, OriginStatus};
+use tempfile::TempDir;
+
+use crate::conflicts::{Conflict, conflicts};
+use crate::node::{Identity, Node, PeerAddress};
+use crate::postgres::{self, DATABASE, SUPERUSER, Server};
+use crate::proxy::Proxy;
+use crate::{agreement, logs, place, wait};
+
+/// The tables that suites use when they bring none of their own.
+pub const SCHEMA: &str = "create table items (id bigint primary key, n int, note text);";
+
+/// The names of sites, in order.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// One site.
+#[derive(Debug)]
+pub struct Site {
+    /// Its daemon.
+    pub node: Node,
+    /// Its server; declared behind the daemon, so that it is ended after it.
+    pub server: Server,
+}
+
+impl Site {
+    /// A session of the superuser.
+    pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
+        self.server.connect().await
+    }
+
+    /// Runs statements in a session of their own, all of them one transaction.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        self.server.execute(sql).await
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn value(&self, sql: &str) -> anyhow::Result<String> {
+        self.server.value(sql).await
+    }
+
+    /// Waits until a query's first value is `expected`.
+    pub async fn wait_value(&self, sql: &str, expected: &str) -> anyhow::Result<()> {
+        let what = format!("{sql} = {expected} at {}", self.node.name());
+        wait::until(&what, wait::LIMIT, async || match self.value(sql).await {
+            Ok(value) if value == expected => Ok(()),
+            Ok(value) => Err(format!("it is {value}")),
+            Err(err) => Err(format!("{err:#}")),
+        })
+        .await
+        .with_context(|| format!("the node's log ends:\n{}", logs::tail(&self.node.log(), 10)))
+    }
+
+    /// What was decided here, oldest first.
+    pub async fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
+        conflicts(&self.sql().await?).await
+    }
+
+    /// Waits until the stream of `of` is in that state here; what the daemon says of it then.
+    pub async fn wait_state(&self, of: &Site, state: OriginState) -> anyhow::Result<OriginStatus> {
+        let names = (of.node.name(), self.node.name());
+        let what = format!("{} to be {state:?} at {}", names.0, names.1);
+        wait::until(&what, wait::LIMIT, async || {
+            let origin = self.origin(of).await.map_err(|err| format!("{err:#}"))?;
+            if origin.state == state {
+                Ok(origin)
+            } else {
+                Err(format!("{origin:?}"))
+            }
+        })
+        .await
+    }
+
+    /// What the daemon says of one origin's stream.
+    pub async fn origin(&self, of: &Site) -> anyhow::Result<OriginStatus> {
+        let status = self.node.status().await?;
+        status
+            .origins
+            .into_iter()
+            .find(|origin| origin.node == of.node.id())
+            .with_context(|| format!("{} knows no {}", self.node.name(), of.node.name()))
+    }
+}
+
+/// How a cluster is made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many sites.
+    pub sites: usize,
+    /// Run at every server before its daemon starts.
+    pub schema: String,
+    /// For every server.
+    pub server: postgres::Options,
+    /// Appended to every node's configuration file.
+    pub config: String,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            sites: 3,
+            schema: SCHEMA.to_owned(),
+            server: postgres::Options::default(),
+            config: String::new(),
+        }
+    }
+}
+
+impl Plan {
+    /// Three sites with these tables.
+    pub fn with_schema(schema: &str) -> Plan {
+        Plan {
+            schema: schema.to_owned(),
+            ..Plan::default()
+        }
+    }
+
+    /// So many sites.
+    #[must_use]
+    pub fn sites(mut self, sites: usize) -> Plan {
+        self.sites = sites;
+        self
+    }
+
+    /// Adds a server setting.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Plan {
+        self.server = self.server.set(name, value);
+        self
+    }
+
+    /// Starts the servers and nodes and waits until every node is ready.
+    pub async fn start(self) -> anyhow::Result<Cluster> {
+        let mut cluster = self.prepare().await?;
+        for site in &mut cluster.sites {
+            site.node.start()?;
+        }
+        cluster.wait_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Starts the servers and writes the nodes' configuration, but starts no node.
+    pub async fn prepare(self) -> anyhow::Result<Cluster> {
+        let dir = place::scratch("ew-")?;
+        let names = NAMES
+            .get(..self.sites)
+            .context("so many sites have no names")?;
+        let mut servers = Vec::new();
+        let mut identities = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let server = Server::create(&dir.path().join(name), &self.server).await?;
+            server.execute(&self.schema).await?;
+            let id = u16::try_from(index + 1).context("a node id")?;
+            identities.push(Identity::new(id, name, server.url(SUPERUSER, DATABASE))?);
+            servers.push(server);
+        }
+        let proxies = proxies(&identities).await?;
+        let mut sites = Vec::new();
+        for (index, server) in servers.into_iter().enumerate() {
+            let node = init(dir.path(), &identities, index, &proxies)?;
+            if !self.config.is_empty() {
+                node.edit_config(|text| format!("{text}\n{}\n", self.config))?;
+            }
+            sites.push(Site { node, server });
+        }
+        Ok(Cluster {
+            sites,
+            proxies,
+            dir,
+        })
+    }
+}
+
+async fn proxies(identities: &[Identity]) -> anyhow::Result<BTreeMap<(usize, usize), Proxy>> {
+    let mut proxies = BTreeMap::new();
+    for from in 0..identities.len() {
+        for (to, identity) in identities.iter().enumerate() {
+            if from != to {
+                proxies.insert((from, to), Proxy::start(identity.listen).await?);
+            }
+        }
+    }
+    Ok(proxies)
+}
+
+fn init(
+    dir: &Path,
+    identities: &[Identity],
+    index: usize,
+    proxies: &BTreeMap<(usize, usize), Proxy>,
+) -> anyhow::Result<Node> {
+    let mut peers = Vec::new();
+    for (other, identity) in identities.iter().enumerate() {
+        if let Some(proxy) = proxies.get(&(index, other)) {
+            peers.push(PeerAddress {
+                id: identity.id,
+                name: identity.name.clone(),
+                address: proxy.address(),
+            });
+        }
+    }
+    let identity = identities
+        .get(index)
+        .context("a node without identity")?
+        .clone();
+    let home = dir.join(format!("node-{}", identity.name));
+    Node::init(identity, &home, &dir.join("ca"), &peers)
+}
+
+/// Several sites that replicate to each other.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The sites, in order of their node ids (1, 2, 3 …).
+    pub sites: Vec<Site>,
+    proxies: BTreeMap<(usize, usize), Proxy>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Three sites with the usual table.
+    pub async fn start() -> anyhow::Result<Cluster> {
+        Plan::default().start().await
+    }
+
+    /// One site.
+    pub fn site(&self, index: usize) -> &Site {
+        &self.sites[index]
+    }
+
+    /// One site, to start and stop.
+    pub fn site_mut(&mut self, index: usize) -> &mut Site {
+        &mut self.sites[index]
+    }
+
+    /// The cluster's scratch folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leaves the cluster's folder behind, for a person to look at; its path.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
+    /// The way on which `from` dials `to`, and `to` feeds `from`.
+    pub fn proxy(&self, from: usize, to: usize) -> &Proxy {
+        &self.proxies[&(from, to)]
+    }
+
+    /// All ways between all sites.
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        self.proxies.values()
+    }
+
+    /// Cuts two sites off from each other.
+    pub fn cut(&self, one: usize, other: usize) {
+        self.proxy(one, other).cut();
+        self.proxy(other, one).cut();
+    }
+
+    /// Cuts every site off from every other.
+    pub fn cut_all(&self) {
+        for proxy in self.proxies.values() {
+            proxy.cut();
+        }
+    }
+
+    /// Holds what two sites send each other, without closing anything.
+    pub fn freeze(&self, one: usize, other: usize) {
+        self.proxy(one, other).freeze();
+        self.proxy(other, one).freeze();
+    }
+
+    /// Cuts one site off from all others.
+    pub fn isolate(&self, site: usize) {
+        for (&(from, to), proxy) in &self.proxies {
+            if from == site || to == site {
+                proxy.cut();
+            }
+        }
+    }
+
+    /// All ways are open again.
+    pub fn heal(&self) {
+        for proxy in self.proxies.values() {
+            proxy.heal();
+        }
+    }
+
+    /// Waits until every node that runs is ready.
+    pub async fn wait_ready(&self) -> anyhow::Result<()> {
+        for site in self.sites.iter().filter(|site| site.node.is_started()) {
+            site.node.wait_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells every node that these errors in its log are meant to be there.
+    pub fn expect_errors(&mut self, parts: &[&str]) {
+        for site in &mut self.sites {
+            site.node.expect_errors(parts);
+        }
+    }
+
+    /// Waits until `reader` has applied all that `origin` has committed until now.
+    pub async fn caught_up(&self, reader: usize, origin: usize) -> anyhow::Result<()> {
+        let (reader, origin) = (self.site(reader), self.site(origin));
+        let committed = agreement::committed(origin).await?;
+        let what = format!("{} at {}", origin.node.name(), reader.node.name());
+        wait::until(&what, wait::LIMIT, async || {
+            let status = origin.node.status().await;
+            let capture = status.map_err(|err| format!("{err:#}"))?.capture;
+            if capture.captured_lsn < committed {
+                return Err(format!("captured up to {} only", capture.captured_lsn));
+            }
+            let stream = reader.origin(origin).await;
+            let stream = stream.map_err(|err| format!("{err:#}"))?;
+            if stream.applied < capture.journal_end {
+                return Err(format!("{stream:?}, origin at {}", capture.journal_end));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until all sites have applied everything of each other and hold the same rows in every
+    /// table; what differs is the error. The number of rows.
+    pub async fn converged(&self) -> anyhow::Result<u64> {
+        self.converged_within(wait::LIMIT).await
+    }
+
+    /// Like [`Cluster::converged`], with a limit of its own.
+    pub async fn converged_within(&self, limit: Duration) -> anyhow::Result<u64> {
+        match agreement::reached(&self.sites, limit).await {
+            Ok(rows) => Ok(rows),
+            Err(err) => {
+                let mut report = format!("{err:#}\n");
+                for site in &self.sites {
+                    let log = logs::tail(&site.node.log(), 12);
+                    report.push_str(&format!("-- log of {}:\n{log}\n", site.node.name()));
+                }
+                bail!(report)
+            }
+        }
+    }
+
+    /// Ends a test: no node has said anything that the test did not provoke.
+    pub fn finish(self) -> anyhow::Result<()> {
+        let complaints: Vec<String> = self
+            .sites
+            .iter()
+            .flat_map(|site| {
+                let name = site.node.name().to_owned();
+                let lines = site.node.complaints();
+                lines.into_iter().map(move |line| format!("{name}: {line}"))
+            })
+            .collect();
+        if complaints.is_empty() {
+            return Ok(());
+        }
+        bail!("unexpected in the nodes' logs:\n{}", complaints.join("\n"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for site in &self.sites {
+            let (name, log) = (site.node.name(), site.node.log());
+            eprintln!("-- the log of node {name} ends:\n{}", logs::tail(&log, 30));
+        }
+    }
+}

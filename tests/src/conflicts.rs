@@ -1,0 +1,129 @@
+//! What a site's conflict history (`everywrite.conflicts`) says.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::postgres;
+
+/// One decision.
+#[derive(Clone, Debug)]
+pub struct Conflict {
+    /// `update_origin_differs` and so on.
+    pub kind: String,
+    /// What was done.
+    pub decision: String,
+    /// The table, with its schema.
+    pub table: String,
+    /// The row that was there.
+    pub local: Side,
+    /// The row that came.
+    pub incoming: Side,
+}
+
+/// One of the two that met.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// The row; none for a delete, or if there was none.
+    pub row: Option<Value>,
+    /// The name of the site that wrote it.
+    pub site: Option<String>,
+    /// Its version: stamp (Unix microseconds) and origin.
+    pub version: Option<(i64, i64)>,
+}
+
+impl Side {
+    /// A column of the row, as text.
+    pub fn column(&self, name: &str) -> Option<String> {
+        match self.row.as_ref()?.get(name)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+impl Conflict {
+    /// Whether the incoming change was applied (and the local row lost).
+    pub fn applied(&self) -> bool {
+        self.decision.starts_with("applied")
+    }
+
+    /// The one that stayed.
+    pub fn winner(&self) -> &Side {
+        if self.applied() {
+            &self.incoming
+        } else {
+            &self.local
+        }
+    }
+
+    /// The one that went.
+    pub fn loser(&self) -> &Side {
+        if self.applied() {
+            &self.local
+        } else {
+            &self.incoming
+        }
+    }
+
+    /// What is wrong with it by itself: the winner's version must be the higher one.
+    pub fn contradiction(&self) -> Option<String> {
+        let (winner, loser) = (self.winner().version?, self.loser().version?);
+        (winner < loser).then(|| format!("the lower version won: {self:?}"))
+    }
+}
+
+/// Everything decided at a site, oldest first.
+pub async fn conflicts(client: &Client) -> anyhow::Result<Vec<Conflict>> {
+    let sql = "select c.kind, c.decision, c.\"table\", \
+         c.local_row, c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
+         c.incoming_row, c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
+         h.incoming_origin \
+         from everywrite.conflicts c join everywrite.conflict_history h using (id) order by id";
+    let rows = postgres::rows(client, sql).await?;
+    rows.iter().map(|row| read(row)).collect()
+}
+
+fn read(row: &[Option<String>]) -> anyhow::Result<Conflict> {
+    let [Some(kind), Some(decision), Some(table), sides @ ..] = row else {
+        bail!("an unexpected conflict: {row:?}");
+    };
+    let Some((local, incoming)) = sides.split_at_checked(4) else {
+        bail!("an unexpected conflict: {row:?}");
+    };
+    Ok(Conflict {
+        kind: kind.clone(),
+        decision: decision.clone(),
+        table: table.clone(),
+        local: side(local)?,
+        incoming: side(incoming)?,
+    })
+}
+
+fn side(columns: &[Option<String>]) -> anyhow::Result<Side> {
+    let [row, site, stamp, origin] = columns else {
+        bail!("an unexpected side of a conflict: {columns:?}");
+    };
+    let row = row.as_deref().map(serde_json::from_str).transpose();
+    let whole = |text: &String| text.split('.').next()?.parse().ok();
+    Ok(Side {
+        row: row.context("a row of the conflict history")?,
+        site: site.clone(),
+        version: stamp
+            .as_ref()
+            .and_then(whole)
+            .zip(origin.as_ref().and_then(whole)),
+    })
+}
+
+/// The tags of a workload's rows that these histories list as lost.
+pub fn lost_tags<'a>(conflicts: impl IntoIterator<Item = &'a Conflict>) -> BTreeSet<String> {
+    conflicts
+        .into_iter()
+        .filter(|c| c.winner().column("tag") != c.loser().column("tag"))
+        .filter_map(|c| c.loser().column("tag"))
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! What a workload did, in its own words: every transaction, what it wrote, what it had read of the
+//! rows it overwrote, and whether the server said that it was committed.
+
+use anyhow::{Context, bail};
+use parking_lot::Mutex;
+use tokio_postgres::Client;
+
+use crate::postgres;
+
+/// What a transaction left behind for one key, or for a whole table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A row. Every write has a tag that no other write has.
+    Row {
+        /// The write that made the row what it is.
+        tag: String,
+        /// The write that gave it its large column.
+        body_tag: Option<String>,
+        /// Its second unique key.
+        code: Option<i64>,
+    },
+    /// No row.
+    Gone,
+}
+
+/// One key of one table, as a transaction left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The table.
+    pub table: &'static str,
+    /// The key; none means all of them (TRUNCATE).
+    pub key: Option<i64>,
+    /// The tag of the row that it replaced, read under a lock in the same transaction.
+    pub saw: Option<String>,
+    /// What it left.
+    pub effect: Effect,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// COMMIT was answered.
+    Acknowledged,
+    /// COMMIT was sent and never answered.
+    Unknown,
+    /// It is committed, and was not acknowledged (found out later).
+    Committed,
+    /// It never was, and never will be.
+    RolledBack,
+}
+
+/// A transaction of the workload.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The site it was run at.
+    pub site: usize,
+    /// Its id there, with epoch.
+    pub xid: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// When it was committed by the server's clock, Unix microseconds; known once resolved.
+    pub committed_at_us: Option<i64>,
+    /// What it left, one entry a key.
+    pub writes: Vec<Write>,
+}
+
+/// Everything that a workload did.
+#[derive(Debug, Default)]
+pub struct History {
+    transactions: Mutex<Vec<Transaction>>,
+}
+
+impl History {
+    /// Adds a transaction.
+    pub fn record(&self, transaction: Transaction) {
+        self.transactions.lock().push(transaction);
+    }
+
+    /// How many transactions were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        let of = |t: &&Transaction| t.outcome == Outcome::Acknowledged;
+        self.transactions.lock().iter().filter(of).count()
+    }
+
+    /// Finds out, at the site's server, when each transaction was committed, and what became of
+    /// those whose COMMIT was not answered. An acknowledged one that the server does not know as
+    /// committed is an error: then it is the server, or its disk, that loses data.
+    pub async fn resolve(&self, site: usize, client: &Client) -> anyhow::Result<()> {
+        let wanted: Vec<(u64, usize)> = {
+            let transactions = self.transactions.lock();
+            let here = transactions.iter().enumerate();
+            here.filter(|(_, t)| t.site == site && t.outcome != Outcome::RolledBack)
+                .map(|(index, t)| (t.xid, index))
+                .collect()
+        };
+        for part in wanted.chunks(5_000) {
+            let xids: Vec<String> = part.iter().map(|(xid, _)| xid.to_string()).collect();
+            let sql = format!(
+                "select pg_xact_status(x::xid8), \
+                 (extract(epoch from pg_xact_commit_timestamp(x::xid8::xid)) * 1000000)::bigint \
+                 from unnest('{{{}}}'::text[]) with ordinality as u (x, n) order by n",
+                xids.join(",")
+            );
+            let rows = postgres::rows(client, &sql).await?;
+            for ((_, index), row) in part.iter().zip(rows) {
+                let [status, at] = row.as_slice() else {
+                    bail!("unexpected answer about transactions: {row:?}");
+                };
+                let at = at.as_deref().and_then(|at| at.parse().ok());
+                self.settle(*index, status.as_deref(), at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&self, index: usize, status: Option<&str>, at: Option<i64>) -> anyhow::Result<()> {
+        let mut transactions = self.transactions.lock();
+        let found = transactions
+            .get_mut(index)
+            .context("a transaction that is gone")?;
+        match (status, found.outcome) {
+            (Some("committed"), outcome) => {
+                found.committed_at_us = at;
+                if outcome == Outcome::Unknown {
+                    found.outcome = Outcome::Committed;
+                }
+            }
+            (Some("aborted"), Outcome::Unknown) => found.outcome = Outcome::RolledBack,
+            (status, outcome) => bail!(
+                "transaction {} of site {} is {outcome:?}, its server says {status:?}",
+                found.xid,
+                found.site
+            ),
+        }
+        Ok(())
+    }
+
+    /// The transactions that are committed, acknowledged or not.
+    pub fn committed(&self) -> Vec<Transaction> {
+        let committed = |t: &&Transaction| {
+            matches!(t.outcome, Outcome::Acknowledged | Outcome::Committed) && !t.writes.is_empty()
+        };
+        let transactions = self.transactions.lock();
+        transactions.iter().filter(committed).cloned().collect()
+    }
+}

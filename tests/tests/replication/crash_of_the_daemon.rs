@@ -1,0 +1,74 @@
+//! kill -9 of daemons under load: nothing is lost, nothing comes twice, everything goes on by itself.
+
+use std::time::Duration;
+
+use everywrite_tests::cluster::Cluster;
+use everywrite_tests::random::Random;
+
+#[tokio::test]
+async fn killed_at_random_moments_under_load() {
+    let mut cluster = Cluster::start().await.unwrap();
+    let mut writers = Vec::new();
+    for (index, site) in cluster.sites.iter().enumerate() {
+        let client = site.sql().await.unwrap();
+        writers.push(tokio::spawn(async move {
+            for n in 0..400 {
+                let id = n * 3 + index;
+                let sql = format!(
+                    "begin; insert into items values ({id}, {n}, 'once'); \
+                    insert into items values ({}, {n}, 'together'); commit",
+                    id + 10_000
+                );
+                client.batch_execute(&sql).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }));
+    }
+    let mut random = Random::new(11);
+    while writers.iter().any(|w| !w.is_finished()) {
+        let index = random.index(3);
+        cluster.site_mut(index).node.crash();
+        tokio::time::sleep(Duration::from_millis(random.below(200))).await;
+        cluster.site_mut(index).node.start().unwrap();
+        tokio::time::sleep(Duration::from_millis(random.below(600))).await;
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    assert_eq!(cluster.converged().await.unwrap(), 2_400);
+    for site in &cluster.sites {
+        let conflicts = site.conflicts().await.unwrap();
+        assert!(conflicts.is_empty(), "something came twice: {conflicts:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_daemons_at_once() {
+    let mut cluster = Cluster::start().await.unwrap();
+    let insert = |id: i32| format!("insert into items values ({id}, 0, null)");
+    for round in 0..3 {
+        for site in 0..3 {
+            cluster
+                .site(site)
+                .execute(&insert(round * 6 + site as i32))
+                .await
+                .unwrap();
+        }
+        for site in &mut cluster.sites {
+            site.node.crash();
+        }
+        for site in 0..3 {
+            cluster
+                .site(site)
+                .execute(&insert(round * 6 + 3 + site as i32))
+                .await
+                .unwrap();
+        }
+        for site in &mut cluster.sites {
+            site.node.start().unwrap();
+        }
+        cluster.wait_ready().await.unwrap();
+    }
+    assert_eq!(cluster.converged().await.unwrap(), 18);
+}

@@ -1,0 +1,34 @@
+//! Real servers and real daemons, one failure story per module.
+//!
+//! Every test starts its own servers, daemons and proxies, and waits on levels: "all sites hold the
+//! same rows". `EVERYWRITE_PG` chooses the major, `EVERYWRITE_KEEP` keeps the folders.
+
+mod away;
+mod bad_input;
+mod basic;
+mod column_types;
+mod conflict_history;
+mod crash_of_the_daemon;
+mod crash_of_the_server;
+mod delete_against_late_update;
+mod delete_and_insert_again;
+mod half_open;
+mod insert_against_insert;
+mod large_transaction;
+mod multi_row_transactions;
+mod new_table;
+mod pause_and_resume;
+mod primary_key_change;
+mod read_your_writes;
+mod relay;
+mod restart_in_any_order;
+mod schema_mismatch;
+mod second_unique_key;
+mod skip_transaction;
+mod slot_dropped;
+mod stop_by_signal;
+mod strangers;
+mod toast;
+mod truncate_against_insert;
+mod update_against_update;
+mod update_before_its_insert;
