@@ -1,0 +1,75 @@
+//! How far the journal is known to be durable, in a file of its own.
+//!
+//! A torn tail and a damaged middle look alike in the newest segment: a frame whose checksum is
+//! wrong. The first must be cut off silently, the second must never be. So the writer notes the
+//! durable end here after each fdatasync. The note itself is not synced (that would cost a
+//! second fdatasync per commit): after a power failure it may be old, never too new, so it can
+//! miss damage in the last seconds but never accuse a torn tail. Before something durable is
+//! cut off on purpose, the note is moved back and synced.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::segment::Place;
+
+/// The file `durable` in a journal's folder: `u64 sequence | u64 offset | u32 crc32c of both`.
+#[derive(Debug)]
+pub(super) struct Mark {
+    file: File,
+    path: PathBuf,
+}
+
+impl Mark {
+    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("durable");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        Ok(Mark { file, path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was noted last; `None` if nothing was, or the note itself was torn.
+    pub(super) fn read(&self) -> Option<Place> {
+        let mut bytes = [0; 20];
+        self.file.read_exact_at(&mut bytes, 0).ok()?;
+        let (sequence, rest) = bytes.split_first_chunk::<8>()?;
+        let (offset, rest) = rest.split_first_chunk::<8>()?;
+        let (noted, _) = rest.split_first_chunk::<4>()?;
+        let place = Place {
+            sequence: u64::from_be_bytes(*sequence),
+            offset: u64::from_be_bytes(*offset),
+        };
+        (noted == &crc(place).to_be_bytes()).then_some(place)
+    }
+
+    /// Notes `place`, soon on disk.
+    pub(super) fn note(&self, place: Place) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(20);
+        bytes.extend(place.sequence.to_be_bytes());
+        bytes.extend(place.offset.to_be_bytes());
+        bytes.extend(crc(place).to_be_bytes());
+        self.file.write_all_at(&bytes, 0)
+    }
+
+    /// Notes `place`, on disk when this returns.
+    pub(super) fn note_durably(&self, place: Place) -> io::Result<()> {
+        self.note(place)?;
+        self.file.sync_all()
+    }
+}
+
+fn crc(place: Place) -> u32 {
+    let crc = crc32c::crc32c(&place.sequence.to_be_bytes());
+    crc32c::crc32c_append(crc, &place.offset.to_be_bytes())
+}

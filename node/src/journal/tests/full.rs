@@ -1,0 +1,138 @@
+use std::process::Command;
+
+use super::*;
+
+/// A file system of its own, 4 MiB large.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=4m", "everywrite-test"];
+        let mounted = Command::new("mount").args(mount).arg(dir.path()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Tmpfs(dir));
+        }
+        eprintln!(
+            "SKIPPED: a tmpfs cannot be mounted here (root is needed), so the disk cannot be filled"
+        );
+        None
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Appends until it is full, shows that nothing is hurt, makes room, and all arrives.
+async fn fill_and_go_on(dir: &Path, options: Options) {
+    let journal = open(dir, options);
+    let mut maker = Maker::default();
+    let mut expected = History::default();
+    let shape = maker.shape();
+    expected.take(shape.clone());
+    journal.append(shape).await.unwrap();
+    for _ in 0..6000 {
+        let frames = maker.transaction(1000);
+        expected.take(frames.clone());
+        journal.append(frames).await.unwrap();
+    }
+    wait(|| journal.full().is_some()).await;
+    println!("{}", journal.full().unwrap());
+    let reached = journal.end();
+    assert!(reached > Lsn::ZERO && reached < maker.end);
+
+    // Readers read on, and what they have read can be released.
+    let mut reader = journal.reader(Lsn::ZERO).unwrap();
+    let mut history = History::default();
+    while reader.position() < reached {
+        history.take(next(&mut reader).await);
+    }
+    assert!(
+        journal.release(reached).unwrap() > 0,
+        "segments small enough to make room"
+    );
+    while reader.position() < maker.end {
+        history.take(next(&mut reader).await);
+        journal.release(reader.position()).unwrap();
+    }
+    assert_eq!(history, expected);
+    assert_eq!(journal.full(), None);
+    drop(journal);
+    assert_eq!(open(dir, options).end(), maker.end);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let Some(disk) = Tmpfs::mount() else { return };
+    let options = Options {
+        segment_bytes: 256 << 10,
+        ..Options::default()
+    };
+    fill_and_go_on(&disk.0.path().join("7"), options).await;
+}
+
+#[tokio::test]
+async fn a_quota_is_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        quota_bytes: Some(2 << 20),
+        ..Options::default()
+    };
+    fill_and_go_on(dir.path(), options).await;
+}
+
+/// Half of a large transaction fills the disk. After a restart its space is free again.
+#[tokio::test]
+async fn a_restart_frees_what_half_a_large_transaction_took() {
+    let Some(disk) = Tmpfs::mount() else { return };
+    let dir = disk.0.path().join("7");
+    let options = Options {
+        segment_bytes: 256 << 10,
+        ..Options::default()
+    };
+    let journal = open(&dir, options);
+    let mut maker = Maker::default();
+    journal.append(maker.transaction(100)).await.unwrap();
+    for frames in maker.large(80, 100_000) {
+        journal.append(frames).await.unwrap();
+    }
+    wait(|| journal.full().is_some()).await;
+    assert!(journal.bytes() > 3 << 20);
+    drop(journal);
+    let journal = open(&dir, options);
+    assert_eq!(journal.end(), maker.end);
+    assert!(journal.bytes() < 1 << 20);
+    for frames in maker.large(20, 100_000) {
+        journal.append(frames).await.unwrap();
+    }
+    journal.append(maker.finish(20)).await.unwrap();
+    durable(&journal, maker.end).await;
+    assert_eq!(read_to_end(&journal, Lsn::ZERO).await.transactions.len(), 2);
+}
+
+#[tokio::test]
+async fn appends_wait_while_much_is_queued() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        quota_bytes: Some(1 << 20),
+        ..Options::default()
+    };
+    let journal = open(dir.path(), options);
+    let mut maker = Maker::default();
+    let mut queued = 0;
+    let waited = loop {
+        let frames = maker.transaction(1 << 20);
+        queued += frames.len();
+        let append = journal.append(frames);
+        if tokio::time::timeout(Duration::from_millis(100), append)
+            .await
+            .is_err()
+        {
+            break queued;
+        }
+    };
+    assert!((16 << 20..64 << 20).contains(&waited), "{waited}");
+}
