@@ -1,0 +1,59 @@
+//! What all tasks of this node's links share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use everywrite_conflict::NodeId;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::credentials::Credentials;
+use super::accept::Refusals;
+use super::hub::Event;
+use super::options::Options;
+use super::peer::PeerState;
+use super::routing::{SessionId, Via};
+use super::rows::RowSource;
+use super::session::Session;
+use crate::journal::Journals;
+use crate::settle::Beats;
+
+pub(super) struct Node {
+    pub(super) options: Arc<Options>,
+    pub(super) credentials: Credentials,
+    pub(super) journals: Arc<Journals>,
+    pub(super) beats: Arc<Beats>,
+    pub(super) rows: Arc<dyn RowSource>,
+    pub(super) peers: BTreeMap<NodeId, Arc<PeerState>>,
+    /// The connections that are up; only the hub changes it.
+    pub(super) sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
+    /// Which origin is fed by which connection; only the hub changes it.
+    pub(super) feeds: Mutex<BTreeMap<NodeId, Via>>,
+    pub(super) refusals: Refusals,
+    pub(super) hub: mpsc::Sender<Event>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) last_session: AtomicU64,
+}
+
+impl Node {
+    pub(super) fn next_session(&self) -> SessionId {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Tells the hub; it only ends with the whole link.
+    pub(super) async fn tell(&self, event: Event) {
+        let _ = self.hub.send(event).await;
+    }
+
+    /// The connection to use for a node: the one that this node dialled if there is one.
+    pub(super) fn session_to(&self, node: NodeId) -> Option<Arc<Session>> {
+        let sessions = self.sessions.lock();
+        sessions
+            .values()
+            .filter(|session| session.via.node == node)
+            .max_by_key(|session| session.via.dialled)
+            .cloned()
+    }
+}

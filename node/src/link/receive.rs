@@ -1,0 +1,192 @@
+//! The receiving side of a subscription: connection → journal.
+//!
+//! The connection's reader never waits: it hands whole chunks to the subscription's [`Feed`],
+//! which appends them and gives credit for what the journal has taken. The queue between them
+//! is bounded by the credit, so a full journal stops one sender and nothing else.
+//!
+//! A feed's task has ended before the next feed of the same origin begins: bytes of two senders
+//! are never mixed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use everywrite_conflict::NodeId;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use super::error::Error;
+use super::frame::{Piece, Whole, malformed};
+use super::hub::Event;
+use super::message::{Body, Credit, Subscribe, Unsubscribe};
+use super::node::Node;
+use super::serve::PIECE_COST;
+use super::session::Session;
+use crate::journal::Journal;
+
+/// The ends of a connection's subscriptions where its reader puts what comes.
+#[derive(Default)]
+pub(super) struct Inlets {
+    by_number: Mutex<HashMap<u32, Inlet>>,
+}
+
+struct Inlet {
+    whole: Whole,
+    /// Bounded by `unpaid`: a sender that goes beyond its window breaks the protocol.
+    chunks: mpsc::UnboundedSender<(Bytes, u32)>,
+    unpaid: Arc<AtomicU64>,
+    window_bytes: u32,
+}
+
+impl Inlets {
+    /// Takes a piece; for one of an ended subscription there is nobody, and it is dropped.
+    /// `Some` is credit to be given at once.
+    pub(super) fn push(&self, piece: Piece) -> Result<Option<Credit>, Error> {
+        let number = piece.number;
+        let mut inlets = self.by_number.lock();
+        let Some(inlet) = inlets.get_mut(&number) else {
+            return Ok(None);
+        };
+        // At most a piece and its cost: fits in 32 bits.
+        let cost = (piece.bytes.len() + PIECE_COST) as u32;
+        let unpaid = inlet.unpaid.fetch_add(u64::from(cost), Ordering::Relaxed) + u64::from(cost);
+        if unpaid > u64::from(inlet.window_bytes) {
+            return Err(malformed("data beyond the window".to_owned()));
+        }
+        match inlet.whole.push(piece)? {
+            Some(chunk) => {
+                // A closed channel belongs to a feed that is just ending.
+                let _ = inlet.chunks.send((chunk, cost));
+                Ok(None)
+            }
+            // A chunk larger than the window must come through, too: its pieces are paid as they
+            // come.
+            None => {
+                inlet.unpaid.fetch_sub(u64::from(cost), Ordering::Relaxed);
+                Ok(Some(Credit {
+                    subscription: number,
+                    bytes: cost,
+                }))
+            }
+        }
+    }
+
+    pub(super) fn close(&self, number: u32) {
+        self.by_number.lock().remove(&number);
+    }
+}
+
+/// One origin's subscription at one peer.
+pub(super) struct Feed {
+    pub(super) number: u32,
+    pub(super) session: Arc<Session>,
+    task: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Subscribes from the end of the own journal.
+    pub(super) fn start(
+        node: &Arc<Node>,
+        session: Arc<Session>,
+        origin: NodeId,
+        journal: Journal,
+        number: u32,
+    ) -> Feed {
+        let window_bytes = node.options.window_bytes.max(super::Options::WINDOW_BYTES_MIN);
+        let (chunks, queue) = mpsc::unbounded_channel();
+        let unpaid = Arc::new(AtomicU64::new(0));
+        session.inlets.by_number.lock().insert(
+            number,
+            Inlet {
+                whole: Whole::default(),
+                chunks,
+                unpaid: Arc::clone(&unpaid),
+                window_bytes,
+            },
+        );
+        // What is queued and not durable yet comes a second time; the journal skips it.
+        let from = journal.end();
+        session.post(Body::Subscribe(Subscribe {
+            subscription: number,
+            origin: u32::from(origin.0),
+            from: from.0,
+            window_bytes,
+        }));
+        info!(%origin, via = %session.via.node, %from, "subscribed");
+        let store = store(
+            Arc::clone(node),
+            Arc::clone(&session),
+            origin,
+            number,
+            journal,
+            Queue {
+                chunks: queue,
+                unpaid,
+                pay_from: window_bytes / 4,
+            },
+        );
+        Feed {
+            number,
+            session,
+            task: tokio::spawn(store),
+        }
+    }
+
+    /// Ends it here and tells the sender. Nothing of it is appended after this returns.
+    pub(super) async fn stop(self) {
+        self.session.inlets.close(self.number);
+        self.session.post(Body::Unsubscribe(Unsubscribe {
+            subscription: self.number,
+        }));
+        self.task.abort();
+        // Cancelled or ended: both are what is wanted.
+        let _ = self.task.await;
+    }
+}
+
+struct Queue {
+    chunks: mpsc::UnboundedReceiver<(Bytes, u32)>,
+    unpaid: Arc<AtomicU64>,
+    /// Credit is given in portions, not for every transaction.
+    pay_from: u32,
+}
+
+async fn store(
+    node: Arc<Node>,
+    session: Arc<Session>,
+    origin: NodeId,
+    number: u32,
+    journal: Journal,
+    mut queue: Queue,
+) {
+    let mut stored: u32 = 0;
+    while let Some((chunk, cost)) = queue.chunks.recv().await {
+        if let Err(source) = journal.append(chunk).await {
+            let error = Error::Store {
+                node: session.via.node,
+                origin,
+                source,
+            };
+            session.inlets.close(number);
+            node.tell(Event::FeedFailed {
+                session: session.id,
+                number,
+                error,
+            })
+            .await;
+            return;
+        }
+        stored += cost;
+        if stored >= queue.pay_from {
+            queue.unpaid.fetch_sub(u64::from(stored), Ordering::Relaxed);
+            session.post(Body::Credit(Credit {
+                subscription: number,
+                bytes: stored,
+            }));
+            stored = 0;
+        }
+    }
+}

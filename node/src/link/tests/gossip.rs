@@ -1,0 +1,82 @@
+//! Beats and clocks.
+
+use std::time::{Duration, Instant};
+
+use everywrite_conflict::{Lsn, NodeId, Vector};
+
+use super::cluster::{Cluster, unix_us, wait_until};
+use super::proxy::Mode;
+use crate::link::Clock;
+use crate::settle::Beat;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beats_go_through_a_middle_node() {
+    let cluster = Cluster::start(3).await;
+    cluster.set(1, 3, Mode::Cut);
+    cluster.node(3).commit(7, 100).await;
+    let end = cluster.node(3).end_of(NodeId(3));
+    wait_until("node 1 knows how far node 3 is", || {
+        let beat = cluster.node(1).beats.get(NodeId(3));
+        beat.is_some_and(|beat| beat.journal_end == end)
+    })
+    .await;
+    // A whole beat, as it was given.
+    let given = Beat {
+        node: NodeId(3),
+        sequence: u64::MAX,
+        journal_end: Lsn(5),
+        applied: Vector::from_iter([(NodeId(1), Lsn(u64::MAX)), (NodeId(2), Lsn(0))]),
+        holds: Vector::from_iter([(NodeId(65_535), Lsn(9))]),
+    };
+    assert!(cluster.node(3).beats.offer(given.clone()));
+    wait_until("the beat is there unchanged", || {
+        cluster.node(1).beats.get(NodeId(3)).as_ref() == Some(&given)
+    })
+    .await;
+}
+
+/// An acknowledgement does not wait for a period to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_own_beat_goes_out_at_once() {
+    let cluster = Cluster::start(2).await;
+    cluster.all_connected().await;
+    let mut times = Vec::new();
+    for i in 0..20 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let sequence = unix_us() + 1_000_000_000 + i;
+        let mut changed = cluster.node(2).beats.subscribe();
+        let began = Instant::now();
+        cluster.node(1).beats.offer(Beat {
+            node: NodeId(1),
+            sequence,
+            journal_end: Lsn(1),
+            applied: Vector::new(),
+            holds: Vector::new(),
+        });
+        let there = || cluster.node(2).beats.get(NodeId(1)).is_some_and(|b| b.sequence >= sequence);
+        while !there() {
+            changed.changed().await.unwrap();
+        }
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("own beat: median {:?}, worst {:?}", times[10], times[19]);
+    assert!(times[10] < Duration::from_millis(20), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_skew_is_measured() {
+    let cluster = Cluster::start_with(2, |options| {
+        if options.me == NodeId(2) {
+            options.clock = Clock::new(|| unix_us() as i64 + 5_000_000);
+        }
+    })
+    .await;
+    wait_until("both have measured", || {
+        let one = cluster.node(1).status(NodeId(2)).clock_skew_ms;
+        let two = cluster.node(2).status(NodeId(1)).clock_skew_ms;
+        one.is_some_and(|ms| (ms - 5000.0).abs() < 100.0)
+            && two.is_some_and(|ms| (ms + 5000.0).abs() < 100.0)
+    })
+    .await;
+}

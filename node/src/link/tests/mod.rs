@@ -1,0 +1,10 @@
+//! Whole links: real TLS over loopback, real journals, several nodes in one process.
+
+mod cluster;
+mod flow;
+mod gossip;
+mod proxy;
+mod raw;
+mod refusals;
+mod routes;
+mod rows;
