@@ -9,7 +9,7 @@ use super::{Error, Shapes, spool};
 use crate::admin::message::{Command, WalMessage};
 use crate::journal::record::{self, Header};
 use crate::pg::pgoutput::{self, Message, OwnedRelation, Tuple};
-use crate::settle::{Identity, KeyError, Ledger, Touched};
+use crate::settle::{Identity, Ledger, Touched};
 
 /// A part of a large transaction is cut at about this size: small enough to be checked and sent
 /// in one piece, large enough that its frame costs nothing.
@@ -517,7 +517,7 @@ fn rewrite(payload: &[u8], streaming: bool, relations: &HashMap<u32, Relation>) 
         return Err(Error::Order("a truncate that is none"));
     };
     let mut shapes = Vec::new();
-    for oid in list {
+    for oid in list.iter() {
         let relation = known(oid)?;
         if !relation.own {
             shapes.push(relation.shape);
@@ -593,7 +593,7 @@ pub(crate) fn touch_with<'r, E>(
         }
         Message::Truncate { relations, .. } => {
             for id in relations.iter() {
-                let relation = identity(*id)?.relation;
+                let relation = identity(id)?.relation;
                 touched.push(Touched { relation, key: None, deleted: true, version: None });
             }
         }

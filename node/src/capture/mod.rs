@@ -25,7 +25,9 @@ mod service;
 mod shapes;
 mod spool;
 
-pub use assembler::{Assembled, Assembler, Signal};
+pub use assembler::{Assembled, Assembler, Repair, Signal};
+pub(crate) use assembler::{touch_with, travelling};
+pub(crate) use service::chain;
 pub use error::Error;
 pub use service::{Capture, Options, Progress};
 pub use shapes::Shapes;

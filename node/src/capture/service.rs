@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::replication::{self, Event, Feedback};
-use crate::pg::{Target, sqlstate};
+use crate::pg::Target;
 use crate::settle::Ledger;
 
 /// The slot and the publication are named so.
@@ -293,9 +293,4 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Whether an error of the local server is worth trying again soon.
-pub(crate) fn transient(code: &str) -> bool {
-    sqlstate::classify(code) == sqlstate::Class::Retry
 }

@@ -1,8 +1,6 @@
 //! The command line.
 
-<<<<<<< HEAD
 pub mod check;
 pub mod init;
-=======
+pub mod run;
 pub mod status;
->>>>>>> admin

@@ -1,8 +1,3 @@
-<<<<<<< HEAD
-//! Segments ↔ peers.
-
-pub mod certificates;
-=======
 //! Segments ↔ peers: mutual TLS connections between nodes, over which journals are pulled.
 //!
 //! ```text
@@ -63,10 +58,8 @@ mod writer;
 
 pub use error::Error;
 pub use handle::{Handle, Link};
-pub use identity::Identity;
 pub use options::{Clock, Options, Peer, Timing};
 pub use rows::{FetchRow, FetchedRow, RowSource};
 
 #[cfg(test)]
 mod tests;
->>>>>>> link

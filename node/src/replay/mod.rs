@@ -39,6 +39,6 @@ pub use feed::Limits;
 pub use outbox::run as run_outbox;
 pub use rebuild::rebuild;
 pub use repair::run as run_repairs;
-pub use rows::Rows;
+pub use rows::{Answers, Rows};
 pub use stream::{Options, Stream};
 pub use toast::{Toast, Values};

@@ -114,7 +114,7 @@ impl Setter {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let token = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(self.last + 1);
         self.last = token;
-        let content = WalMessage::Barrier(token).encode();
+        let content = WalMessage::Barrier(token).encode().unwrap_or_default();
         let mut captured = self.ledger.watch_captured();
         client.execute("select pg_logical_emit_message(true, 'everywrite', $1::bytea)", &[&content.as_ref()]).await?;
         // Capture may be reconnecting: the barrier is in the WAL and will come.

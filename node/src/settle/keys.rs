@@ -17,9 +17,6 @@ pub struct Identity {
 /// A row whose key is not in the stream.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The tuple cannot be read.
-    #[error("read a key")]
-    Decode(#[from] crate::pg::pgoutput::Error),
     /// A key column is missing from the tuple.
     #[error("a key column of the row is not in the stream")]
     Missing,
@@ -57,7 +54,6 @@ impl Identity {
         let mut found = [Cell::Unchanged; MAX_COLUMNS];
         let mut missing = self.columns.len();
         for (i, cell) in tuple.iter().enumerate() {
-            let cell = cell?;
             for (slot, (column, _)) in found.iter_mut().zip(&self.columns) {
                 if *column == i {
                     *slot = cell;
@@ -75,7 +71,7 @@ impl Identity {
                 Cell::Binary(bytes) => hasher.cell(*type_oid, Some(bytes), true),
                 Cell::Text(bytes) => hasher.cell(*type_oid, Some(bytes), false),
                 Cell::Unchanged => return Err(KeyError::Missing),
-            }
+            };
         }
         Ok(Some(hasher.finish()))
     }

@@ -117,7 +117,9 @@ impl Steward {
             if news {
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 let now = u64::try_from(now.as_micros()).unwrap_or(0);
-                let sequence = now.max(last.as_ref().map_or(0, |b| b.sequence + 1));
+                // Peers send back what an earlier run of this node said, perhaps by a faster clock.
+                let known = self.beats.get(self.me).map_or(0, |b| b.sequence + 1);
+                let sequence = now.max(known);
                 let beat = Beat { node: self.me, sequence, journal_end, applied, holds };
                 self.beats.offer(beat.clone());
                 last = Some(beat);
@@ -153,7 +155,8 @@ impl Steward {
             let mut flushed = self.ledger.flushed();
             flushed.set(self.me, own_end);
             let released = self.stability.released(&flushed);
-            for (origin, journal) in self.journals.all() {
+            for journal in self.journals.all() {
+                let origin = journal.origin();
                 // The index is rebuilt from the journals: what is not stable must stay.
                 let up_to = released.get(origin).min(stable.get(origin));
                 match journal.release(up_to) {

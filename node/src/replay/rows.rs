@@ -1,0 +1,150 @@
+//! One row's values, asked of another site or answered to one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everywrite_conflict::{NodeId, Position};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::image::Image;
+use super::mapping::Mapping;
+use super::table::{Table, quote};
+use super::{Error, Toast, Values};
+use crate::journal::Journal;
+use crate::link::{FetchRow, Handle, RowSource};
+use crate::pg::Target;
+use crate::pg::pgoutput::Cell;
+use crate::pg::pipeline::{Batch, Session};
+use crate::settle::{Beats, Ledger};
+
+/// How long a site that is asked waits until it has the transaction. The asker tries others then.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Answers from the local server, and asks the others.
+pub struct Rows {
+    me: NodeId,
+    target: Target,
+    ledger: Arc<Ledger>,
+    journal: Journal,
+    beats: Arc<Beats>,
+    links: Mutex<Option<Handle>>,
+}
+
+impl Rows {
+    /// `journal` is the own one.
+    pub fn new(me: NodeId, target: Target, ledger: Arc<Ledger>, journal: Journal, beats: Arc<Beats>) -> Arc<Self> {
+        Arc::new(Rows { me, target, ledger, journal, beats, links: Mutex::new(None) })
+    }
+
+    /// The links are up; before, nobody can be asked.
+    pub fn use_links(&self, handle: Handle) {
+        *self.links.lock() = Some(handle);
+    }
+
+    async fn ask(
+        &self,
+        position: Position,
+        mapping: &Mapping,
+        key: &Image,
+        columns: &[usize],
+    ) -> Result<Option<Values>, Error> {
+        let Some(links) = self.links.lock().clone() else {
+            return Err(Error::Toast("the links are not up yet".to_owned()));
+        };
+        let cells: Vec<Cell<'_>> = key.tuple().iter().collect();
+        let name = |i: usize| mapping.columns.get(i).map_or_else(String::new, |c| c.name.clone());
+        let value = |i: usize| match cells.get(i) {
+            Some(Cell::Binary(bytes) | Cell::Text(bytes)) => Bytes::copy_from_slice(bytes),
+            _ => Bytes::new(),
+        };
+        let row = FetchRow {
+            schema: mapping.table.schema.clone(),
+            table: mapping.table.name.clone(),
+            key: mapping.key_cells().map(|i| (name(i), value(i))).collect(),
+            columns: columns.iter().map(|&i| name(i)).collect(),
+            at: position,
+        };
+        // The origin has the row; so has everybody who has applied the transaction.
+        let mut sites = vec![position.origin];
+        let others = self.beats.all().into_iter().filter(|b| b.applied.covers(position)).map(|b| b.node);
+        sites.extend(others.filter(|n| *n != position.origin && *n != self.me));
+        let mut why = String::new();
+        for site in sites {
+            match links.fetch_row(site, row.clone()).await {
+                Ok(found) => return Ok(found.map(|f| f.values)),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        Err(Error::Toast(why))
+    }
+
+    async fn answer(&self, row: FetchRow) -> Result<Option<Values>, String> {
+        let wait = async {
+            if row.at.origin == self.me {
+                let mut end = self.journal.subscribe();
+                end.wait_for(|end| *end >= row.at.lsn).await.is_ok()
+            } else {
+                let mut applied = self.ledger.watch_applied();
+                applied.wait_for(|v| v.covers(row.at)).await.is_ok()
+            }
+        };
+        match tokio::time::timeout(WAIT, wait).await {
+            Ok(true) => {}
+            _ => return Err(format!("the transaction {} is not applied here yet", row.at)),
+        }
+        self.read(&row).await.map_err(|e| e.chain())
+    }
+
+    async fn read(&self, row: &FetchRow) -> Result<Option<Values>, Error> {
+        let target = self.target.named("everywrite rows");
+        let client = target.client().await?;
+        let no = |what: String| Error::Schema { table: format!("{}.{}", row.schema, row.table), what };
+        let table = Table::load(&client, &row.schema, &row.table).await?;
+        let table = table.ok_or_else(|| no("it does not exist here".to_owned()))?;
+        let mut types = Vec::new();
+        let mut condition = Vec::new();
+        for (n, (name, _)) in row.key.iter().enumerate() {
+            let column = table.column(name).ok_or_else(|| no(format!("the column \"{name}\" does not exist here")))?;
+            types.push(column.type_oid);
+            condition.push(format!("{} = ${}", column.quoted, n + 1));
+        }
+        let columns: Vec<String> = row.columns.iter().map(|c| quote(c)).collect();
+        let sql = format!("select {} from {} where {}", columns.join(", "), table.quoted, condition.join(" and "));
+        let mut session = Session::connect(&target, &[]).await?;
+        let mut batch = Batch::new();
+        batch.parse("row", &sql, &types);
+        let mut bind = batch.bind("row");
+        for (_, value) in &row.key {
+            bind = bind.binary(Some(value));
+        }
+        let at = bind.execute();
+        let mut outcomes = session.run(&mut batch).await?;
+        Ok(outcomes.get_mut(at).and_then(|o| o.rows.pop()))
+    }
+}
+
+/// The same, shared: answering outlives the call that asked.
+#[derive(Clone)]
+pub struct Answers(pub Arc<Rows>);
+
+impl RowSource for Answers {
+    fn fetch(&self, row: FetchRow) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>> {
+        let rows = Arc::clone(&self.0);
+        async move { rows.answer(row).await }.boxed()
+    }
+}
+
+impl Toast for Rows {
+    fn fetch<'a>(
+        &'a self,
+        position: Position,
+        mapping: &'a Mapping,
+        key: &'a Image,
+        columns: &'a [usize],
+    ) -> BoxFuture<'a, Result<Option<Values>, Error>> {
+        self.ask(position, mapping, key, columns).boxed()
+    }
+}
