@@ -1,17 +1,17 @@
 //! A real PostgreSQL server for the tests of this module.
 //!
-//! One server of each version is shared by all tests that run at the time; each test takes a
-//! database of its own. A server that is asked for and not installed makes the test say so and pass.
+//! One server of each version is shared by all tests; each test takes a database of its own. A server
+//! that is not installed makes the test say so and pass.
 //!
-//! The server is the child of a small shell, which stops it when our end of its input closes: also
-//! when the test process is killed.
+//! The server is the child of a small shell, which stops it and removes its files when our end of its
+//! input closes: when the test process ends, however it ends.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Target;
@@ -22,10 +22,11 @@ pub(super) struct TestServer {
     pub(super) port: u16,
     /// Data, sockets and certificates.
     pub(super) dir: PathBuf,
-    shell: Child,
+    /// Its open input keeps the server running.
+    _shell: Child,
 }
 
-static SHARED: Mutex<Vec<(u32, Weak<TestServer>)>> = Mutex::new(Vec::new());
+static SHARED: Mutex<Vec<Arc<TestServer>>> = Mutex::new(Vec::new());
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// What the tests that need one server run on.
@@ -33,21 +34,19 @@ pub(super) const OLDEST: u32 = 15;
 pub(super) const NEWEST: u32 = 18;
 
 impl TestServer {
-    /// The server of a version that other tests use now, or a new one; `None` if it is not
-    /// installed.
+    /// The server of a version; `None` if it is not installed.
     pub(super) fn shared(version: u32) -> Option<Arc<TestServer>> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = shared.iter().find(|(other, _)| *other == version);
-        if let Some(server) = running.and_then(|(_, server)| server.upgrade()) {
-            return Some(server);
+        if let Some(server) = shared.iter().find(|server| server.version == version) {
+            return Some(Arc::clone(server));
         }
         let Some(bin) = find(version) else {
             eprintln!("PostgreSQL {version} is not installed: skipped");
             return None;
         };
-        let server = Arc::new(start(version, &bin));
-        shared.retain(|(other, _)| *other != version);
-        shared.push((version, Arc::downgrade(&server)));
+        let server = (0..5).find_map(|_| start(version, &bin)).unwrap();
+        let server = Arc::new(server);
+        shared.push(Arc::clone(&server));
         Some(server)
     }
 
@@ -82,14 +81,6 @@ impl TestServer {
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        let _ = self.shell.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -130,7 +121,7 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-fn start(version: u32, bin: &Path) -> TestServer {
+fn start(version: u32, bin: &Path) -> Option<TestServer> {
     // Short: the path of a unix socket has at most 107 bytes.
     let name = format!(
         "ewpg{}-{}",
@@ -170,11 +161,7 @@ fn start(version: u32, bin: &Path) -> TestServer {
     // The server's user is to remove it in the end.
     give(&links, &dir);
 
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     write(&dir, "pg_hba.conf", HBA);
     certificates(&dir);
     let mut settings = SETTINGS.to_owned();
@@ -197,18 +184,30 @@ fn start(version: u32, bin: &Path) -> TestServer {
         version,
         port,
         dir,
-        shell,
+        _shell: shell,
     };
-    server.wait();
-    server
+    server.wait().then_some(server)
+}
+
+/// A port that is free now, below those that the system gives to outgoing connections.
+fn free_port() -> u16 {
+    let start = std::process::id().wrapping_mul(37) + 101 * NEXT.fetch_add(1, Ordering::Relaxed);
+    (start..)
+        .map(|n| u16::try_from(20_000 + n % 12_000).unwrap())
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 impl TestServer {
-    fn wait(&self) {
+    /// False if someone else took the port first.
+    fn wait(&self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(60);
         let socket = self.dir.join(format!(".s.PGSQL.{}", self.port));
         let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         while !log().contains("ready to accept connections") || !socket.exists() {
+            if log().contains("could not create any TCP/IP sockets") {
+                return false;
+            }
             assert!(
                 Instant::now() < deadline,
                 "the server did not start: {}",
@@ -229,6 +228,7 @@ impl TestServer {
         })
         .join()
         .unwrap();
+        true
     }
 }
 
