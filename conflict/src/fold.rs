@@ -83,6 +83,15 @@ pub struct Folded<K, R> {
     pub moved_from: Option<K>,
 }
 
+impl<K, R> Folded<K, R> {
+    /// Whether a `stored` version of the key falls between the group's writes of it. What the
+    /// later ones omit may then be in the row of that version: the group has to be replayed one
+    /// transaction at a time.
+    pub fn spans(&self, stored: Version) -> bool {
+        self.first.transaction != self.last.transaction && stored > self.first.version
+    }
+}
+
 /// Folds a group. Give it the changes in the order of the stream.
 #[derive(Clone, Debug)]
 pub struct Fold<K, R> {

@@ -32,8 +32,8 @@ pub struct Entry {
     pub deleted: bool,
     /// When the row was written here, as a place in the local WAL. For a replayed write the
     /// insert position that its transaction read after writing its rows and before its commit:
-    /// a local transaction that touched the same row came before it exactly if its commit is
-    /// before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
+    /// a local transaction that touched the same row came before it exactly if its commit record
+    /// ends at or before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
     /// position at start for what is restored from the journals.
     pub local_lsn: Lsn,
 }
@@ -233,12 +233,14 @@ impl Index {
         }
     }
 
-    /// The version of a row that is in the table, for who keeps a unique value: [`Version::OLD`]
-    /// if it is stable, or if the index names a write in flight, which is not this row yet and
-    /// will replace it whatever happens to it.
-    pub fn standing(&self, relation: RelationHash, key: KeyHash) -> Version {
+    /// The version of a row that is in the table, for who keeps a unique value. A stable row
+    /// counts as [`Version::OLD`]. So does a row that a write in flight is going to replace;
+    /// but a write in flight may be committed and its answer not read yet, and then the row is
+    /// its own. `flown` says so: whether the row was written by the group that the index names
+    /// (the origin and timestamp of its `xmin` are that group's).
+    pub fn standing(&self, relation: RelationHash, key: KeyHash, flown: bool) -> Version {
         match self.get(relation, key) {
-            Some(entry) if !entry.in_flight() && !entry.deleted => entry.version,
+            Some(entry) if !entry.deleted && (flown || !entry.in_flight()) => entry.version,
             _ => Version::OLD,
         }
     }
@@ -252,9 +254,21 @@ impl Index {
     /// Whether a decided delete has to leave now. To be asked when capture reads it, under the
     /// lock with which it stamps: not if a newer write has overtaken it (also when everybody has
     /// that one and it is forgotten), and not if another node's delete has the same outcome.
-    pub fn travels(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
-        self.get(relation, key)
-            .is_some_and(|e| e.version == version && e.deleted && e.source.is_none())
+    pub fn travels(&mut self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
+        let truncate = self.truncates.get(&relation).copied();
+        let waiting = |e: &Entry| e.version == version && e.deleted && e.source.is_none();
+        let Some(entry) = self.own(key).filter(waiting) else {
+            return false;
+        };
+        match truncate.filter(|t| t.version > version) {
+            None => true,
+            // The truncate carries it: they are forgotten together.
+            Some(truncate) => {
+                let source = truncate.source;
+                self.put(key, Entry { source, ..entry });
+                false
+            }
+        }
     }
 
     /// Drops the entries whose source `stable` covers and that capture has durably passed

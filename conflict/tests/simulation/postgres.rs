@@ -1,0 +1,231 @@
+//! One simulated server: rows, WAL, what replay stores beside the rows.
+
+use std::collections::BTreeMap;
+
+use everywrite_conflict::{Lsn, Stamp, Vector, Version};
+
+use crate::data::{Key, Op, Row, TABLES, Toast};
+use crate::rnd::Rnd;
+
+/// A row in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub value: Option<u8>,
+    pub plain: u64,
+    pub toast: u64,
+    /// Where the local transaction that wrote it committed; `None` for replay.
+    pub local: Option<Lsn>,
+    /// The version of the replayed write that wrote it, as far as `xmin` tells.
+    pub writer: Option<Version>,
+}
+
+/// What survives a crash of the daemon, and as of the last flush a crash of the server.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub rows: BTreeMap<Key, Stored>,
+    /// Of the replication origins.
+    pub progress: Vector,
+    pub outbox: BTreeMap<u64, (Key, Version)>,
+}
+
+/// A commit of a session without origin.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub end: Lsn,
+    pub time: Stamp,
+    pub ops: Vec<Op>,
+    /// The outbox row that the session took this from.
+    pub outbox: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub now: State,
+    pub flushed: State,
+    pub wal: Vec<Record>,
+    pub insert: Lsn,
+    pub next_outbox: u64,
+}
+
+impl Server {
+    pub fn advance(&mut self) -> Lsn {
+        self.insert = Lsn(self.insert.0 + 1);
+        self.insert
+    }
+
+    pub fn flush(&mut self) {
+        self.flushed = self.now.clone();
+    }
+
+    /// Commits replayed rows; returns the insert position read before the commit.
+    pub fn commit_replayed(&mut self) -> Lsn {
+        let read = self.advance();
+        self.advance();
+        read
+    }
+
+    /// Commits a local transaction and waits for its flush.
+    pub fn commit_local(&mut self, time: Stamp, ops: Vec<Op>, outbox: Option<u64>) -> Lsn {
+        let end = self.advance();
+        tell!("  local commit {end}: {ops:?}");
+        self.wal.push(Record {
+            end,
+            time,
+            ops,
+            outbox,
+        });
+        end
+    }
+
+    fn free(rows: &BTreeMap<Key, Stored>, key: Key, value: Option<u8>) -> bool {
+        let same =
+            |k: &Key, r: &Stored| *k != key && k % TABLES == key % TABLES && r.value == value;
+        value.is_none() || !rows.iter().any(|(k, r)| same(k, r))
+    }
+
+    /// A local transaction of a few changes that respects the constraints.
+    pub fn write_something(&mut self, time: Stamp, rnd: &mut Rnd, keys: usize, values: usize) {
+        let mut rows = self.now.rows.clone();
+        let mut ops = Vec::new();
+        for _ in 0..rnd.between(1, 3) {
+            let key = rnd.below(keys) as Key;
+            let value = rnd.chance(90).then(|| rnd.below(values) as u8);
+            let (plain, long) = (rnd.next(), rnd.next());
+            let stored = Stored {
+                value,
+                plain,
+                toast: long,
+                local: None,
+                writer: None,
+            };
+            let dice = rnd.below(100);
+            let there = rows.get(&key).copied();
+            let free = Self::free(&rows, key, value);
+            match (dice, there) {
+                (0..25, None) if free => {
+                    rows.insert(key, stored);
+                    let toast = Toast::Value(long);
+                    ops.push(Op::Insert(
+                        key,
+                        Row {
+                            value,
+                            plain,
+                            toast,
+                        },
+                    ));
+                }
+                (25..65, Some(old)) => {
+                    let value = if free && rnd.chance(60) {
+                        value
+                    } else {
+                        old.value
+                    };
+                    let keep = rnd.chance(60);
+                    let kept = if keep { old.toast } else { long };
+                    rows.insert(
+                        key,
+                        Stored {
+                            value,
+                            toast: kept,
+                            ..stored
+                        },
+                    );
+                    let toast = if keep {
+                        Toast::Unchanged
+                    } else {
+                        Toast::Value(long)
+                    };
+                    ops.push(Op::Update(
+                        key,
+                        Row {
+                            value,
+                            plain,
+                            toast,
+                        },
+                    ));
+                }
+                (65..80, Some(_)) => {
+                    rows.remove(&key);
+                    ops.push(Op::Delete(key));
+                }
+                (80..90, Some(old)) => {
+                    let other = rnd.below(keys) as Key;
+                    if other % TABLES == key % TABLES && !rows.contains_key(&other) {
+                        rows.remove(&key);
+                        rows.insert(other, Stored { plain, ..old });
+                        let row = Row {
+                            value: old.value,
+                            plain,
+                            toast: Toast::Unchanged,
+                        };
+                        ops.push(Op::Move(key, other, row));
+                    }
+                }
+                // Two rows swap their unique values.
+                (90..98, Some(a)) => {
+                    let other = rnd.below(keys) as Key;
+                    if let Some(b) = rows.get(&other).copied()
+                        && other % TABLES == key % TABLES
+                        && other != key
+                    {
+                        rows.insert(
+                            key,
+                            Stored {
+                                value: b.value,
+                                plain,
+                                ..a
+                            },
+                        );
+                        rows.insert(
+                            other,
+                            Stored {
+                                value: a.value,
+                                plain,
+                                ..b
+                            },
+                        );
+                        let toast = Toast::Unchanged;
+                        ops.push(Op::Update(
+                            key,
+                            Row {
+                                value: b.value,
+                                plain,
+                                toast,
+                            },
+                        ));
+                        ops.push(Op::Update(
+                            other,
+                            Row {
+                                value: a.value,
+                                plain,
+                                toast,
+                            },
+                        ));
+                    }
+                }
+                (98.., _) if rnd.chance(30) => {
+                    let table = key % TABLES;
+                    rows.retain(|k, _| k % TABLES != table);
+                    ops.push(Op::Truncate(table));
+                }
+                _ => {}
+            }
+        }
+        if ops.is_empty() {
+            return;
+        }
+        let end = self.commit_local(time, ops, None);
+        for (key, row) in &mut rows {
+            let same =
+                self.now.rows.get(key).is_some_and(|o| {
+                    (o.value, o.plain, o.toast) == (row.value, row.plain, row.toast)
+                });
+            if !same {
+                row.local = Some(end);
+                row.writer = None;
+            }
+        }
+        self.now.rows = rows;
+        self.flush();
+    }
+}

@@ -1,0 +1,543 @@
+//! Replay at one site: dispatch a group, carry it out (fast or careful), land it.
+
+use std::collections::BTreeMap;
+
+use everywrite_conflict::unique::{Candidate, Holder, Outcome, UniqueValue, resolve};
+use everywrite_conflict::{
+    Entry, Fold, Folded, Image, Lsn, Net, NodeId, Operation, Position, Version, decide, invariants,
+};
+
+use crate::data::{self, Key, Row, TABLES, Toast, Transaction};
+use crate::postgres::Stored;
+use crate::rules::Rule;
+use crate::site::Site;
+
+/// A group that is being replayed.
+pub struct Flight {
+    pub origin: NodeId,
+    pub group: Vec<Transaction>,
+    pub folded: Vec<Folded<Key, Row>>,
+    /// What the index said of the keys before the group was announced.
+    pub before: BTreeMap<Key, Option<Entry>>,
+    pub truncates: Vec<(u8, Version)>,
+    /// What the guard of the fast path counts as captured: fixed when the statements are sent.
+    pub guard: Lsn,
+}
+
+/// A committed group whose answer has not been read yet.
+pub struct Landing {
+    pub flight: Flight,
+    pub lost: Vec<(Key, Version)>,
+    pub at: Lsn,
+}
+
+/// The value that a site's table has now, for who asks for a row's omitted value.
+pub type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<u64>;
+
+type Rows = BTreeMap<Key, Stored>;
+
+impl Flight {
+    fn covers(&self, transaction: u32, position: Position) -> bool {
+        let transaction = &self.group[transaction as usize];
+        let earlier = position.origin == self.origin && position.lsn < transaction.position;
+        earlier || transaction.vector.covers(position)
+    }
+
+    fn position(&self, transaction: u32) -> Lsn {
+        self.group[transaction as usize].position
+    }
+}
+
+impl Site {
+    /// Sends the next transactions of one origin, if all is there that they have seen.
+    pub fn dispatch(&mut self, origin: NodeId, received: &[Transaction], most: usize) -> bool {
+        if self
+            .daemon
+            .flights
+            .get(&origin)
+            .is_some_and(|f| f.len() >= 3)
+        {
+            return false;
+        }
+        let from = self.daemon.dispatched.get(origin);
+        let mut group: Vec<Transaction> = Vec::new();
+        let start = received.partition_point(|t| t.position <= from);
+        for transaction in received[start..].iter().take(most) {
+            let own = self.durable_end();
+            let seen = invariants::causality(
+                origin,
+                &transaction.vector,
+                self.me,
+                &self.daemon.applied,
+                own,
+            );
+            let truncates = transaction.truncates().next().is_some();
+            if seen.is_err() || truncates && !group.is_empty() {
+                break;
+            }
+            group.push(transaction.clone());
+            if truncates {
+                break;
+            }
+        }
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            return false;
+        };
+        let position = last.position;
+        invariants::origin_order(origin, from, first.previous, first.position).unwrap();
+        let mut fold = Fold::new();
+        for (number, transaction) in group.iter().enumerate() {
+            transaction.fold_into(&mut fold, number as u32);
+        }
+        let truncates = group
+            .iter()
+            .flat_map(|t| t.truncates().map(|table| (table, t.version)));
+        let truncates: Vec<_> = truncates.collect();
+        let folded = fold.finish();
+        if self.rules.has(Rule::Flight) && self.held(origin, &folded, !truncates.is_empty()) {
+            self.paths.held += 1;
+            return false;
+        }
+        let entry = |key: Key| self.daemon.index.get(data::relation(key), data::hash(key));
+        if group.len() > 1
+            && self.rules.has(Rule::Split)
+            && folded
+                .iter()
+                .any(|f| entry(f.key).is_some_and(|e| f.spans(e.version)))
+        {
+            self.paths.split += 1;
+            return self.dispatch(origin, received, 1);
+        }
+        let before = folded.iter().map(|f| (f.key, entry(f.key))).collect();
+        let durable = self.rules.has(Rule::Durable);
+        let captured = if durable {
+            self.daemon.captured_durable
+        } else {
+            self.daemon.captured
+        };
+        let flight = Flight {
+            origin,
+            group,
+            folded,
+            before,
+            truncates,
+            guard: captured,
+        };
+        tell!(
+            "  site {} dispatches {origin} {:?} before {:?}",
+            self.me.0 - 1,
+            flight.folded,
+            flight.before
+        );
+        self.announce(&flight);
+        self.daemon.dispatched.set(origin, position);
+        self.daemon.claims.raise(origin, position);
+        self.daemon
+            .flights
+            .entry(origin)
+            .or_default()
+            .push_back(flight);
+        true
+    }
+
+    /// Another origin's group has one of the keys.
+    fn held(&self, origin: NodeId, folded: &[Folded<Key, Row>], truncates: bool) -> bool {
+        let daemon = &self.daemon;
+        let others = daemon
+            .flights
+            .iter()
+            .any(|(o, f)| *o != origin && !f.is_empty())
+            || daemon.landings.iter().any(|l| l.flight.origin != origin);
+        let busy = |key: Key| {
+            let entry = daemon.index.get(data::relation(key), data::hash(key));
+            entry.is_some_and(|e| e.in_flight() && e.source.is_none_or(|s| s.origin != origin))
+        };
+        truncates && (others || !daemon.truncates_to_repeat.is_empty())
+            || folded.iter().any(|f| busy(f.key))
+    }
+
+    fn announce(&mut self, flight: &Flight) {
+        for transaction in &flight.group {
+            self.daemon.clock.saw(transaction.stamp);
+        }
+        for &(table, version) in &flight.truncates {
+            let lsn = flight.position(0);
+            let source = Some(Position {
+                origin: flight.origin,
+                lsn,
+            });
+            let entry = Entry {
+                version,
+                source,
+                deleted: true,
+                local_lsn: Lsn::MAX,
+            };
+            self.daemon
+                .index
+                .announce_truncate(data::table(table), entry);
+        }
+        for folded in &flight.folded {
+            let lsn = flight.position(folded.last.transaction);
+            let entry = Entry {
+                version: folded.last.version,
+                source: Some(Position {
+                    origin: flight.origin,
+                    lsn,
+                }),
+                deleted: folded.net.row().is_none(),
+                local_lsn: Lsn::MAX,
+            };
+            let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
+            self.daemon.index.announce(relation, hash, entry);
+        }
+    }
+
+    /// Carries the next group of an origin out; with `rollback` the careful way fails before its
+    /// commit, and the group stays to be tried again.
+    pub fn carry_out(
+        &mut self,
+        origin: NodeId,
+        fetch: Fetch,
+        fast: bool,
+        rollback: bool,
+    ) -> Result<bool, String> {
+        let Some(flight) = self
+            .daemon
+            .flights
+            .get_mut(&origin)
+            .and_then(|f| f.pop_front())
+        else {
+            return Ok(false);
+        };
+        let done = match fast.then(|| self.fast(&flight)).flatten() {
+            Some(rows) => {
+                self.paths.fast += 1;
+                Some((rows, Vec::new()))
+            }
+            None => self.careful(&flight, fetch, rollback)?,
+        };
+        let Some((rows, lost)) = done else {
+            self.paths.undone += 1;
+            self.daemon
+                .flights
+                .entry(origin)
+                .or_default()
+                .push_front(flight);
+            return Ok(false);
+        };
+        let position = flight.group.last().map_or(Lsn::ZERO, |t| t.position);
+        tell!(
+            "  site {} applies {origin} up to {position}: lost {lost:?}, rows {rows:?}",
+            self.me.0 - 1
+        );
+        self.server.now.rows = rows;
+        self.server.now.progress.set(origin, position);
+        if self.rules.has(Rule::Travel) {
+            for lost in &lost {
+                let id = self.server.next_outbox;
+                self.server.next_outbox += 1;
+                self.server.now.outbox.insert(id, *lost);
+            }
+        }
+        let at = self.server.commit_replayed();
+        self.daemon.landings.push_back(Landing { flight, lost, at });
+        Ok(true)
+    }
+
+    /// The guarded statements: nothing of the group is in the index, nothing of it was written
+    /// by a local transaction that is not captured. A guard that fails gives nothing.
+    fn fast(&self, flight: &Flight) -> Option<Rows> {
+        let known = flight.before.values().any(Option::is_some);
+        if known || !flight.truncates.is_empty() || !self.rules.has(Rule::Set) {
+            return None;
+        }
+        let mut rows = self.server.now.rows.clone();
+        let guarded = |row: &Stored| row.local.is_none_or(|l| l <= flight.guard);
+        for folded in &flight.folded {
+            let there = rows.get(&folded.key).copied();
+            match (&folded.net, there) {
+                (Net::Nothing, _) => {}
+                (Net::Insert(row), None) => {
+                    rows.insert(folded.key, stored(row, folded.last.version, None)?);
+                }
+                (Net::Update(row) | Net::Replace(row), Some(old)) if guarded(&old) => {
+                    rows.insert(
+                        folded.key,
+                        stored(row, folded.last.version, Some(old.toast))?,
+                    );
+                }
+                (Net::Delete, Some(old)) if guarded(&old) => {
+                    rows.remove(&folded.key);
+                }
+                _ => return None,
+            }
+        }
+        let taken = |key: Key, row: &Stored| rows.iter().any(|(k, r)| same_value(*k, r, key, row));
+        let mut touched = flight
+            .folded
+            .iter()
+            .filter_map(|f| Some((f.key, rows.get(&f.key)?)));
+        (!touched.any(|(key, row)| taken(key, row))).then_some(rows)
+    }
+
+    /// With the rows locked: wait until capture is durably past the local WAL, then the index
+    /// decides alone.
+    #[allow(clippy::type_complexity)]
+    fn careful(
+        &mut self,
+        flight: &Flight,
+        fetch: Fetch,
+        rollback: bool,
+    ) -> Result<Option<(Rows, Vec<(Key, Version)>)>, String> {
+        self.capture_all();
+        self.paths.careful += 1;
+        let winners = self.winners(flight)?;
+        let mut rows = self.server.now.rows.clone();
+        for &(table, version) in &flight.truncates {
+            let index = &self.daemon.index;
+            rows.retain(|k, _| {
+                k % TABLES != table || index.survives_truncate(data::hash(*k), version)
+            });
+        }
+        let full: Vec<(Key, Version, Option<Stored>)> = winners
+            .iter()
+            .map(|f| {
+                (
+                    f.key,
+                    f.last.version,
+                    self.complete(flight, f, &winners, &rows, fetch),
+                )
+            })
+            .collect();
+        let mut lost: Vec<(Key, Version)> = Vec::new();
+        let sets: Vec<Vec<(Key, Version, Option<Stored>)>> = if self.rules.has(Rule::Set) {
+            vec![full]
+        } else {
+            full.into_iter().map(|f| vec![f]).collect()
+        };
+        for set in sets {
+            for (key, ..) in &set {
+                rows.remove(key);
+            }
+            self.place(set, &mut rows, &mut lost);
+        }
+        let mut undo = Vec::new();
+        for &(key, version) in &lost {
+            undo.push(
+                self.daemon
+                    .index
+                    .lose(data::relation(key), data::hash(key), version),
+            );
+        }
+        if !rollback {
+            self.paths.lost += lost.len();
+            return Ok(Some((rows, lost)));
+        }
+        while let Some(undo) = undo.pop() {
+            if self.rules.has(Rule::Undo) {
+                self.daemon.index.undo(undo);
+            }
+        }
+        Ok(None)
+    }
+
+    fn winners(&mut self, flight: &Flight) -> Result<Vec<Folded<Key, Row>>, String> {
+        let mut winners = Vec::new();
+        for folded in &flight.folded {
+            let version = folded.last.version;
+            let now = self
+                .stored(flight, folded.key)
+                .ok_or("a key in flight is not in the index")?;
+            let stored = match now.version == version {
+                true => flight.before.get(&folded.key).copied().flatten(),
+                false => Some(now),
+            };
+            let operation = match folded.net {
+                Net::Insert(_) => Operation::Insert,
+                Net::Update(_) | Net::Replace(_) => Operation::Update,
+                Net::Delete | Net::Nothing => Operation::Delete,
+            };
+            let hybrid = self.rules.has(Rule::Hybrid) && self.rules.stamps_are_above();
+            let covers = |p| hybrid && flight.covers(folded.last.transaction, p);
+            let present = self.server.now.rows.contains_key(&folded.key);
+            let decision = decide(operation, version, covers, stored.as_ref(), present);
+            self.conflicts += usize::from(decision.conflict.is_some());
+            if !decision.apply {
+                continue;
+            }
+            let forgot = self.forgot.get(&folded.key);
+            if stored.is_none()
+                && forgot.is_some_and(|f| *f > version)
+                && (present || folded.net.row().is_some())
+            {
+                return Err(format!(
+                    "{:?} of key {} was forgotten and {version:?} still came",
+                    forgot, folded.key
+                ));
+            }
+            winners.push(folded.clone());
+        }
+        Ok(winners)
+    }
+
+    /// What the index says, without the groups of the same origin that were sent behind this one.
+    fn stored(&self, flight: &Flight, key: Key) -> Option<Entry> {
+        let mut entry = self.daemon.index.get(data::relation(key), data::hash(key));
+        for later in self
+            .daemon
+            .flights
+            .get(&flight.origin)
+            .into_iter()
+            .flatten()
+            .rev()
+        {
+            let announced = later
+                .folded
+                .iter()
+                .find(|f| f.key == key)
+                .map(|f| f.last.version);
+            if announced.is_some() && announced == entry.map(|e| e.version) {
+                entry = later.before.get(&key).copied().flatten();
+            }
+        }
+        entry
+    }
+
+    /// The whole row. What its image omits is in the row of before, if that is what its writer
+    /// had before it; otherwise the origin has it.
+    fn complete(
+        &mut self,
+        flight: &Flight,
+        folded: &Folded<Key, Row>,
+        winners: &[Folded<Key, Row>],
+        rows: &Rows,
+        fetch: Fetch,
+    ) -> Option<Stored> {
+        let row = folded.net.row()?;
+        if row.complete() {
+            return stored(row, folded.last.version, None);
+        }
+        let base = folded.moved_from.unwrap_or(folded.key);
+        let before = flight.before.get(&base).copied().flatten();
+        let seen = before.is_none_or(|e| {
+            e.source
+                .is_some_and(|s| flight.covers(folded.first.transaction, s))
+        });
+        let undisturbed = winners.iter().any(|w| w.key == base);
+        let local = rows.get(&base).map(|r| r.toast);
+        let known = row.toast == Toast::Unchanged || !self.rules.has(Rule::Base);
+        match local.filter(|_| seen && undisturbed && known) {
+            Some(toast) => stored(row, folded.last.version, Some(toast)),
+            None => {
+                self.paths.fetched += 1;
+                stored(row, folded.last.version, fetch(flight.origin, folded.key))
+            }
+        }
+    }
+
+    fn place(
+        &mut self,
+        set: Vec<(Key, Version, Option<Stored>)>,
+        rows: &mut Rows,
+        lost: &mut Vec<(Key, Version)>,
+    ) {
+        let gone =
+            |key: Key, version: Version| lost.iter().any(|(k, v)| *k == key && *v >= version);
+        let set: Vec<_> = set
+            .into_iter()
+            .filter_map(|(k, v, row)| Some((k, v, row?)))
+            .collect();
+        let set: Vec<_> = set.into_iter().filter(|(k, v, _)| !gone(*k, *v)).collect();
+        let value = |key: Key, row: &Stored| {
+            row.value
+                .map(|v| UniqueValue(u128::from(key % TABLES) << 8 | u128::from(v)))
+        };
+        let candidates = set.iter().map(|(key, version, row)| Candidate {
+            key: data::hash(*key),
+            version: *version,
+            values: vec![value(*key, row)],
+        });
+        let holders = rows.iter().filter_map(|(key, row)| {
+            let (relation, hash) = (data::relation(*key), data::hash(*key));
+            let entry = self.daemon.index.get(relation, hash);
+            let flown = entry.is_some_and(|e| row.writer == Some(e.version));
+            Some(Holder {
+                key: hash,
+                version: self.daemon.index.standing(relation, hash, flown),
+                index: 0,
+                value: value(*key, row)?,
+            })
+        });
+        let keys: BTreeMap<_, _> = (0..=u8::MAX).take(32).map(|k| (data::hash(k), k)).collect();
+        for outcome in resolve(candidates.collect(), holders.collect()) {
+            match outcome {
+                Outcome::Place(key) => {
+                    let row = set.iter().find(|(k, ..)| data::hash(*k) == key);
+                    if let Some((key, _, row)) = row {
+                        rows.insert(*key, *row);
+                    }
+                }
+                Outcome::Lost { key, version, .. } => {
+                    let key = keys[&key];
+                    rows.remove(&key);
+                    lost.push((key, version));
+                }
+            }
+        }
+    }
+
+    /// Reads the answer of the oldest committed group.
+    pub fn land(&mut self) -> bool {
+        let Some(Landing { flight, lost, at }) = self.daemon.landings.pop_front() else {
+            return false;
+        };
+        let written = flight.folded.iter().map(|f| (f.key, f.last.version));
+        for (key, version) in written.chain(lost) {
+            let (relation, hash) = (data::relation(key), data::hash(key));
+            let overtaken = self.daemon.index.landed(relation, hash, version, at);
+            tell!(
+                "  site {} landed key {key} {version:?} at {at}, overtaken {overtaken:?}",
+                self.me.0 - 1
+            );
+            if overtaken.is_some_and(|e| e.deleted) && self.rules.has(Rule::Repair) {
+                self.daemon.repairs.entry(key).or_default();
+            }
+        }
+        for &(table, version) in &flight.truncates {
+            self.daemon
+                .index
+                .truncate_landed(data::table(table), version, at);
+        }
+        for transaction in &flight.group {
+            self.daemon
+                .settled
+                .replayed(flight.origin, &transaction.vector);
+            self.daemon
+                .applied
+                .raise(flight.origin, transaction.position);
+        }
+        if self.daemon.tail_applied == Lsn::MAX && self.daemon.applied.covers_all(&self.daemon.tail)
+        {
+            self.daemon.tail_applied = at;
+        }
+        true
+    }
+}
+
+fn stored(row: &Row, version: Version, toast: Option<u64>) -> Option<Stored> {
+    let toast = match row.toast {
+        Toast::Value(value) => value,
+        _ => toast?,
+    };
+    Some(Stored {
+        value: row.value,
+        plain: row.plain,
+        toast,
+        local: None,
+        writer: Some(version),
+    })
+}
+
+fn same_value(a: Key, x: &Stored, b: Key, y: &Stored) -> bool {
+    a != b && a % TABLES == b % TABLES && x.value.is_some() && x.value == y.value
+}

@@ -1,0 +1,83 @@
+//! The rules of the design, each of which can be taken away to show that it is needed.
+
+/// One rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A stamp is above the last local one and above every replayed one.
+    Hybrid,
+    /// A row that loses a unique value is removed everywhere by a delete that travels.
+    Travel,
+    /// A group is replayed as a set.
+    Set,
+    /// A decided delete does not leave if a newer write has overtaken it, known or forgotten.
+    Current,
+    /// Only what every member has replayed, and what was committed before that, is forgotten.
+    Stable,
+    /// Replay decides only against local writes whose stamps are durable.
+    Durable,
+    /// A key that is being replayed for one origin holds the groups of the others back.
+    Flight,
+    /// An update that may not have seen what its vector claims says that its base is unknown.
+    Base,
+    /// A row that was written over a local delete not yet captured is removed again.
+    Repair,
+    /// What landed behind the captured point is not forgotten, even if stable.
+    Captured,
+    /// A decided delete is taken back when its transaction is rolled back.
+    Undo,
+    /// Whether a decided delete is overtaken is asked at capture, not when it leaves the outbox.
+    AtCapture,
+    /// A group is split if the index knows a version between its writes of one key.
+    Split,
+    /// An outbox row stays until the journal has its delete.
+    Keep,
+    /// After a restart the clock is set above all that the journals have.
+    Restore,
+}
+
+impl Rule {
+    pub const ALL: [Rule; 15] = [
+        Rule::Hybrid,
+        Rule::Travel,
+        Rule::Set,
+        Rule::Current,
+        Rule::Stable,
+        Rule::Durable,
+        Rule::Flight,
+        Rule::Base,
+        Rule::Repair,
+        Rule::Captured,
+        Rule::Undo,
+        Rule::AtCapture,
+        Rule::Split,
+        Rule::Keep,
+        Rule::Restore,
+    ];
+}
+
+/// The rules that are on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    without: Option<Rule>,
+}
+
+impl Rules {
+    pub const fn all() -> Self {
+        Rules { without: None }
+    }
+
+    pub const fn without(rule: Rule) -> Self {
+        Rules {
+            without: Some(rule),
+        }
+    }
+
+    pub fn has(self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    /// Whether stamps are above what they have seen, so that the crate's assertion of it holds.
+    pub fn stamps_are_above(self) -> bool {
+        self.has(Rule::Restore)
+    }
+}

@@ -1,0 +1,596 @@
+//! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting, restart.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use everywrite_conflict::{
+    Entry, Fold, HybridClock, Index, Lsn, NodeId, Position, Settled, Stamp, Vector, Version,
+    invariants,
+};
+
+use crate::data::{self, Key, Op, TABLES, Toast, Transaction};
+use crate::postgres::Server;
+use crate::replay::{Flight, Landing};
+use crate::rules::{Rule, Rules};
+
+/// Position 0 of the journal: before the first transaction.
+pub fn node(site: usize) -> NodeId {
+    NodeId(site as u16 + 1)
+}
+
+pub fn site_of(node: NodeId) -> usize {
+    usize::from(node.0) - 1
+}
+
+#[derive(Clone, Debug)]
+pub struct Beat {
+    pub node: NodeId,
+    pub end: Lsn,
+    pub applied: Vector,
+}
+
+pub struct Site {
+    pub me: NodeId,
+    pub sites: usize,
+    pub rules: Rules,
+    pub skew: i64,
+    pub server: Server,
+    /// The own journal; up to `durable` it survives the daemon and is shipped.
+    pub journal: Vec<Transaction>,
+    pub durable: usize,
+    /// How many transactions of each site's journal are here.
+    pub received: Vec<usize>,
+    pub released: Vector,
+    pub daemon: Daemon,
+    /// For the checks: the greatest version of each key that was forgotten here.
+    pub forgot: BTreeMap<Key, Version>,
+    pub forgotten: usize,
+    pub conflicts: usize,
+    pub paths: Paths,
+}
+
+/// How often the rare ways were gone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Paths {
+    pub fast: usize,
+    pub careful: usize,
+    pub repaired: usize,
+    pub fetched: usize,
+    pub unknown_base: usize,
+    pub lost: usize,
+    pub travelled: usize,
+    pub overtaken: usize,
+    pub undone: usize,
+    pub over_claimed: usize,
+    pub crashes: usize,
+    pub truncates: usize,
+    pub held: usize,
+    pub split: usize,
+}
+
+/// What the daemon has in memory.
+pub struct Daemon {
+    pub index: Index,
+    pub clock: HybridClock,
+    pub settled: Settled,
+    /// Up to where capture has read the WAL, and the number of the next record.
+    pub captured: Lsn,
+    pub next_record: usize,
+    /// Up to where what capture has read is durable in the journal.
+    pub captured_durable: Lsn,
+    /// What the vectors of local transactions claim: everything dispatched.
+    pub claims: Vector,
+    /// Dispatched and landed, by origin.
+    pub dispatched: Vector,
+    pub applied: Vector,
+    pub flights: BTreeMap<NodeId, VecDeque<Flight>>,
+    pub landings: VecDeque<Landing>,
+    pub repairs: BTreeMap<Key, BTreeSet<Version>>,
+    pub truncates_to_repeat: BTreeMap<u8, Version>,
+    /// The claims of the last transaction before a restart; until they are applied again, up to
+    /// `tail_applied`, local transactions may not have seen what they claim.
+    pub tail: Vector,
+    pub tail_applied: Lsn,
+    /// Outbox rows whose delete capture has read, with the WAL place from which they may go.
+    pub sent: Vec<(Lsn, u64)>,
+    pub emitted: BTreeSet<u64>,
+    /// What may be released as soon as capture is durably past a place in the WAL.
+    pub releasing: VecDeque<(Lsn, Vector)>,
+}
+
+impl Site {
+    pub fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
+        let mut site = Site {
+            me: node(me),
+            sites,
+            rules,
+            skew,
+            server: Server::default(),
+            journal: Vec::new(),
+            durable: 0,
+            received: vec![0; sites],
+            released: Vector::new(),
+            daemon: Daemon::new(node(me), sites, Stamp::MIN),
+            forgot: BTreeMap::new(),
+            forgotten: 0,
+            conflicts: 0,
+            paths: Paths::default(),
+        };
+        site.daemon.tail_applied = Lsn::ZERO;
+        site
+    }
+
+    pub fn durable_end(&self) -> Lsn {
+        end_of(&self.journal[..self.durable])
+    }
+
+    // ---- capture ----
+
+    /// Reads the next commits of the local WAL.
+    pub fn capture(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(record) = self.server.wal.get(self.daemon.next_record).cloned() else {
+                return;
+            };
+            self.daemon.next_record += 1;
+            self.daemon.captured = record.end;
+            let ops = match (&record.ops[..], record.outbox) {
+                ([Op::Lost(key, version)], Some(id)) => {
+                    self.daemon.sent.push((record.end, id));
+                    if !self.leaves(*key, *version) {
+                        self.paths.overtaken += 1;
+                        continue;
+                    }
+                    self.paths.travelled += 1;
+                    record.ops.clone()
+                }
+                _ => self.with_known_bases(&record.ops, record.end),
+            };
+            self.stamp(record.time, record.end, ops);
+        }
+    }
+
+    fn leaves(&mut self, key: Key, version: Version) -> bool {
+        let (relation, hash) = (data::relation(key), data::hash(key));
+        if !self.rules.has(Rule::AtCapture) {
+            return true;
+        }
+        if !self.rules.has(Rule::Current) {
+            return self
+                .daemon
+                .index
+                .get(relation, hash)
+                .is_none_or(|e| e.version <= version);
+        }
+        self.daemon.index.travels(relation, hash, version)
+    }
+
+    /// A row whose update omits a value was not written upon what the vector claims if the index
+    /// names a write that is in flight, or landed behind this commit.
+    fn with_known_bases(&mut self, ops: &[Op], end: Lsn) -> Vec<Op> {
+        let mut ops = ops.to_vec();
+        for op in &mut ops {
+            let (key, row) = match op {
+                Op::Update(key, row) => (*key, row),
+                Op::Move(old, _, row) => (*old, row),
+                _ => continue,
+            };
+            let entry = self.daemon.index.get(data::relation(key), data::hash(key));
+            let unseen =
+                entry.is_some_and(|e| e.local_lsn >= end) || self.daemon.tail_applied >= end;
+            if unseen && row.toast == Toast::Unchanged && self.rules.has(Rule::Base) {
+                row.toast = Toast::UnknownBase;
+                self.paths.unknown_base += 1;
+            }
+        }
+        ops
+    }
+
+    fn stamp(&mut self, time: Stamp, position: Lsn, ops: Vec<Op>) {
+        let (last, seen) = (self.daemon.clock.last(), self.daemon.clock.seen());
+        let mut stamp = self.daemon.clock.stamp(time);
+        if self.rules.has(Rule::Hybrid) && self.rules.has(Rule::Restore) {
+            invariants::clocks(stamp, last, seen).unwrap();
+        }
+        if !self.rules.has(Rule::Hybrid) {
+            stamp = time;
+        }
+        let transaction = Transaction {
+            position,
+            previous: end_of(&self.journal),
+            stamp,
+            version: Version {
+                stamp,
+                origin: self.me,
+            },
+            vector: self.daemon.claims.clone(),
+            ops,
+        };
+        tell!("  site {} captures {transaction:?}", site_of(self.me));
+        let mut fold = Fold::new();
+        transaction.fold_into(&mut fold, 0);
+        let source = Some(Position {
+            origin: self.me,
+            lsn: position,
+        });
+        for table in transaction.truncates() {
+            self.paths.truncates += 1;
+            // What replay may have put in after the truncate is removed again.
+            let repair = self.rules.has(Rule::Repair);
+            let local_lsn = if repair { Lsn::MAX } else { Lsn::ZERO };
+            let version = transaction.version;
+            let entry = Entry {
+                version,
+                source,
+                deleted: true,
+                local_lsn,
+            };
+            self.daemon
+                .index
+                .announce_truncate(data::table(table), entry);
+            if repair {
+                self.daemon.truncates_to_repeat.insert(table, version);
+            }
+        }
+        for folded in fold.finish() {
+            let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
+            let deleted = folded.net.row().is_none();
+            let before = self.daemon.index.get(relation, hash);
+            let over = before.is_some_and(|e| e.local_lsn >= position);
+            self.paths.over_claimed += usize::from(over);
+            let repair = deleted && over && self.rules.has(Rule::Repair);
+            let own = folded.last.version == transaction.version;
+            let local_lsn = if repair && own { Lsn::MAX } else { Lsn::ZERO };
+            let version = folded.last.version;
+            let entry = Entry {
+                version,
+                source,
+                deleted,
+                local_lsn,
+            };
+            self.daemon.index.announce(relation, hash, entry);
+            if repair && own {
+                self.daemon
+                    .repairs
+                    .entry(folded.key)
+                    .or_default()
+                    .insert(version);
+            }
+        }
+        self.journal.push(transaction);
+    }
+
+    /// The journal's fsync. What is shipped and what replay builds on is behind it.
+    pub fn fsync(&mut self) {
+        self.durable = self.journal.len();
+        self.daemon.captured_durable = self.daemon.captured;
+        let durable = self.daemon.captured_durable;
+        let sent = std::mem::take(&mut self.daemon.sent);
+        for (end, id) in sent {
+            if end <= durable {
+                self.server.now.outbox.remove(&id);
+            } else {
+                self.daemon.sent.push((end, id));
+            }
+        }
+    }
+
+    pub fn capture_all(&mut self) {
+        self.capture(usize::MAX);
+        if self.rules.has(Rule::Durable) {
+            self.fsync();
+        }
+    }
+
+    // ---- decided deletes ----
+
+    /// A session without origin takes an outbox row into the stream.
+    pub fn send_outbox(&mut self, time: Stamp) {
+        let outbox = &self.server.now.outbox;
+        let Some((&id, &(key, version))) =
+            outbox.iter().find(|o| !self.daemon.emitted.contains(o.0))
+        else {
+            return;
+        };
+        self.daemon.emitted.insert(id);
+        let overtaken = || {
+            let entry = self.daemon.index.get(data::relation(key), data::hash(key));
+            entry.is_none_or(|e| e.version != version)
+        };
+        if !self.rules.has(Rule::AtCapture) && overtaken() {
+            self.server.now.outbox.remove(&id);
+            return;
+        }
+        if !self.rules.has(Rule::Keep) {
+            self.server.now.outbox.remove(&id);
+        }
+        self.server
+            .commit_local(time, vec![Op::Lost(key, version)], Some(id));
+        self.server.flush();
+    }
+
+    // ---- settle ----
+
+    pub fn beat(&self) -> Beat {
+        // Under capture's lock: the end of what is stamped.
+        Beat {
+            node: self.me,
+            end: end_of(&self.journal),
+            applied: self.server.flushed.progress.clone(),
+        }
+    }
+
+    fn applied_with_own(&self) -> Vector {
+        let mut applied = self.daemon.applied.clone();
+        applied.set(self.me, self.durable_end());
+        applied
+    }
+
+    /// Forgets what is stable. `everywhere` is what every site has applied, for the rule taken
+    /// away that calls this stable.
+    pub fn forget(&mut self, everywhere: &Vector) {
+        let applied = self.applied_with_own();
+        let stable = if self.rules.has(Rule::Stable) {
+            self.daemon.settled.stable(&applied)
+        } else {
+            everywhere.clone()
+        };
+        let captured = if self.rules.has(Rule::Captured) {
+            self.daemon.captured_durable
+        } else {
+            Lsn(Lsn::MAX.0 - 1)
+        };
+        let keys: Vec<Key> = (0..=u8::MAX).take(32).collect();
+        let known = |site: &Site| -> Vec<Option<Version>> {
+            let entries = site
+                .daemon
+                .index
+                .iter()
+                .map(|(k, e)| (k, e.version))
+                .collect::<BTreeMap<_, _>>();
+            keys.iter()
+                .map(|k| entries.get(&data::hash(*k)).copied())
+                .collect()
+        };
+        let before = known(self);
+        self.forgotten += self.daemon.index.forget(&stable, captured);
+        let after = known(self);
+        for ((key, before), after) in keys.iter().zip(before).zip(after) {
+            if let (Some(version), None) = (before, after) {
+                tell!("  site {} forgets key {key} {version:?}", site_of(self.me));
+                let forgot = self.forgot.entry(*key).or_insert(version);
+                *forgot = (*forgot).max(version);
+            }
+        }
+    }
+
+    /// Lets go of journal segments that nobody needs any more, this site's index included.
+    pub fn release(&mut self) {
+        let mut flushed = self.server.flushed.progress.clone();
+        flushed.set(self.me, self.durable_end());
+        let released = self.daemon.settled.released(&flushed);
+        self.daemon
+            .releasing
+            .push_back((self.server.insert, released));
+        while let Some((at, released)) = self.daemon.releasing.front() {
+            if *at > self.daemon.captured_durable && self.rules.has(Rule::Captured) {
+                break;
+            }
+            self.released.merge(released);
+            self.daemon.releasing.pop_front();
+        }
+    }
+
+    // ---- restart ----
+
+    /// The daemon dies and starts again; with `server` the server does, too, and has lost what
+    /// was not flushed. `journals` are those of all sites.
+    pub fn crash(&mut self, server: bool, journals: &[Vec<Transaction>]) {
+        self.paths.crashes += 1;
+        tell!("site {} crashes, server {server}", site_of(self.me));
+        if server {
+            self.server.now = self.server.flushed.clone();
+        }
+        self.journal.truncate(self.durable);
+        let last = self.journal.last();
+        let progress = self.server.now.progress.clone();
+        let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
+        daemon.captured = end_of(&self.journal);
+        daemon.captured_durable = daemon.captured;
+        daemon.next_record = self
+            .server
+            .wal
+            .partition_point(|r| r.end <= daemon.captured);
+        daemon.claims = progress.clone();
+        daemon.dispatched = progress.clone();
+        daemon.applied = progress.clone();
+        if let Some(last) = last {
+            daemon.claims.merge(&last.vector);
+            daemon.tail = last.vector.clone();
+        }
+        daemon.tail_applied = if progress.covers_all(&daemon.tail) {
+            Lsn::ZERO
+        } else {
+            Lsn::MAX
+        };
+        self.daemon = daemon;
+        let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
+            .map(|x| {
+                let own = node(x) == self.me;
+                let end = if own { self.durable } else { self.received[x] };
+                (node(x), &journals[x][..end])
+            })
+            .collect();
+        let insert = self.server.insert;
+        for (origin, journal) in journals_here {
+            if let Some(last) = journal.last()
+                && self.rules.has(Rule::Restore)
+            {
+                self.daemon.clock.saw(last.stamp);
+            }
+            let own = origin == self.me;
+            for transaction in journal {
+                let there = own || transaction.position <= progress.get(origin);
+                if there && transaction.position > self.released.get(origin) {
+                    self.remember(origin, transaction, if own { Lsn::ZERO } else { insert });
+                }
+            }
+        }
+        for (&id, &(key, version)) in &self.server.now.outbox.clone() {
+            // A row with this key was written after the decision: it is overtaken.
+            if self.server.now.rows.contains_key(&key) {
+                self.server.now.outbox.remove(&id);
+                continue;
+            }
+            let entry = Entry {
+                version,
+                source: None,
+                deleted: true,
+                local_lsn: insert,
+            };
+            self.daemon
+                .index
+                .announce(data::relation(key), data::hash(key), entry);
+        }
+    }
+
+    fn remember(&mut self, origin: NodeId, transaction: &Transaction, local_lsn: Lsn) {
+        let source = Some(Position {
+            origin,
+            lsn: transaction.position,
+        });
+        let own = origin == self.me && self.rules.has(Rule::Repair);
+        let version = transaction.version;
+        // A repair may have been under way.
+        let tombstone_lsn = if own { Lsn::MAX } else { local_lsn };
+        for table in transaction.truncates() {
+            let entry = Entry {
+                version,
+                source,
+                deleted: true,
+                local_lsn: tombstone_lsn,
+            };
+            self.daemon
+                .index
+                .announce_truncate(data::table(table), entry);
+            if own {
+                let repeat = self
+                    .daemon
+                    .truncates_to_repeat
+                    .entry(table)
+                    .or_insert(version);
+                *repeat = (*repeat).max(version);
+            }
+        }
+        let mut fold = Fold::new();
+        transaction.fold_into(&mut fold, 0);
+        for folded in fold.finish() {
+            let deleted = folded.net.row().is_none();
+            let local_lsn = if deleted { tombstone_lsn } else { local_lsn };
+            let entry = Entry {
+                version: folded.last.version,
+                source,
+                deleted,
+                local_lsn,
+            };
+            let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
+            self.daemon.index.announce(relation, hash, entry);
+            if deleted && own {
+                let versions = self.daemon.repairs.entry(folded.key).or_default();
+                versions.insert(folded.last.version);
+            }
+        }
+    }
+
+    /// Removes a row that the index says is deleted: it was written over a local delete that
+    /// capture had not reached.
+    pub fn repair(&mut self, key: Key) {
+        self.capture_all();
+        let Some(versions) = self.daemon.repairs.remove(&key) else {
+            return;
+        };
+        let (relation, hash) = (data::relation(key), data::hash(key));
+        let entry = self.daemon.index.get(relation, hash);
+        // What another group is about to delete is that group's.
+        let ours = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| s.origin == self.me);
+        if entry.is_some_and(|e| e.deleted && ours(&e)) {
+            self.paths.repaired += usize::from(self.server.now.rows.remove(&key).is_some());
+        }
+        let at = self.server.commit_replayed();
+        tell!("  site {} repairs key {key}: {entry:?}", site_of(self.me));
+        for version in versions {
+            self.daemon.index.landed(relation, hash, version, at);
+        }
+    }
+
+    /// Removes what replay has put into a table behind a local truncate.
+    pub fn repeat_truncate(&mut self, table: u8) {
+        self.capture_all();
+        let Some(version) = self.daemon.truncates_to_repeat.remove(&table) else {
+            return;
+        };
+        let index = &self.daemon.index;
+        let before = self.server.now.rows.len();
+        let outlives =
+            |key: &Key| key % TABLES != table || index.survives_truncate(data::hash(*key), version);
+        let flushed_rows = &mut self.server.now.rows;
+        flushed_rows.retain(|key, _| outlives(key));
+        self.paths.repaired += before - self.server.now.rows.len();
+        let at = self.server.commit_replayed();
+        tell!(
+            "  site {} repeats truncate {table} {version:?}: {:?}",
+            site_of(self.me),
+            self.server.now.rows
+        );
+        self.daemon
+            .index
+            .truncate_landed(data::table(table), version, at);
+    }
+}
+
+impl Daemon {
+    fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
+        Daemon {
+            index: Index::new(),
+            clock: HybridClock::restored(last),
+            settled: Settled::new(me, (0..sites).map(node)),
+            captured: Lsn::ZERO,
+            next_record: 0,
+            captured_durable: Lsn::ZERO,
+            claims: Vector::new(),
+            dispatched: Vector::new(),
+            applied: Vector::new(),
+            flights: BTreeMap::new(),
+            landings: VecDeque::new(),
+            repairs: BTreeMap::new(),
+            truncates_to_repeat: BTreeMap::new(),
+            tail: Vector::new(),
+            tail_applied: Lsn::ZERO,
+            sent: Vec::new(),
+            emitted: BTreeSet::new(),
+            releasing: VecDeque::new(),
+        }
+    }
+}
+
+fn end_of(journal: &[Transaction]) -> Lsn {
+    journal.last().map_or(Lsn::ZERO, |t| t.position)
+}
+
+impl Paths {
+    pub fn add(&mut self, other: &Paths) {
+        self.fast += other.fast;
+        self.careful += other.careful;
+        self.repaired += other.repaired;
+        self.fetched += other.fetched;
+        self.unknown_base += other.unknown_base;
+        self.lost += other.lost;
+        self.travelled += other.travelled;
+        self.overtaken += other.overtaken;
+        self.undone += other.undone;
+        self.over_claimed += other.over_claimed;
+        self.crashes += other.crashes;
+        self.truncates += other.truncates;
+        self.held += other.held;
+        self.split += other.split;
+    }
+}
