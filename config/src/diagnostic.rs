@@ -174,7 +174,8 @@ impl<'a> Page<'a> {
                 };
                 let blanks = text[value..].len() - text[value..].trim_start().len();
                 let end = text.trim_end().len().max(value + blanks);
-                Some(vec![line.start + value + blanks..line.start + end])
+                let secret = line.start + value + blanks..line.start + end;
+                Some(Vec::from([secret]))
             }
         }
     }

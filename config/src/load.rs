@@ -59,7 +59,7 @@ fn checked<'a>(
         Settings::deserialize(toml::Deserializer::from(filled)).map_err(unexpected)?;
     refuse(validate::check(&page, root.get_ref(), &settings))?;
 
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     validate::resolve(&mut settings, folder);
     Ok((settings, root, page))
 }

@@ -49,6 +49,7 @@ pub(crate) const SECTIONS: [&Section; 9] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::section::Field;
 
     /// serde's own list of what it knows, from its complaint about what it does not.
     fn known_to_serde(error: &toml::de::Error) -> Vec<String> {
@@ -76,7 +77,7 @@ mod tests {
                 format!("[{}]\nnonsense = 1", section.name)
             };
             let error = toml::from_str::<Settings>(&text).unwrap_err();
-            let keys: Vec<_> = section.fields.iter().map(|f| f.key()).collect();
+            let keys: Vec<_> = section.fields.iter().map(Field::key).collect();
             assert_eq!(keys, known_to_serde(&error), "[{}]", section.name);
             for field in section.fields {
                 assert!(

@@ -380,7 +380,7 @@ fn about(field: &Field) -> String {
 /// A duration as people write it: `30days`, not `1month`.
 fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds > 0 && seconds % 86_400 == 0 {
+    if seconds > 0 && seconds.is_multiple_of(86_400) {
         return format!("{}days", seconds / 86_400);
     }
     humantime_serde::re::humantime::format_duration(duration).to_string()

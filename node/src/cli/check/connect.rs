@@ -88,6 +88,10 @@ fn remedy(error: &tokio_postgres::Error) -> &'static str {
         "wait until the server has started, then try again"
     } else if code.is_some() {
         "look at the server's log"
+    } else if explain(error).contains("password missing") {
+        "the server asks for a password: set `password` or `password-file` in [postgres]"
+    } else if explain(error).contains("TLS") {
+        "set `sslmode` in [postgres] to what the server offers"
     } else {
         "is the server running, and are `host` and `port` in [postgres] right? a host that starts with / is the folder of the server's unix socket"
     }

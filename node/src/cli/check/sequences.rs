@@ -58,7 +58,9 @@ pub(super) async fn findings(client: &Client, site: &Site) -> Result<Vec<Finding
             );
             continue;
         }
-        let own = site.node.map_or("NODE_ID".to_owned(), |id| id.to_string());
+        let own = site
+            .node
+            .map_or_else(|| "NODE_ID".to_owned(), |id| id.to_string());
         let mut finding = Finding::warning(object, format!("numbers {column} at every site"))
             .why(format!(
                 "two sites hand out the same number, and of two rows with one key only the later one stays. In steps of {step} each site has numbers of its own{}; a uuid needs none",

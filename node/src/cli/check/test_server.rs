@@ -73,6 +73,12 @@ impl TestServer {
         self.pg_ctl_start();
     }
 
+    /// Replaces pg_hba.conf.
+    pub(super) fn let_in(&self, lines: &str) {
+        fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
+        self.command("pg_ctl", &["reload"]);
+    }
+
     fn pg_ctl_start(&self) {
         let log = self.dir.path().join("log");
         self.command("pg_ctl", &["start", "-w", "-l", log.to_str().unwrap()]);

@@ -643,6 +643,54 @@ async fn a_server_that_is_not_there_or_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn passwords_and_pg_hba() {
+    let Some(server) = TestServer::start(15, &[]) else {
+        return;
+    };
+    let client = server.client("postgres", "postgres").await;
+    let set = "create role ew login replication password 'geheim'";
+    client.batch_execute(set).await.unwrap();
+    let mut settings = server.settings("ew", "postgres");
+
+    server.let_in("local all postgres trust\n");
+    let error = until_refused(&settings, "no pg_hba.conf entry").await;
+    assert!(
+        error.contains("let it in with a line in pg_hba.conf"),
+        "{error}"
+    );
+
+    server.let_in("local all postgres trust\nlocal all all scram-sha-256\n");
+    let error = until_refused(&settings, "password missing").await;
+    assert!(
+        error.contains("set `password` or `password-file`"),
+        "{error}"
+    );
+    settings.password = Some("wrong-one".into());
+    let error = connect(&settings).await.unwrap_err().to_string();
+    assert!(error.contains("password authentication failed"), "{error}");
+    assert!(error.contains("correct `password`"), "{error}");
+    assert!(!error.contains("wrong-one"), "{error}");
+    settings.password = Some("geheim".into());
+    assert!(connect(&settings).await.is_ok());
+}
+
+/// A reload of pg_hba.conf is seen a moment later.
+async fn until_refused(settings: &Postgres, reason: &str) -> String {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let refusal = connect(settings).await.err().map(|error| error.to_string());
+        if let Some(error) = refusal.as_ref().filter(|error| error.contains(reason)) {
+            return error.clone();
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{reason}: {refusal:?}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_command_says_what_is_wrong_with_its_arguments() {
     let args = |config: &str, postgres: Option<&str>| CheckArgs {
         config: config.into(),
