@@ -68,15 +68,6 @@ pub enum Error {
         /// Its name.
         name: &'static str,
     },
-    /// A document could not be written as JSON.
-    #[error("write {what} as JSON: {source}")]
-    Json {
-        /// Which document.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
     /// The admin address cannot be used.
     #[error(
         "listen for admin requests on {address}: {source}; \

@@ -1,7 +1,7 @@
 //! `everywrite status`: asks a running daemon how it is.
 //!
-//! [`fetch`](mod@fetch) gets the status document over HTTP, [`render`] makes it readable. The exit code says the rest to
-//! scripts: 0 ready, 1 running but not ready, 2 not reachable.
+//! `fetch` gets the status document over HTTP, [`render()`] makes it readable. The exit code says
+//! the rest to scripts: 0 ready, 1 running but not ready, 2 not reachable.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

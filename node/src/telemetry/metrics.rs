@@ -413,6 +413,17 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_lists_every_metric() {
+        let guide = include_str!("../../../docs/guide/monitoring.md");
+        for (name, _, _, meaning) in METRICS {
+            let row = guide
+                .lines()
+                .find(|line| line.contains(&format!("| `{name}` |")));
+            assert!(row.is_some_and(|row| row.contains(meaning)), "{name}");
+        }
+    }
+
+    #[test]
     fn names_follow_the_rule() {
         for (name, kind, _, _) in METRICS {
             assert!(name.starts_with("everywrite_"), "{name}");

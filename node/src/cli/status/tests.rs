@@ -92,7 +92,10 @@ fn busy() -> Status {
 
 #[test]
 fn shows_what_matters() {
-    assert_eq!(render(&busy()), include_str!("expected.txt"));
+    let shown = render(&busy());
+    assert_eq!(shown, include_str!("expected.txt"));
+    let guide = include_str!("../../../../docs/guide/monitoring.md");
+    assert!(guide.contains(&shown), "the guide shows another picture");
 }
 
 #[test]

@@ -176,7 +176,8 @@ comment on function everywrite.wait_for(text, pg_lsn, interval) is
     'waits until everything that a site committed up to a position can be read here; false after the timeout';
 
 -- The guard of replay's fast path. The outer function is plain SQL so that the planner puts its
--- CASE into the statement: a guard that holds costs a comparison, no call.
+-- CASE into the statement: a guard that holds costs a comparison, no call. Such a function may not
+-- set a search path, so it names its operator in full.
 create function everywrite.guard_failed(found bigint, expected bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -190,7 +191,8 @@ $$;
 create function everywrite.expect(found bigint, expected bigint) returns void
 language sql volatile
 as $$
-    select case when found = expected then null else everywrite.guard_failed(found, expected) end
+    select case when found operator(pg_catalog.=) expected then null
+                else everywrite.guard_failed(found, expected) end
 $$;
 comment on function everywrite.expect(bigint, bigint) is
     'raises EW001 unless both numbers are equal; used by the daemon';
@@ -204,6 +206,8 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    -- A variable, because an index is not searched for what a volatile function gives.
+    cutoff        timestamptz := clock_timestamp() - older_than;
     newest_to_go  bigint;
     deleted       bigint;
 begin
@@ -211,12 +215,17 @@ begin
         select c.id into newest_to_go
           from everywrite.conflict_history c order by c.id desc offset greatest(keep_rows, 0) limit 1;
     end if;
+    -- Each half walks an index from its old end, so a call that finds nothing to do is cheap.
     delete from everywrite.conflict_history c
      where c.id in (
-        select old.id from everywrite.conflict_history old
-         where old.id <= newest_to_go or old.decided_at < clock_timestamp() - older_than
-         order by old.id
-         limit at_most);
+        (select old.id from everywrite.conflict_history old
+          where old.decided_at < cutoff
+          order by old.decided_at limit at_most)
+        union
+        (select old.id from everywrite.conflict_history old
+          where old.id <= newest_to_go
+          order by old.id limit at_most)
+        limit at_most);
     get diagnostics deleted = row_count;
     return deleted;
 end

@@ -272,3 +272,43 @@ async fn former_members_keep_their_names() {
         assert_eq!(known().await, "1b 2a! 3c- 4c", "nothing changed");
     }
 }
+
+/// The hardening that `SECURITY.md` gives.
+#[tokio::test]
+async fn functions_work_when_wal_messages_are_closed_to_public() {
+    for server in servers() {
+        let superuser = server.database("closed").await;
+        let version: i32 = one(
+            &superuser,
+            "select current_setting('server_version_num')::int",
+        )
+        .await;
+        let flush = if version >= 170_000 { ", boolean" } else { "" };
+        superuser
+            .batch_execute(&format!(
+                "create role closed_owner login;
+                 create role closed_app login;
+                 create schema everywrite authorization closed_owner;
+                 revoke execute on function pg_logical_emit_message(boolean, text, bytea{flush}) from public;
+                 revoke execute on function pg_logical_emit_message(boolean, text, text{flush}) from public;
+                 grant execute on function pg_logical_emit_message(boolean, text, bytea{flush}) to closed_owner"
+            ))
+            .await
+            .expect("close");
+        let owner = server.connect("closed_owner", "closed").await;
+        migrate(&owner).await.expect("migrate");
+        register_nodes(&owner, NodeId(1), &sites(&["a", "b"]))
+            .await
+            .expect("register");
+        owner
+            .batch_execute("select everywrite.pause('b')")
+            .await
+            .expect("the owner may");
+        let app = server.connect("closed_app", "closed").await;
+        let forged = "select pg_logical_emit_message(true, 'everywrite', '\\x0164'::bytea)";
+        assert_eq!(refusal(&app, forged).await.1, "42501");
+        app.batch_execute("select everywrite.last_commit()")
+            .await
+            .expect("still works");
+    }
+}
