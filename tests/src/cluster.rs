@@ -105,8 +105,8 @@ pub struct Plan {
     pub schema: String,
     /// For every server.
     pub server: postgres::Options,
-    /// Appended to every node's configuration file.
-    pub config: String,
+    /// For every node's configuration file: section, key, value in TOML.
+    pub config: Vec<(&'static str, &'static str, &'static str)>,
 }
 
 impl Default for Plan {
@@ -115,7 +115,7 @@ impl Default for Plan {
             sites: 3,
             schema: SCHEMA.to_owned(),
             server: postgres::Options::default(),
-            config: String::new(),
+            config: Vec::new(),
         }
     }
 }
@@ -140,6 +140,18 @@ impl Plan {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Plan {
         self.server = self.server.set(name, value);
+        self
+    }
+
+    /// Adds a setting of the nodes.
+    #[must_use]
+    pub fn configure(
+        mut self,
+        section: &'static str,
+        key: &'static str,
+        value: &'static str,
+    ) -> Plan {
+        self.config.push((section, key, value));
         self
     }
 
@@ -172,8 +184,8 @@ impl Plan {
         let mut sites = Vec::new();
         for (index, server) in servers.into_iter().enumerate() {
             let node = init(dir.path(), &identities, index, &proxies)?;
-            if !self.config.is_empty() {
-                node.edit_config(|text| format!("{text}\n{}\n", self.config))?;
+            for (section, key, value) in &self.config {
+                node.set_config(section, key, value)?;
             }
             sites.push(Site { node, server });
         }

@@ -152,6 +152,34 @@ impl Node {
         std::fs::write(&path, edit(text)).context("write the configuration")
     }
 
+    /// Gives a key of its configuration file a value (in TOML); seen at the next start.
+    pub fn set_config(&self, section: &str, key: &str, value: &str) -> anyhow::Result<()> {
+        let (header, given) = (format!("[{section}]"), format!("{key} = "));
+        let mut found = false;
+        self.edit_config(|text| {
+            let (mut inside, mut edited) = (false, String::new());
+            for line in text.lines() {
+                if line.starts_with('[') {
+                    inside = line == header;
+                }
+                if inside && line.starts_with(&given) {
+                    continue;
+                }
+                edited.push_str(line);
+                edited.push('\n');
+                if line == header {
+                    found = true;
+                    edited.push_str(&format!("{given}{value}\n"));
+                }
+            }
+            edited
+        })?;
+        if !found {
+            bail!("{} has no section {header}", self.config().display());
+        }
+        Ok(())
+    }
+
     /// Its folder.
     pub fn dir(&self) -> &Path {
         &self.dir

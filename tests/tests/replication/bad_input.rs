@@ -15,15 +15,9 @@ async fn a_wrong_password_is_told_and_mended_without_a_restart() {
     let mut cluster = plan.prepare().await.unwrap();
     cluster.expect_errors(&["password"]);
     for site in &mut cluster.sites {
-        let edit = |text: String| {
-            let with = text.replace(
-                "user = \"postgres\"",
-                "user = \"keeper\"\npassword = \"wrong\"",
-            );
-            assert_ne!(with, text, "the configuration names its user otherwise");
-            with
-        };
-        site.node.edit_config(edit).unwrap();
+        let set = |key: &str, value: &str| site.node.set_config("postgres", key, value);
+        set("user", "\"keeper\"").unwrap();
+        set("password", "\"wrong\"").unwrap();
         site.node.start().unwrap();
     }
     for site in &cluster.sites {
@@ -48,8 +42,7 @@ async fn a_wrong_password_is_told_and_mended_without_a_restart() {
 async fn an_unknown_key_shows_line_caret_and_the_expected_ones() {
     let mut cluster = Plan::default().sites(1).prepare().await.unwrap();
     let node = &mut cluster.site_mut(0).node;
-    node.edit_config(|text| text.replace("[postgres]", "[postgres]\nhots = \"x\""))
-        .unwrap();
+    node.set_config("postgres", "hots", "\"x\"").unwrap();
     node.start().unwrap();
     assert!(!node.ended().await.unwrap(), "it called that a success");
     let told = everywrite_tests::logs::lines(&node.log()).join("\n");
