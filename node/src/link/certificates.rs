@@ -115,12 +115,11 @@ pub(super) fn issue_for(
 
 /// Reads a node's certificate. Its signature is not checked.
 pub fn inspect(cert_pem: &str) -> Result<Inspection, Error> {
-    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|err| {
-        Error::Certificate {
+    let der =
+        CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|err| Error::Certificate {
             operation: "read the certificate",
             reason: err.to_string(),
-        }
-    })?;
+        })?;
     let (identity, not_after) = Identity::of_certificate(&der)?;
     Ok(Inspection {
         cluster: identity.cluster,

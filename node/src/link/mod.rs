@@ -58,7 +58,6 @@ mod writer;
 
 pub use error::Error;
 pub use handle::{Handle, Link};
-pub use identity::Identity;
 pub use options::{Clock, Options, Peer, Timing};
 pub use rows::{FetchRow, FetchedRow, RowSource};
 
