@@ -5,11 +5,14 @@
 //! 2. The newest segment is read whole. At the first frame that is not sound it is cut: a write
 //!    that was never synced. If that frame lies before the noted durable end ([`super::mark`])
 //!    it is damage, and an error.
-//! 3. What remains is synced, for it may have been written but not synced before the crash.
+//! 3. What remains behind the noted durable end is written once more and synced: it may have
+//!    been written but not synced before the crash, or a sync of it may have failed, after which
+//!    the kernel takes it for clean although it never reached the disk.
 //! 4. An unfinished large transaction at the end is cut off.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +25,7 @@ use super::mark::Mark;
 use super::record::Frame;
 use super::segment::{Place, Preamble, Segment, sync_dir};
 use super::shared::{Shared, State};
-use super::walk::{WalkError, walk};
+use super::walk::{WalkError, read, walk};
 use super::writer::{Active, Full, Writer};
 use super::{Error, Options};
 
@@ -261,7 +264,12 @@ fn go_on_at_newest(writer: &mut Writer, mut found: Vec<Found>) -> Result<(), Err
         tracing::info!(path = %segment.path.display(), bytes = newest.length - end, "cutting a torn tail");
         shorten(&segment.path, end)?;
     }
-    // What is left may never have been synced.
+    let from = noted(writer, sequence).map_or(segment.body, |noted| noted.offset);
+    if from < end {
+        let written =
+            read(&file, from, end, end - from).and_then(|bytes| file.write_all_at(&bytes, from));
+        written.map_err(Error::io("write once more", &segment.path))?;
+    }
     file.sync_all().map_err(Error::io("sync", &segment.path))?;
     segment.set_durable(end);
     let segment = Arc::new(segment);
@@ -288,6 +296,11 @@ fn go_on_at_newest(writer: &mut Writer, mut found: Vec<Found>) -> Result<(), Err
     Ok(())
 }
 
+/// The durable end that was noted, if it lies in segment `sequence`.
+fn noted(writer: &Writer, sequence: u64) -> Option<Place> {
+    writer.mark.read().filter(|at| at.sequence == sequence)
+}
+
 /// Brings `writer` to the state after the last sound frame; where that ends.
 fn read_newest(
     writer: &mut Writer,
@@ -297,7 +310,7 @@ fn read_newest(
 ) -> Result<u64, Error> {
     let sequence = segment.preamble.sequence;
     let origin = writer.shared.origin;
-    let noted = writer.mark.read().filter(|at| at.sequence == sequence);
+    let noted = noted(writer, sequence);
     let walked = walk(file, segment.body, length, |frame, offset, _| {
         // A sound frame that cannot stand here was never written here.
         if !writer.chain.admits(origin, &frame)? {

@@ -69,12 +69,13 @@ impl Writer {
     pub(super) fn run(mut self) {
         while let Some(items) = self.take() {
             let mut items = VecDeque::from(items);
+            drop_doomed(&mut items, self.chain.large.is_some());
             while !items.is_empty() {
                 match self.step(&mut items) {
                     Ok(()) => self.tell_full(None),
                     Err(Full(reason)) => {
                         self.tell_full(Some(reason));
-                        if self.pause() {
+                        if self.pause(&mut items) {
                             return; // what was not written was never said to be durable
                         }
                     }
@@ -100,12 +101,26 @@ impl Writer {
     }
 
     /// Waits a while; true if the journal closes.
-    fn pause(&self) -> bool {
+    ///
+    /// What fills the disk may be a large transaction that was begun anew (its link broke). Then
+    /// the rest of the old one must not stand in the way of what cuts it off.
+    fn pause(&self, items: &mut VecDeque<Item>) -> bool {
         let mut state = self.shared.state.lock();
         if !state.closing {
             self.shared.work.wait_for(&mut state, RETRY);
         }
-        state.closing
+        let closing = state.closing;
+        if state.queue.iter().any(|item| item.note.cuts()) {
+            let mut all: VecDeque<Item> = items.iter().chain(&state.queue).cloned().collect();
+            if drop_doomed(&mut all, self.chain.large.is_some()) {
+                *items = all;
+                state.queue.clear();
+                state.queued_bytes = 0;
+                drop(state);
+                self.shared.room.notify_waiters();
+            }
+        }
+        closing
     }
 
     fn tell_full(&self, reason: Option<String>) {
@@ -404,6 +419,38 @@ impl Writer {
         self.shared.written.send_modify(|n| *n += 1);
         Ok(())
     }
+}
+
+/// Takes out the large transactions that a later item cuts off, shapes excepted; true if there
+/// were any. `large`: one was unfinished before these items.
+fn drop_doomed(items: &mut VecDeque<Item>, mut large: bool) -> bool {
+    let mut doomed = vec![false; items.len()];
+    let mut unfinished = Vec::new();
+    for (n, item) in items.iter().enumerate() {
+        if large && item.note.cuts() {
+            for n in unfinished.drain(..) {
+                if let Some(doomed) = doomed.get_mut(n) {
+                    *doomed = true;
+                }
+            }
+        }
+        match item.note {
+            Note::Begin(_) => {
+                large = true;
+                unfinished.push(n);
+            }
+            Note::Part => unfinished.push(n),
+            Note::Whole(_) | Note::End { .. } => {
+                large = false;
+                unfinished.clear();
+            }
+            Note::Start(_) | Note::Shape { .. } => {}
+        }
+    }
+    let mut is_doomed = doomed.iter();
+    let before = items.len();
+    items.retain(|_| is_doomed.next() != Some(&true));
+    items.len() < before
 }
 
 fn warn_if(result: io::Result<()>, action: &str, path: &Path) {

@@ -113,6 +113,44 @@ async fn a_restart_frees_what_half_a_large_transaction_took() {
     assert_eq!(read_to_end(&journal, Lsn::ZERO).await.transactions.len(), 2);
 }
 
+/// The same without a restart: the rest of the old one is queued before what cuts it off.
+#[tokio::test]
+async fn what_cuts_a_large_transaction_off_is_not_behind_it() {
+    let Some(disk) = Tmpfs::mount() else { return };
+    let dir = disk.0.path().join("7");
+    let options = Options {
+        segment_bytes: 256 << 10,
+        ..Options::default()
+    };
+    let journal = open(&dir, options);
+    let mut maker = Maker::default();
+    journal.append(maker.transaction(100)).await.unwrap();
+    let mut reader = journal.reader(Lsn::ZERO).unwrap();
+    let mut history = History::default();
+    for (n, frames) in maker.large(80, 100_000).into_iter().enumerate() {
+        journal.append(frames).await.unwrap();
+        if n == 60 {
+            journal.append(maker.shape()).await.unwrap(); // queued, and must not be dropped
+        }
+    }
+    wait(|| journal.full().is_some()).await;
+    while history.unfinished.is_none() {
+        history.take(next(&mut reader).await);
+    }
+    for frames in maker.large(20, 100_000) {
+        journal.append(frames).await.unwrap();
+    }
+    journal.append(maker.finish(20)).await.unwrap();
+    durable(&journal, maker.end).await;
+    assert_eq!(journal.full(), None);
+    while reader.position() < maker.end {
+        history.take(next(&mut reader).await);
+    }
+    assert_eq!(history.transactions.len(), 2);
+    assert_eq!(history.shapes.len(), 1);
+    assert_eq!(history, read_to_end(&journal, Lsn::ZERO).await);
+}
+
 #[tokio::test]
 async fn appends_wait_while_much_is_queued() {
     let dir = tempfile::tempdir().unwrap();
