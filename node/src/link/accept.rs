@@ -42,9 +42,7 @@ impl Refusals {
         let text = with_causes(error);
         let mut kept = self.0.lock();
         let key = from.ip();
-        // The port differs each time; it must not make each time look new.
-        let told = text.replace(&from.to_string(), &key.to_string());
-        if kept.iter().any(|(ip, known)| *ip == key && *known == told) {
+        if kept.iter().any(|(ip, known)| *ip == key && *known == text) {
             debug!(%from, error = %text, "connection refused again");
             return;
         }
@@ -52,13 +50,13 @@ impl Refusals {
         if kept.len() == REFUSALS_KEPT {
             kept.remove(0);
         }
-        kept.push((key, told));
+        kept.push((key, text));
     }
 
     pub(super) fn all(&self) -> Vec<String> {
         let kept = self.0.lock();
         kept.iter()
-            .map(|(ip, text)| format!("{ip}: {text}"))
+            .map(|(ip, text)| format!("connection from {ip}: {text}"))
             .collect()
     }
 }
@@ -109,7 +107,10 @@ async fn serve(node: Arc<Node>, io: TlsStream<TcpStream>, reader: FrameReader, w
     };
     let error = session::run(node, io, reader, via, Arc::clone(&peer)).await;
     // The dialler sees to the next connection; here an end is news only if the peer did wrong.
-    if matches!(error, Error::Malformed(_) | Error::Silent(_) | Error::NotReading(_)) {
+    if matches!(
+        error,
+        Error::Malformed(_) | Error::Silent(_) | Error::NotReading(_)
+    ) {
         peer.failed(Side::Inbound, &error);
     }
 }
@@ -120,7 +121,8 @@ async fn admit(
     from: SocketAddr,
 ) -> Option<(TlsStream<TcpStream>, FrameReader, NodeId)> {
     let mut certified = None;
-    let address = from.to_string();
+    // Without the port, which differs each time: a repeated refusal must not look new.
+    let address = from.ip().to_string();
     let known = tokio::select! {
         () = node.shutdown.cancelled() => return None,
         known = tokio::time::timeout(
@@ -169,7 +171,9 @@ async fn handshake(
         .peer_certificates()
         .and_then(|chain| chain.first().cloned())
         .ok_or(Error::CertificateAnonymous)?;
-    *certified = Identity::of_certificate(&certificate).ok().map(|(who, _)| who);
+    *certified = Identity::of_certificate(&certificate)
+        .ok()
+        .map(|(who, _)| who);
     let mut reader = FrameReader::default();
     let admit = |who| match node.peers.get(&who) {
         Some(peer) if peer.is_paused() => Err(Error::Paused(node.options.me, who)),

@@ -94,6 +94,14 @@ async fn connect(node: &Node, peer: &PeerState, address: &str) -> Result<Connect
     let mut reader = FrameReader::default();
     let expected = peer.peer.node;
     let options = &node.options;
-    hello::greet(&mut io, &mut reader, &certificate, options, address, expected).await?;
+    hello::greet(
+        &mut io,
+        &mut reader,
+        &certificate,
+        options,
+        address,
+        expected,
+    )
+    .await?;
     Ok((io, reader))
 }

@@ -122,7 +122,9 @@ pub enum Error {
     #[error("the certificate cannot be read: {0}; issue it again")]
     CertificateUnreadable(String),
     /// A certificate names no node.
-    #[error("the certificate names no Everywrite node: issue one with everywrite://cluster/node in it")]
+    #[error(
+        "the certificate names no Everywrite node: issue one with everywrite://cluster/node in it"
+    )]
     CertificateAnonymous,
     /// The other side is of another cluster.
     #[error(

@@ -29,6 +29,8 @@ pub(super) const WHOLE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 const BULK_HEADER: usize = 4 + 1 + 4 + 1;
 /// Room for reading: several small frames, or the start of a piece, with one system call.
 const READ_BYTES: usize = 64 << 10;
+/// With less room than this a read is not worth its system call.
+const ROOM_BYTES_MIN: usize = 4 << 10;
 
 const CONTROL: u8 = 1;
 const DATA: u8 = 2;
@@ -129,8 +131,8 @@ fn decode(buffer: &mut BytesMut) -> Result<Result<Frame, usize>, Error> {
     let mut body = buffer.split_to(4 + length).freeze();
     body.advance(5);
     if kind == CONTROL {
-        let control = Control::decode(body)
-            .map_err(|err| malformed(format!("control message: {err}")))?;
+        let control =
+            Control::decode(body).map_err(|err| malformed(format!("control message: {err}")))?;
         return Ok(Ok(Frame::Control(control.body)));
     }
     let number = body.get_u32();
@@ -178,7 +180,10 @@ impl FrameReader {
                 Err(wanted) => wanted,
             };
             let missing = wanted.saturating_sub(self.buffer.len());
-            self.buffer.reserve(missing.max(READ_BYTES));
+            // What was handed out shares the buffer: a new one for each small frame would be waste.
+            if self.buffer.capacity() - self.buffer.len() < missing.max(ROOM_BYTES_MIN) {
+                self.buffer.reserve(missing.max(READ_BYTES));
+            }
             let read = tokio::time::timeout(silence, io.read_buf(&mut self.buffer))
                 .await
                 .map_err(|_| Error::Silent(silence))?

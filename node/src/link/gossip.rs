@@ -79,6 +79,11 @@ pub(super) async fn run(node: Arc<Node>, session: Arc<Session>) -> Infallible {
         let now = Instant::now();
         let due = last.map_or(now, |last| last + due_after(news, timing));
         if due > now {
+            if news.own {
+                // Nothing can be more urgent.
+                tokio::time::sleep_until(due).await;
+                continue;
+            }
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
                 // `Beats` outlives the links; an error would mean the process ends.

@@ -36,7 +36,6 @@ pub struct Link;
 pub struct Handle {
     node: Arc<Node>,
     listening: SocketAddr,
-    tasks: TaskTracker,
 }
 
 impl Link {
@@ -87,9 +86,10 @@ impl Link {
             refusals: Refusals::default(),
             hub,
             shutdown,
+            tasks: TaskTracker::new(),
             last_session: AtomicU64::new(0),
         });
-        let tasks = TaskTracker::new();
+        let tasks = node.tasks.clone();
         tasks.spawn(Hub::new(Arc::clone(&node), theirs).run(events));
         tasks.spawn(accept::run(Arc::clone(&node), listener));
         for peer in node.peers.values() {
@@ -97,11 +97,7 @@ impl Link {
         }
         tasks.close();
         info!(address = %listening, peers = node.peers.len(), "link is listening");
-        Ok(Handle {
-            node,
-            listening,
-            tasks,
-        })
+        Ok(Handle { node, listening })
     }
 }
 
@@ -174,16 +170,13 @@ impl Handle {
             .session_to(from)
             .ok_or(Error::NotConnected(from))?;
         let columns = row.columns.len();
-        let (number, answer) = session.rows.register();
-        session.post(Body::RowRequest(rows::request(number, row)));
+        let (waiting, answer) = session.rows.register();
+        session.post(Body::RowRequest(rows::request(waiting.request, row)));
         let limit = self.node.options.timing.fetch;
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(answer)) => rows::result(from, answer, columns),
             Ok(Err(_)) => Err(Error::FetchLost(from)),
-            Err(_) => {
-                session.rows.forget(number);
-                Err(Error::FetchTimeout(from, limit))
-            }
+            Err(_) => Err(Error::FetchTimeout(from, limit)),
         }
     }
 
@@ -198,8 +191,8 @@ impl Handle {
         true
     }
 
-    /// Waits until everything has ended after `shutdown`.
+    /// Waits until everything has ended after `shutdown`; no journal is used from then on.
     pub async fn closed(&self) {
-        self.tasks.wait().await;
+        self.node.tasks.wait().await;
     }
 }

@@ -41,9 +41,8 @@ pub(super) async fn greet<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let theirs = match receive(io, reader, options, address).await? {
-        Body::Hello(hello) => hello,
-        _ => return Err(unexpected("instead of a hello")),
+    let Body::Hello(theirs) = receive(io, reader, options, address).await? else {
+        return Err(unexpected("instead of a hello"));
     };
     let checked = check(&theirs, certificate, options).and_then(|answered| {
         if answered != expected {
@@ -78,9 +77,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     send(io, Body::Hello(ours(options))).await?;
-    let theirs = match receive(io, reader, options, address).await? {
-        Body::Hello(hello) => hello,
-        _ => return Err(unexpected("instead of a hello")),
+    let Body::Hello(theirs) = receive(io, reader, options, address).await? else {
+        return Err(unexpected("instead of a hello"));
     };
     let checked = check(&theirs, certificate, options).and_then(|node| {
         if node == options.me {

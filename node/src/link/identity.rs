@@ -18,11 +18,11 @@ const SCHEME: &str = "everywrite://";
 
 /// The node that a certificate was issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The cluster's name.
-    pub cluster: String,
+    pub(super) cluster: String,
     /// The node's number in it.
-    pub node: NodeId,
+    pub(super) node: NodeId,
 }
 
 impl fmt::Display for Identity {
@@ -33,7 +33,7 @@ impl fmt::Display for Identity {
 
 impl Identity {
     /// Reads the URI; `None` if it is not one of ours.
-    pub fn parse(uri: &str) -> Option<Identity> {
+    pub(super) fn parse(uri: &str) -> Option<Identity> {
         let (cluster, node) = uri.strip_prefix(SCHEME)?.split_once('/')?;
         let number: u16 = node.parse().ok()?;
         // One spelling only: "+7" and "07" are not 7.
@@ -44,7 +44,9 @@ impl Identity {
     }
 
     /// Reads a certificate as TLS delivers it. The signature is not checked here.
-    pub fn of_certificate(der: &CertificateDer<'_>) -> Result<(Identity, SystemTime), Error> {
+    pub(super) fn of_certificate(
+        der: &CertificateDer<'_>,
+    ) -> Result<(Identity, SystemTime), Error> {
         let (_, certificate) = X509Certificate::from_der(der)
             .map_err(|err| Error::CertificateUnreadable(err.to_string()))?;
         let names = certificate

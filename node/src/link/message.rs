@@ -204,10 +204,7 @@ pub(super) struct RowCell {
 
 /// A node's number as sent; `None` if it is none.
 pub(super) fn node(number: u32) -> Option<NodeId> {
-    u16::try_from(number)
-        .ok()
-        .filter(|&n| n > 0)
-        .map(NodeId)
+    u16::try_from(number).ok().filter(|&n| n > 0).map(NodeId)
 }
 
 impl From<&Beat> for WireBeat {

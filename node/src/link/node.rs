@@ -8,9 +8,10 @@ use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::credentials::Credentials;
 use super::accept::Refusals;
+use super::credentials::Credentials;
 use super::hub::Event;
 use super::options::Options;
 use super::peer::PeerState;
@@ -34,6 +35,8 @@ pub(super) struct Node {
     pub(super) refusals: Refusals,
     pub(super) hub: mpsc::Sender<Event>,
     pub(super) shutdown: CancellationToken,
+    /// Every task of the links runs under it, so that nobody uses a journal after the end.
+    pub(super) tasks: TaskTracker,
     pub(super) last_session: AtomicU64,
 }
 

@@ -75,15 +75,20 @@ impl PeerState {
         }
     }
 
-    /// The most telling error.
+    /// All that is wrong, on one line.
     pub(super) fn error(&self) -> Option<String> {
         let notes = self.notes.lock();
-        notes
-            .dialling
+        let dialling = notes.dialling.clone();
+        let inbound = notes
+            .inbound
             .as_ref()
-            .or(notes.inbound.as_ref())
-            .or_else(|| notes.feeds.values().next())
-            .cloned()
+            .map(|text| format!("as it dialled this node: {text}"));
+        let all: Vec<String> = dialling
+            .into_iter()
+            .chain(inbound)
+            .chain(notes.feeds.values().cloned())
+            .collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     pub(super) fn with_skew<T>(&self, f: impl FnOnce(&mut Skew) -> T) -> T {

@@ -39,6 +39,8 @@ struct Inlet {
     chunks: mpsc::UnboundedSender<(Bytes, u32)>,
     unpaid: Arc<AtomicU64>,
     window_bytes: u32,
+    /// What the chunk that is being received has cost and is not paid for yet.
+    chunk_cost: u32,
 }
 
 impl Inlets {
@@ -56,22 +58,22 @@ impl Inlets {
         if unpaid > u64::from(inlet.window_bytes) {
             return Err(malformed("data beyond the window".to_owned()));
         }
-        match inlet.whole.push(piece)? {
-            Some(chunk) => {
-                // A closed channel belongs to a feed that is just ending.
-                let _ = inlet.chunks.send((chunk, cost));
-                Ok(None)
-            }
-            // A chunk larger than the window must come through, too: its pieces are paid as they
-            // come.
-            None => {
-                inlet.unpaid.fetch_sub(u64::from(cost), Ordering::Relaxed);
-                Ok(Some(Credit {
-                    subscription: number,
-                    bytes: cost,
-                }))
-            }
+        inlet.chunk_cost += cost;
+        if let Some(chunk) = inlet.whole.push(piece)? {
+            // A closed channel belongs to a feed that is just ending.
+            let _ = inlet
+                .chunks
+                .send((chunk, std::mem::take(&mut inlet.chunk_cost)));
+        } else if inlet.chunk_cost > inlet.window_bytes / 2 {
+            // A chunk larger than the window must come through, too.
+            inlet.chunk_cost -= cost;
+            inlet.unpaid.fetch_sub(u64::from(cost), Ordering::Relaxed);
+            return Ok(Some(Credit {
+                subscription: number,
+                bytes: cost,
+            }));
         }
+        Ok(None)
     }
 
     pub(super) fn close(&self, number: u32) {
@@ -95,7 +97,10 @@ impl Feed {
         journal: Journal,
         number: u32,
     ) -> Feed {
-        let window_bytes = node.options.window_bytes.max(super::Options::WINDOW_BYTES_MIN);
+        let window_bytes = node
+            .options
+            .window_bytes
+            .max(super::Options::WINDOW_BYTES_MIN);
         let (chunks, queue) = mpsc::unbounded_channel();
         let unpaid = Arc::new(AtomicU64::new(0));
         session.inlets.by_number.lock().insert(
@@ -105,6 +110,7 @@ impl Feed {
                 chunks,
                 unpaid: Arc::clone(&unpaid),
                 window_bytes,
+                chunk_cost: 0,
             },
         );
         // What is queued and not durable yet comes a second time; the journal skips it.
@@ -125,13 +131,13 @@ impl Feed {
             Queue {
                 chunks: queue,
                 unpaid,
-                pay_from: window_bytes / 4,
+                pay_from: window_bytes / 8,
             },
         );
         Feed {
             number,
             session,
-            task: tokio::spawn(store),
+            task: node.tasks.spawn(store),
         }
     }
 
@@ -150,7 +156,8 @@ impl Feed {
 struct Queue {
     chunks: mpsc::UnboundedReceiver<(Bytes, u32)>,
     unpaid: Arc<AtomicU64>,
-    /// Credit is given in portions, not for every transaction.
+    /// Credit is given in portions, not for every transaction: an eighth of the window, so that
+    /// half a window of an unfinished chunk and this leave room for a piece.
     pay_from: u32,
 }
 

@@ -88,7 +88,8 @@ impl Router {
     /// A connection is up.
     pub(super) fn connected(&mut self, session: SessionId, via: Via) {
         let refused_until = BTreeMap::new();
-        self.sessions.insert(session, Session { via, refused_until });
+        self.sessions
+            .insert(session, Session { via, refused_until });
     }
 
     /// A connection is gone, and its subscriptions with it.

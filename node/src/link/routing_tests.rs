@@ -83,10 +83,7 @@ fn a_relay_that_has_nothing_more_is_left_for_one_that_has() {
     assert_eq!(router.route(at(900)), []);
     router.holds(holds(&[(d, 60)]));
     assert_eq!(router.route(at(1100)), [], "the wait starts over");
-    assert_eq!(
-        router.route(at(2100)),
-        [unsubscribe(1, d), subscribe(2, d)]
-    );
+    assert_eq!(router.route(at(2100)), [unsubscribe(1, d), subscribe(2, d)]);
 }
 
 #[test]
@@ -98,10 +95,7 @@ fn a_refusal_is_remembered_for_a_while() {
     router.route(at(0));
     router.refused(1, B, at(500));
     assert_eq!(router.route(at(1)), [subscribe(2, B)]);
-    assert_eq!(
-        router.route(at(500)),
-        [unsubscribe(2, B), subscribe(1, B)]
-    );
+    assert_eq!(router.route(at(500)), [unsubscribe(2, B), subscribe(1, B)]);
     // A refusal that crossed an unsubscription changes nothing.
     router.refused(2, B, at(900));
     assert_eq!(router.route(at(501)), []);

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use everywrite_conflict::{Lsn, Position};
@@ -50,7 +51,10 @@ pub struct FetchedRow {
 pub trait RowSource: Send + Sync {
     /// The row, or `None` if there is none. Waits until `at` is applied here. The error is one
     /// line for a person at the other node.
-    fn fetch(&self, row: FetchRow) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>>;
+    fn fetch(
+        &self,
+        row: FetchRow,
+    ) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>>;
 }
 
 /// The requests of this node on one connection that are not answered yet.
@@ -68,7 +72,7 @@ struct Pending {
 }
 
 impl PendingRows {
-    pub(super) fn register(&self) -> (u32, oneshot::Receiver<RowAnswer>) {
+    pub(super) fn register(&self) -> (Waiting<'_>, oneshot::Receiver<RowAnswer>) {
         let (answer, wait) = oneshot::channel();
         let mut pending = self.inner.lock();
         pending.last = pending.last.wrapping_add(1);
@@ -77,11 +81,11 @@ impl PendingRows {
         if !pending.closed {
             pending.waiting.insert(request, (Whole::default(), answer));
         }
-        (request, wait)
-    }
-
-    pub(super) fn forget(&self, request: u32) {
-        self.inner.lock().waiting.remove(&request);
+        let waiting = Waiting {
+            rows: self,
+            request,
+        };
+        (waiting, wait)
     }
 
     /// Takes a piece of an answer. Nobody may wait for it any more: then it is dropped.
@@ -107,6 +111,18 @@ impl PendingRows {
         let mut pending = self.inner.lock();
         pending.closed = true;
         pending.waiting.clear();
+    }
+}
+
+/// A request that is forgotten when nobody waits for it any more.
+pub(super) struct Waiting<'a> {
+    rows: &'a PendingRows,
+    pub(super) request: u32,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.rows.inner.lock().waiting.remove(&self.request);
     }
 }
 
@@ -151,11 +167,14 @@ pub(super) fn result(
 }
 
 /// Answers one request; ends quietly when the connection does.
+/// A turn ends after `limit`, when the asking side has long given up: an answer that waits for a
+/// transaction that cannot be applied must not keep the others from theirs.
 pub(super) async fn answer(
     session: Arc<Session>,
     source: Arc<dyn RowSource>,
     turns: Arc<Semaphore>,
     asked: RowRequest,
+    limit: Duration,
 ) {
     let Ok(_turn) = turns.acquire().await else {
         return;
@@ -174,7 +193,9 @@ pub(super) async fn answer(
                     lsn: Lsn(asked.at_lsn),
                 },
             };
-            source.fetch(row).await
+            tokio::time::timeout(limit, source.fetch(row))
+                .await
+                .unwrap_or_else(|_| Err(format!("not answered within {limit:?}")))
         }
     };
     let answer = match answer {

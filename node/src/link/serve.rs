@@ -42,10 +42,10 @@ impl Serving {
         subscribe: &Subscribe,
     ) -> Result<(), Error> {
         while self.tasks.try_join_next().is_some() {}
-        self.subscriptions.retain(|_, (_, task)| !task.is_finished());
+        self.subscriptions
+            .retain(|_, (_, task)| !task.is_finished());
         let number = subscribe.subscription;
-        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX
-            || self.subscriptions.contains_key(&number)
+        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX || self.subscriptions.contains_key(&number)
         {
             return Err(malformed(format!("subscription {number} a second time")));
         }
@@ -65,7 +65,7 @@ impl Serving {
             from,
             Arc::clone(&credit),
         );
-        let task = self.tasks.spawn(serve);
+        let task = self.tasks.spawn(node.tasks.track_future(serve));
         self.subscriptions.insert(number, (credit, task));
         Ok(())
     }

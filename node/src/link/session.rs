@@ -285,12 +285,14 @@ impl Incoming {
                 if self.answers.len() >= REQUESTS_WAITING {
                     return Err(malformed("too many row requests at once".to_owned()));
                 }
-                self.answers.spawn(rows::answer(
+                let answer = rows::answer(
                     Arc::clone(&self.session),
                     Arc::clone(&self.node.rows),
                     Arc::clone(&self.turns),
                     request,
-                ));
+                    self.node.options.timing.fetch * 2,
+                );
+                self.answers.spawn(self.node.tasks.track_future(answer));
             }
             Body::Goodbye(Goodbye { reason }) => {
                 return Err(Error::Goodbye {

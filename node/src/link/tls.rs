@@ -48,8 +48,8 @@ pub(super) fn load(ca: &Path, certificate: &Path, key: &Path) -> Result<Configs,
         .cloned()
         .ok_or_else(|| bad_pem(certificate, "certificate", &"the file has none"))?;
     let key_pem = read(key)?;
-    let private = PrivateKeyDer::from_pem_slice(&key_pem)
-        .map_err(|err| bad_pem(key, "private key", &err))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(&key_pem).map_err(|err| bad_pem(key, "private key", &err))?;
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -53,8 +52,7 @@ impl Authority {
 
     pub(super) fn issue(&self, cluster: &str, node: NodeId) {
         let hosts = ["127.0.0.1".to_owned()];
-        let (cert, key) =
-            issue(&self.ca, &self.ca_key, cluster, node, "test", &hosts, 30).unwrap();
+        let (cert, key) = issue(&self.ca, &self.ca_key, cluster, node, "test", &hosts, 30).unwrap();
         self.put(node, &cert, &key);
     }
 
@@ -68,7 +66,10 @@ impl Authority {
 pub(super) struct Echo;
 
 impl RowSource for Echo {
-    fn fetch(&self, row: FetchRow) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>> {
+    fn fetch(
+        &self,
+        row: FetchRow,
+    ) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>> {
         Box::pin(async move {
             match row.table.as_str() {
                 "empty" => Ok(None),
@@ -93,7 +94,7 @@ pub(super) struct Node {
     pub(super) beats: Arc<Beats>,
     pub(super) handle: Handle,
     pub(super) shutdown: CancellationToken,
-    sequence: Arc<AtomicU64>,
+    settle: tokio::task::JoinHandle<()>,
 }
 
 /// Short where the defaults would make tests wait; the rest as it is.
@@ -133,7 +134,11 @@ pub(super) fn peer(node: u16, address: SocketAddr) -> Peer {
 
 impl Node {
     pub(super) fn start(options: Options) -> Node {
-        Node::start_in(tempfile::tempdir().unwrap(), options, JournalOptions::default())
+        Node::start_in(
+            tempfile::tempdir().unwrap(),
+            options,
+            JournalOptions::default(),
+        )
     }
 
     pub(super) fn start_in(dir: TempDir, options: Options, journal: JournalOptions) -> Node {
@@ -149,40 +154,16 @@ impl Node {
             shutdown.clone(),
         )
         .unwrap();
-        let node = Node {
+        let settle = settle(me, &journals, &beats, &shutdown);
+        Node {
             me,
             dir,
             journals,
             beats,
             handle,
             shutdown,
-            sequence: Arc::new(AtomicU64::new(unix_us())),
-        };
-        node.beat_always();
-        node
-    }
-
-    /// Stands in for settle: tells what is held as soon as it changes.
-    fn beat_always(&self) {
-        let (me, journals, beats) = (self.me, Arc::clone(&self.journals), Arc::clone(&self.beats));
-        let (shutdown, sequence) = (self.shutdown.clone(), Arc::clone(&self.sequence));
-        tokio::spawn(async move {
-            let mut told = None;
-            while !shutdown.is_cancelled() {
-                let holds = journals.holds();
-                if told.as_ref() != Some(&holds) {
-                    beats.offer(Beat {
-                        node: me,
-                        sequence: sequence.fetch_add(1, Ordering::Relaxed),
-                        journal_end: holds.get(me),
-                        applied: holds.clone(),
-                        holds: holds.clone(),
-                    });
-                    told = Some(holds);
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
+            settle,
+        }
     }
 
     /// Appends `count` transactions of about `bytes` each to the own journal, and waits until
@@ -215,7 +196,11 @@ impl Node {
         }
         record::encode_large_end(&mut frames, position, parts as u32);
         journal.append(frames.freeze()).await.unwrap();
-        journal.subscribe().wait_for(|d| *d >= position).await.unwrap();
+        journal
+            .subscribe()
+            .wait_for(|d| *d >= position)
+            .await
+            .unwrap();
     }
 
     pub(super) fn end_of(&self, origin: NodeId) -> Lsn {
@@ -257,8 +242,39 @@ impl Node {
         tokio::time::timeout(PATIENCE, self.handle.closed())
             .await
             .expect("the link ends when it is told to");
+        self.settle.await.unwrap();
         self.dir
     }
+}
+
+/// Stands in for settle: tells what is held as soon as it changes.
+fn settle(
+    me: NodeId,
+    journals: &Arc<Journals>,
+    beats: &Arc<Beats>,
+    shutdown: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let (journals, beats) = (Arc::clone(journals), Arc::clone(beats));
+    let shutdown = shutdown.clone();
+    let mut sequence = unix_us();
+    tokio::spawn(async move {
+        let mut told = None;
+        while !shutdown.is_cancelled() {
+            let holds = journals.holds();
+            if told.as_ref() != Some(&holds) {
+                sequence += 1;
+                beats.offer(Beat {
+                    node: me,
+                    sequence,
+                    journal_end: holds.get(me),
+                    applied: holds.clone(),
+                    holds: holds.clone(),
+                });
+                told = Some(holds);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
 }
 
 fn open(dir: &Path, options: JournalOptions) -> Journals {
@@ -287,7 +303,9 @@ fn change(bytes: usize) -> BytesMut {
 
 pub(super) fn unix_us() -> u64 {
     let now = std::time::SystemTime::now();
-    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
+    now.duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64
 }
 
 /// Nodes 1..=n, each reaching each other one through a proxy of its own.

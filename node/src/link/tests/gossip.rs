@@ -53,7 +53,13 @@ async fn the_own_beat_goes_out_at_once() {
             applied: Vector::new(),
             holds: Vector::new(),
         });
-        let there = || cluster.node(2).beats.get(NodeId(1)).is_some_and(|b| b.sequence >= sequence);
+        let there = || {
+            cluster
+                .node(2)
+                .beats
+                .get(NodeId(1))
+                .is_some_and(|b| b.sequence >= sequence)
+        };
         while !there() {
             changed.changed().await.unwrap();
         }

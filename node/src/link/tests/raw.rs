@@ -39,7 +39,11 @@ pub(super) fn hello(node: u16, protocol: u32) -> Hello {
 
 impl Raw {
     /// Dials with the certificate of `node`.
-    pub(super) async fn dial(authority: &Authority, node: u16, to: SocketAddr) -> Result<Raw, Error> {
+    pub(super) async fn dial(
+        authority: &Authority,
+        node: u16,
+        to: SocketAddr,
+    ) -> Result<Raw, Error> {
         let configs = configs(authority, node);
         let tcp = TcpStream::connect(to).await.unwrap();
         let io = TlsConnector::from(Arc::clone(&configs.client))

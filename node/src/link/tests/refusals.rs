@@ -54,7 +54,10 @@ async fn says(node: &Node, about: NodeId, words: &str) {
 async fn refused(node: &Node, words: &str) {
     let what = format!("a refusal says \"{words}\"");
     wait_until(&what, || {
-        node.handle.refusals().iter().any(|line| line.contains(words))
+        node.handle
+            .refusals()
+            .iter()
+            .any(|line| line.contains(words))
     })
     .await;
 }
@@ -70,8 +73,17 @@ async fn another_cluster() {
         2,
         vec![peer(1, one.handle.listening())],
     ));
-    says(&two, ONE, "the other node is of cluster \"test\", this one of \"other\"").await;
-    refused(&one, "closed the connection: the other node is of cluster \"test\"").await;
+    says(
+        &two,
+        ONE,
+        "the other node is of cluster \"test\", this one of \"other\"",
+    )
+    .await;
+    refused(
+        &one,
+        "closed the connection: the other node is of cluster \"test\"",
+    )
+    .await;
     assert!(!two.status(ONE).connected);
 }
 
@@ -111,7 +123,9 @@ async fn an_unknown_node_and_oneself() {
     says(&three, ONE, "node 3 is not among node 1's peers").await;
     refused(&one, "node 3 is not among node 1's peers").await;
 
-    let mut raw = Raw::dial(&authority, 1, one.handle.listening()).await.unwrap();
+    let mut raw = Raw::dial(&authority, 1, one.handle.listening())
+        .await
+        .unwrap();
     raw.send(Body::Hello(hello(1, PROTOCOL_MAX))).await;
     let reason = raw.goodbye().await.unwrap();
     assert!(reason.contains("node 1 has dialled itself"), "{reason}");
@@ -122,7 +136,10 @@ async fn an_expired_certificate_either_way() {
     let authority = authority();
     let one = node_one(&authority);
     let now = SystemTime::now();
-    let valid = (now - Duration::from_secs(3600), now - Duration::from_secs(60));
+    let valid = (
+        now - Duration::from_secs(3600),
+        now - Duration::from_secs(60),
+    );
     let (ca, ca_key) = (&authority.ca, &authority.ca_key);
     let (cert, key) = issue_for(ca, ca_key, "test", TWO, "old", &[], valid).unwrap();
     authority.put(TWO, &cert, &key);
@@ -132,7 +149,12 @@ async fn an_expired_certificate_either_way() {
         2,
         vec![peer(1, one.handle.listening())],
     ));
-    says(&two, ONE, "refused this node's certificate, which has expired").await;
+    says(
+        &two,
+        ONE,
+        "refused this node's certificate, which has expired",
+    )
+    .await;
     refused(&one, "has expired: issue a new one").await;
     // The other way round.
     let mut third = options(&authority, "test", 3, vec![peer(2, two.handle.listening())]);
@@ -142,7 +164,10 @@ async fn an_expired_certificate_either_way() {
 
     // A new certificate is taken into use without a restart.
     authority.issue("test", TWO);
-    wait_until("the renewed node is connected", || two.status(ONE).connected).await;
+    wait_until("the renewed node is connected", || {
+        two.status(ONE).connected
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,9 +183,18 @@ async fn a_foreign_ca() {
     ));
     says(&two, ONE, "was not issued by this cluster's CA").await;
     // The dialler refuses first; let it trust us, and the acceptor must refuse.
-    refused(&one, "refused this node's certificate, which was not issued").await;
+    refused(
+        &one,
+        "refused this node's certificate, which was not issued",
+    )
+    .await;
     std::fs::write(foreign.path("ca.crt"), &ours.ca).unwrap();
-    says(&two, ONE, "refused this node's certificate, which was not issued").await;
+    says(
+        &two,
+        ONE,
+        "refused this node's certificate, which was not issued",
+    )
+    .await;
     refused(&one, "was not issued by this cluster's CA").await;
 }
 
@@ -195,19 +229,28 @@ async fn other_protocol_versions() {
         (PROTOCOL_MAX + 1, "upgrade this node first"),
         (PROTOCOL_MIN - 1, "upgrade the other node first"),
     ] {
-        let mut raw = Raw::dial(&authority, 2, one.handle.listening()).await.unwrap();
+        let mut raw = Raw::dial(&authority, 2, one.handle.listening())
+            .await
+            .unwrap();
         raw.send(Body::Hello(hello(2, theirs))).await;
         let reason = raw.goodbye().await.unwrap();
         let speaks = format!("node 2 (node2) speaks link protocol {theirs}, this node 1");
-        assert!(reason.contains(&speaks) && reason.contains(words), "{reason}");
+        assert!(
+            reason.contains(&speaks) && reason.contains(words),
+            "{reason}"
+        );
     }
-    let mut raw = Raw::dial(&authority, 2, one.handle.listening()).await.unwrap();
+    let mut raw = Raw::dial(&authority, 2, one.handle.listening())
+        .await
+        .unwrap();
     let mut other_format = hello(2, PROTOCOL_MAX);
     other_format.journal_format += 1;
     raw.send(Body::Hello(other_format)).await;
     let reason = raw.goodbye().await.unwrap();
     assert!(reason.contains("writes journal format 2"), "{reason}");
-    let mut raw = Raw::dial(&authority, 2, one.handle.listening()).await.unwrap();
+    let mut raw = Raw::dial(&authority, 2, one.handle.listening())
+        .await
+        .unwrap();
     raw.send(Body::Hello(hello(3, PROTOCOL_MAX))).await;
     let reason = raw.goodbye().await.unwrap();
     assert!(reason.contains("says it is node 3"), "{reason}");
@@ -219,7 +262,12 @@ async fn other_protocol_versions() {
     let mut raw = Raw::accept(&authority, 2, &listener).await;
     raw.send(Body::Hello(hello(2, PROTOCOL_MAX + 1))).await;
     assert!(raw.goodbye().await.unwrap().contains("upgrade this node"));
-    says(&three, TWO, "speaks link protocol 2, this node 1: upgrade this node").await;
+    says(
+        &three,
+        TWO,
+        "speaks link protocol 2, this node 1: upgrade this node",
+    )
+    .await;
     let mut raw = Raw::accept(&authority, 2, &listener).await;
     raw.send(Body::Hello(hello(2, PROTOCOL_MAX))).await;
     assert!(raw.frame().await.unwrap().is_some(), "it keeps trying");
@@ -253,9 +301,14 @@ async fn a_malformed_frame_ends_that_connection_only() {
         vec![Body::Hello(hello(2, PROTOCOL_MAX))],
     ];
     for evil in evils {
-        let mut raw = Raw::dial(&authority, 2, one.handle.listening()).await.unwrap();
+        let mut raw = Raw::dial(&authority, 2, one.handle.listening())
+            .await
+            .unwrap();
         raw.introduce(2).await;
-        wait_until("the node is connected", || one.status(TWO).connected_inbound).await;
+        wait_until("the node is connected", || {
+            one.status(TWO).connected_inbound
+        })
+        .await;
         if evil.is_empty() {
             raw.send_bytes(&[0, 0, 0, 3, 99, 1, 2]).await;
         }
@@ -284,7 +337,9 @@ async fn a_subscription_that_cannot_be_served() {
     let authority = authority();
     let one = node_one(&authority);
     one.commit(3, 100).await;
-    let mut raw = Raw::dial(&authority, 2, one.handle.listening()).await.unwrap();
+    let mut raw = Raw::dial(&authority, 2, one.handle.listening())
+        .await
+        .unwrap();
     raw.introduce(2).await;
     for (subscription, origin, from, words) in [
         (1, 9, 0, "no journal of that origin"),
@@ -353,7 +408,10 @@ async fn what_is_wrong_with_the_configuration_is_told_at_once() {
     wrong.certificate = authority.path("3.crt");
     wrong.key = authority.path("3.key");
     let text = start(wrong).to_string();
-    assert!(text.contains("everywrite://test/3, but this node is everywrite://test/1"), "{text}");
+    assert!(
+        text.contains("everywrite://test/3, but this node is everywrite://test/1"),
+        "{text}"
+    );
 
     let mut wrong = good(1);
     wrong.key = authority.path("3.key");
