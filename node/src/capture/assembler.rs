@@ -78,7 +78,11 @@ impl Open {
         let changes = std::mem::take(&mut self.changes);
         let mut touched = std::mem::take(&mut self.touched);
         touched.clear();
-        *self = Open { changes, touched, ..Open::default() };
+        *self = Open {
+            changes,
+            touched,
+            ..Open::default()
+        };
         self.changes.clear();
     }
 }
@@ -167,12 +171,17 @@ impl Assembler {
 
     /// The relation that `payload` describes, if its key can only be known from the catalog
     /// (REPLICA IDENTITY FULL): (schema, name).
-    pub fn wants_primary_key(payload: &[u8], streaming: bool) -> Result<Option<(String, String)>, Error> {
+    pub fn wants_primary_key(
+        payload: &[u8],
+        streaming: bool,
+    ) -> Result<Option<(String, String)>, Error> {
         if payload.first() != Some(&b'R') {
             return Ok(None);
         }
         match pgoutput::decode(payload, streaming)? {
-            Message::Relation(r) if r.replica_identity == b'f' => Ok(Some((r.namespace.to_owned(), r.name.to_owned()))),
+            Message::Relation(r) if r.replica_identity == b'f' => {
+                Ok(Some((r.namespace.to_owned(), r.name.to_owned())))
+            }
             _ => Ok(None),
         }
     }
@@ -199,7 +208,10 @@ impl Assembler {
                 self.open = Some(open);
             }
             Message::Origin { name, .. } => {
-                if name.strip_prefix(OWN_PREFIX).is_some_and(|rest| rest.starts_with('_')) {
+                if name
+                    .strip_prefix(OWN_PREFIX)
+                    .is_some_and(|rest| rest.starts_with('_'))
+                {
                     match self.streaming {
                         Some(xid) => self.spools.mark_ours(xid).map_err(Error::Spool)?,
                         None => self.open()?.replayed = true,
@@ -212,14 +224,29 @@ impl Assembler {
                 self.relation(r.to_owned(), raw, primary_key);
             }
             Message::Type { .. } => {}
-            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
+            Message::Insert { .. }
+            | Message::Update { .. }
+            | Message::Delete { .. }
+            | Message::Truncate { .. } => {
                 self.change(payload, streaming)?;
             }
-            Message::Message { transactional, prefix, content, .. } => {
+            Message::Message {
+                transactional,
+                prefix,
+                content,
+                ..
+            } => {
                 self.message(payload, streaming, transactional, prefix, content, signal)?;
             }
-            Message::Commit { end_lsn, commit_time, .. } => {
-                let open = self.open.take().ok_or(Error::Order("commit without begin"))?;
+            Message::Commit {
+                end_lsn,
+                commit_time,
+                ..
+            } => {
+                let open = self
+                    .open
+                    .take()
+                    .ok_or(Error::Order("commit without begin"))?;
                 self.commit(open, end_lsn, commit_time, ledger, signal);
                 ledger.captured(end_lsn);
             }
@@ -232,7 +259,12 @@ impl Assembler {
                     self.large_marks.remove(&xid);
                 }
             }
-            Message::StreamCommit { xid, end_lsn, commit_time, .. } => {
+            Message::StreamCommit {
+                xid,
+                end_lsn,
+                commit_time,
+                ..
+            } => {
                 return self.stream_commit(xid, end_lsn, commit_time, ledger, signal);
             }
         }
@@ -240,7 +272,9 @@ impl Assembler {
     }
 
     fn open(&mut self) -> Result<&mut Open, Error> {
-        self.open.as_mut().ok_or(Error::Order("a change outside a transaction"))
+        self.open
+            .as_mut()
+            .ok_or(Error::Order("a change outside a transaction"))
     }
 
     fn relation(&mut self, owned: OwnedRelation, raw: &[u8], primary_key: Option<&[String]>) {
@@ -254,22 +288,42 @@ impl Assembler {
                 record::encode_shape(&mut self.frames, id, raw);
             }
         }
-        self.relations.insert(owned.id, Relation { shape, identity, owned: std::sync::Arc::new(owned), own });
+        self.relations.insert(
+            owned.id,
+            Relation {
+                shape,
+                identity,
+                owned: std::sync::Arc::new(owned),
+                own,
+            },
+        );
     }
 
     fn change(&mut self, payload: &Bytes, streaming: bool) -> Result<(), Error> {
         if self.open.as_ref().is_some_and(|o| o.replayed) {
             return Ok(());
         }
-        let Some(change) = rewrite(payload, streaming, &self.relations)? else { return Ok(()) };
+        let Some(change) = rewrite(payload, streaming, &self.relations)? else {
+            return Ok(());
+        };
         if let Some(xid) = self.streaming {
-            let subxid = payload.get(1..5).and_then(|b| b.try_into().ok()).map_or(xid, u32::from_be_bytes);
+            let subxid = payload
+                .get(1..5)
+                .and_then(|b| b.try_into().ok())
+                .map_or(xid, u32::from_be_bytes);
             return self.spools.add(xid, subxid, &change).map_err(Error::Spool);
         }
         let relations = &self.relations;
-        let open = self.open.as_mut().ok_or(Error::Order("a change outside a transaction"))?;
+        let open = self
+            .open
+            .as_mut()
+            .ok_or(Error::Order("a change outside a transaction"))?;
         // The relation ids are gone from the rewritten change; the payload still has them.
-        touch(&pgoutput::decode(payload, streaming)?, |oid| relations.get(&oid), &mut open.touched)?;
+        touch(
+            &pgoutput::decode(payload, streaming)?,
+            |oid| relations.get(&oid),
+            &mut open.touched,
+        )?;
         open.count += 1;
         put_change(&mut open.changes, &change);
         Ok(())
@@ -304,8 +358,16 @@ impl Assembler {
         }
         if let Some(xid) = self.streaming {
             match message {
-                WalMessage::Barrier(t) => self.large_signals.entry(xid).or_default().push(Signal::Barrier(t)),
-                WalMessage::Command(c) => self.large_signals.entry(xid).or_default().push(Signal::Command(c)),
+                WalMessage::Barrier(t) => self
+                    .large_signals
+                    .entry(xid)
+                    .or_default()
+                    .push(Signal::Barrier(t)),
+                WalMessage::Command(c) => self
+                    .large_signals
+                    .entry(xid)
+                    .or_default()
+                    .push(Signal::Command(c)),
                 WalMessage::Mark => {
                     self.large_marks.insert(xid, ());
                 }
@@ -366,7 +428,10 @@ impl Assembler {
             self.transactions += 1;
             self.changes += u64::from(open.count);
             if !stamped.repairs.is_empty() {
-                let version = Version { stamp: stamped.stamp, origin: self.me };
+                let version = Version {
+                    stamp: stamped.stamp,
+                    origin: self.me,
+                };
                 self.repairs(&stamped.repairs, &open.changes, version, signal);
             }
         }
@@ -377,22 +442,45 @@ impl Assembler {
     }
 
     /// Finds the changes that `repairs` speak of. Rare, so the changes are read again.
-    fn repairs(&self, repairs: &[Touched], changes: &BytesMut, version: Version, signal: &mut dyn FnMut(Signal)) {
-        let by_shape: HashMap<u32, &Relation> = self.relations.values().map(|r| (r.shape, r)).collect();
+    fn repairs(
+        &self,
+        repairs: &[Touched],
+        changes: &BytesMut,
+        version: Version,
+        signal: &mut dyn FnMut(Signal),
+    ) {
+        let by_shape: HashMap<u32, &Relation> =
+            self.relations.values().map(|r| (r.shape, r)).collect();
         let mut touched = Vec::new();
         for change in record::Changes::new(Bytes::copy_from_slice(changes)).flatten() {
             touched.clear();
-            let Ok(message) = pgoutput::decode(&change, false) else { continue };
-            if touch(&message, |shape| by_shape.get(&shape).copied(), &mut touched).is_err() {
+            let Ok(message) = pgoutput::decode(&change, false) else {
+                continue;
+            };
+            if touch(
+                &message,
+                |shape| by_shape.get(&shape).copied(),
+                &mut touched,
+            )
+            .is_err()
+            {
                 continue;
             }
             for t in &touched {
                 let wanted = |r: &&Touched| r.relation == t.relation && r.key == t.key && t.deleted;
                 if repairs.iter().any(|r| wanted(&r)) {
-                    for relation in by_shape.values().filter(|r| r.identity.relation == t.relation) {
+                    for relation in by_shape
+                        .values()
+                        .filter(|r| r.identity.relation == t.relation)
+                    {
                         signal(Signal::Repair(Repair {
-                            table: (relation.owned.namespace.clone(), relation.owned.name.clone()),
-                            row: t.key.map(|_| (change.clone(), std::sync::Arc::clone(&relation.owned))),
+                            table: (
+                                relation.owned.namespace.clone(),
+                                relation.owned.name.clone(),
+                            ),
+                            row: t
+                                .key
+                                .map(|_| (change.clone(), std::sync::Arc::clone(&relation.owned))),
                             version,
                         }));
                     }
@@ -435,7 +523,12 @@ impl Assembler {
             return Ok(Assembled::Done);
         };
         record::encode_large_begin(&mut self.frames, &header);
-        Ok(Assembled::Large(Box::new(LargeCommit { position, stamp: stamped.stamp, pieces, count: 0 })))
+        Ok(Assembled::Large(Box::new(LargeCommit {
+            position,
+            stamp: stamped.stamp,
+            pieces,
+            count: 0,
+        })))
     }
 
     /// Adds the next part of a large transaction to the frames; true when it is whole.
@@ -445,18 +538,25 @@ impl Assembler {
         ledger: &Ledger,
         signal: &mut dyn FnMut(Signal),
     ) -> Result<bool, Error> {
-        let by_shape: HashMap<u32, &Relation> = self.relations.values().map(|r| (r.shape, r)).collect();
+        let by_shape: HashMap<u32, &Relation> =
+            self.relations.values().map(|r| (r.shape, r)).collect();
         let mut part = BytesMut::with_capacity(PART_BYTES + (PART_BYTES >> 2));
         let mut touched = Vec::new();
         while part.len() < PART_BYTES {
-            let Some(change) = large.pieces.next_change().map_err(Error::Spool)? else { break };
+            let Some(change) = large.pieces.next_change().map_err(Error::Spool)? else {
+                break;
+            };
             let message = pgoutput::decode(&change, false)?;
             if let Message::Message { content, .. } = &message {
                 if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
                     touched.push(travelling(&delete));
                 }
             } else {
-                touch(&message, |shape| by_shape.get(&shape).copied(), &mut touched)?;
+                touch(
+                    &message,
+                    |shape| by_shape.get(&shape).copied(),
+                    &mut touched,
+                )?;
             }
             large.count += 1;
             put_change(&mut part, &change);
@@ -471,7 +571,10 @@ impl Assembler {
             return Ok(true);
         }
         if !repairs.is_empty() {
-            let version = Version { stamp: large.stamp, origin: self.me };
+            let version = Version {
+                stamp: large.stamp,
+                origin: self.me,
+            };
             self.repairs(&repairs, &part, version, signal);
         }
         record::encode_large_part(&mut self.frames, large.position, &part);
@@ -495,13 +598,24 @@ fn put_change(out: &mut BytesMut, change: &[u8]) {
 
 /// The change with shape ids for relation oids and without the xid of streamed pieces; `None` if
 /// it is of a table that does not travel.
-fn rewrite(payload: &[u8], streaming: bool, relations: &HashMap<u32, Relation>) -> Result<Option<BytesMut>, Error> {
-    let (Some(&tag), Some(body)) = (payload.first(), payload.get(if streaming { 5 } else { 1 }..)) else {
+fn rewrite(
+    payload: &[u8],
+    streaming: bool,
+    relations: &HashMap<u32, Relation>,
+) -> Result<Option<BytesMut>, Error> {
+    let (Some(&tag), Some(body)) = (
+        payload.first(),
+        payload.get(if streaming { 5 } else { 1 }..),
+    ) else {
         return Err(Error::Order("a message too short"));
     };
     let mut out = BytesMut::with_capacity(payload.len());
     out.put_u8(tag);
-    let known = |oid| relations.get(&oid).ok_or(Error::Order("a change of a relation that was not described"));
+    let known = |oid| {
+        relations.get(&oid).ok_or(Error::Order(
+            "a change of a relation that was not described",
+        ))
+    };
     if tag != b'T' {
         let oid = u32::from_be_bytes(first4(body)?);
         let relation = known(oid)?;
@@ -512,7 +626,12 @@ fn rewrite(payload: &[u8], streaming: bool, relations: &HashMap<u32, Relation>) 
         out.extend_from_slice(body.get(4..).unwrap_or_default());
         return Ok(Some(out));
     }
-    let Message::Truncate { relations: list, cascade, restart_identity, .. } = pgoutput::decode(payload, streaming)?
+    let Message::Truncate {
+        relations: list,
+        cascade,
+        restart_identity,
+        ..
+    } = pgoutput::decode(payload, streaming)?
     else {
         return Err(Error::Order("a truncate that is none"));
     };
@@ -533,7 +652,9 @@ fn rewrite(payload: &[u8], streaming: bool, relations: &HashMap<u32, Relation>) 
 }
 
 fn first4(body: &[u8]) -> Result<[u8; 4], Error> {
-    body.get(..4).and_then(|b| b.try_into().ok()).ok_or(Error::Order("a message too short"))
+    body.get(..4)
+        .and_then(|b| b.try_into().ok())
+        .ok_or(Error::Order("a message too short"))
 }
 
 /// The index key of a delete that travels.
@@ -543,7 +664,12 @@ pub(crate) fn travelling(delete: &crate::admin::message::TravellingDelete) -> To
     for column in &delete.key {
         hasher.cell(column.type_oid, Some(&column.value), true);
     }
-    Touched { relation, key: Some(hasher.finish()), deleted: true, version: Some(delete.version) }
+    Touched {
+        relation,
+        key: Some(hasher.finish()),
+        deleted: true,
+        version: Some(delete.version),
+    }
 }
 
 /// Adds what a change touches.
@@ -552,11 +678,23 @@ fn touch<'r>(
     relation: impl Fn(u32) -> Option<&'r Relation>,
     touched: &mut Vec<Touched>,
 ) -> Result<(), Error> {
-    let known = |id| relation(id).ok_or(Error::Order("a change of a relation that was not described"));
-    let of = |r: &Relation, t: &Tuple<'_>| {
-        r.identity.hash(t).map_err(|source| Error::Key { table: r.owned.name.clone(), source })
+    let known = |id| {
+        relation(id).ok_or(Error::Order(
+            "a change of a relation that was not described",
+        ))
     };
-    touch_with(message, |id| known(id).map(|r| &r.identity), |id, t| of(known(id)?, t), touched)
+    let of = |r: &Relation, t: &Tuple<'_>| {
+        r.identity.hash(t).map_err(|source| Error::Key {
+            table: r.owned.name.clone(),
+            source,
+        })
+    };
+    touch_with(
+        message,
+        |id| known(id).map(|r| &r.identity),
+        |id, t| of(known(id)?, t),
+        touched,
+    )
 }
 
 /// [`touch`] for anyone who has identities: also used when the index is rebuilt from a journal.
@@ -568,14 +706,25 @@ pub(crate) fn touch_with<'r, E>(
 ) -> Result<(), E> {
     let mut put = |relation: RelationHash, key, deleted| {
         if let Some(key) = key {
-            touched.push(Touched { relation, key: Some(key), deleted, version: None });
+            touched.push(Touched {
+                relation,
+                key: Some(key),
+                deleted,
+                version: None,
+            });
         }
     };
     match message {
         Message::Insert { relation, new, .. } => {
             put(identity(*relation)?.relation, hash(*relation, new)?, false);
         }
-        Message::Update { relation, key, old, new, .. } => {
+        Message::Update {
+            relation,
+            key,
+            old,
+            new,
+            ..
+        } => {
             let name = identity(*relation)?.relation;
             let now = hash(*relation, new)?;
             if let Some(before) = key.as_ref().or(old.as_ref()) {
@@ -586,15 +735,26 @@ pub(crate) fn touch_with<'r, E>(
             }
             put(name, now, false);
         }
-        Message::Delete { relation, key, old, .. } => {
+        Message::Delete {
+            relation, key, old, ..
+        } => {
             if let Some(before) = key.as_ref().or(old.as_ref()) {
-                put(identity(*relation)?.relation, hash(*relation, before)?, true);
+                put(
+                    identity(*relation)?.relation,
+                    hash(*relation, before)?,
+                    true,
+                );
             }
         }
         Message::Truncate { relations, .. } => {
             for id in relations.iter() {
                 let relation = identity(id)?.relation;
-                touched.push(Touched { relation, key: None, deleted: true, version: None });
+                touched.push(Touched {
+                    relation,
+                    key: None,
+                    deleted: true,
+                    version: None,
+                });
             }
         }
         _ => {}

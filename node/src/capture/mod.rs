@@ -27,7 +27,7 @@ mod spool;
 
 pub use assembler::{Assembled, Assembler, Repair, Signal};
 pub(crate) use assembler::{touch_with, travelling};
-pub(crate) use service::chain;
 pub use error::Error;
+pub(crate) use service::chain;
 pub use service::{Capture, Options, Progress};
 pub use shapes::Shapes;

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
-use crate::pg::replication::{self, Event, Feedback};
 use crate::pg::Target;
+use crate::pg::replication::{self, Event, Feedback};
 use crate::settle::Ledger;
 
 /// The slot and the publication are named so.
@@ -67,7 +67,13 @@ impl Capture {
         signals: mpsc::UnboundedSender<Signal>,
         progress: Arc<Progress>,
     ) -> Self {
-        Capture { options, journal, ledger, signals, progress }
+        Capture {
+            options,
+            journal,
+            ledger,
+            signals,
+            progress,
+        }
     }
 
     /// Runs until shutdown; reconnects for ever.
@@ -77,7 +83,8 @@ impl Capture {
             Ok(spools) => spools,
             Err(error) => {
                 tracing::error!(error = %error, folder = %self.options.spool.display(), "the spool folder cannot be used");
-                *self.progress.state.lock() = ("stopped", Some(format!("open the spool folder: {error}")));
+                *self.progress.state.lock() =
+                    ("stopped", Some(format!("open the spool folder: {error}")));
                 return;
             }
         };
@@ -109,7 +116,12 @@ impl Capture {
     }
 
     async fn stream(&self, assembler: &mut Assembler, pause: &mut Duration) -> Result<(), Error> {
-        let catalog = self.options.target.named("everywrite capture").client().await?;
+        let catalog = self
+            .options
+            .target
+            .named("everywrite capture")
+            .client()
+            .await?;
         self.check_slot(&catalog).await?;
         assembler.restart();
         let target = self.options.target.named("everywrite");
@@ -136,8 +148,15 @@ impl Capture {
             let Some(event) = event else { return Ok(()) };
             let mut next = Some(event);
             while let Some(event) = next {
-                let asked = matches!(event, Event::Keepalive { reply_requested: true, .. });
-                self.take(event, assembler, &catalog, &mut primary_keys).await?;
+                let asked = matches!(
+                    event,
+                    Event::Keepalive {
+                        reply_requested: true,
+                        ..
+                    }
+                );
+                self.take(event, assembler, &catalog, &mut primary_keys)
+                    .await?;
                 if asked {
                     self.confirm(assembler, &feedback).await?;
                 }
@@ -159,14 +178,20 @@ impl Capture {
     ) -> Result<(), Error> {
         let payload = match event {
             Event::Keepalive { wal_end, .. } => {
-                self.progress.server_lsn.fetch_max(wal_end.0, Ordering::Relaxed);
+                self.progress
+                    .server_lsn
+                    .fetch_max(wal_end.0, Ordering::Relaxed);
                 if assembler.between_transactions() {
                     self.ledger.captured(wal_end);
                 }
                 return Ok(());
             }
-            Event::Data { payload, wal_end, .. } => {
-                self.progress.server_lsn.fetch_max(wal_end.0, Ordering::Relaxed);
+            Event::Data {
+                payload, wal_end, ..
+            } => {
+                self.progress
+                    .server_lsn
+                    .fetch_max(wal_end.0, Ordering::Relaxed);
                 payload
             }
         };
@@ -178,7 +203,9 @@ impl Capture {
             key = primary_keys.get(&name).map(Vec::as_slice);
         }
         let mut signal = |s: Signal| self.signal(s);
-        if let Assembled::Large(mut large) = assembler.feed(&payload, key, &self.ledger, &mut signal)? {
+        if let Assembled::Large(mut large) =
+            assembler.feed(&payload, key, &self.ledger, &mut signal)?
+        {
             self.append(assembler).await?;
             while !assembler.step(&mut large, &self.ledger, &mut signal)? {
                 self.append(assembler).await?;
@@ -202,8 +229,12 @@ impl Capture {
             self.journal.append(assembler.frames()).await?;
             assembler.sent();
         }
-        self.progress.transactions.store(assembler.transactions, Ordering::Relaxed);
-        self.progress.changes.store(assembler.changes, Ordering::Relaxed);
+        self.progress
+            .transactions
+            .store(assembler.transactions, Ordering::Relaxed);
+        self.progress
+            .changes
+            .store(assembler.changes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -211,7 +242,11 @@ impl Capture {
     async fn confirm(&self, assembler: &Assembler, feedback: &Feedback) -> Result<(), Error> {
         let captured = self.ledger.watch_captured().borrow().lsn;
         let end = self.journal.end();
-        let safe = if end >= assembler.last() && assembler.pending() == 0 { captured.max(end) } else { end };
+        let safe = if end >= assembler.last() && assembler.pending() == 0 {
+            captured.max(end)
+        } else {
+            end
+        };
         feedback.send(captured.max(safe), safe, safe, false).await?;
         Ok(())
     }
@@ -224,20 +259,29 @@ impl Capture {
                 "wal_level is {wal_level} and must be logical: set it in postgresql.conf and restart the server"
             )));
         }
-        let tracked: String = client.query_one("show track_commit_timestamp", &[]).await?.get(0);
+        let tracked: String = client
+            .query_one("show track_commit_timestamp", &[])
+            .await?
+            .get(0);
         if tracked != "on" {
             return Err(Error::Setup(
                 "track_commit_timestamp is off and must be on: set it in postgresql.conf and restart the server".to_owned(),
             ));
         }
-        let publication = client.query_opt("select from pg_publication where pubname = $1", &[&NAME]).await?;
+        let publication = client
+            .query_opt("select from pg_publication where pubname = $1", &[&NAME])
+            .await?;
         if publication.is_none() {
-            let create = client.batch_execute("create publication everywrite for all tables").await;
+            let create = client
+                .batch_execute("create publication everywrite for all tables")
+                .await;
             if let Err(error) = create {
                 return Err(Error::Setup(format!(
                     "the publication \"everywrite\" is missing and this role may not make it ({}): \
                      let a superuser run: create publication everywrite for all tables",
-                    error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned())
+                    error
+                        .as_db_error()
+                        .map_or_else(|| error.to_string(), |e| e.message().to_owned())
                 )));
             }
         }
@@ -267,7 +311,11 @@ impl Capture {
     }
 }
 
-async fn primary_key(client: &tokio_postgres::Client, schema: &str, table: &str) -> Result<Vec<String>, Error> {
+async fn primary_key(
+    client: &tokio_postgres::Client,
+    schema: &str,
+    table: &str,
+) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             "select a.attname::text from pg_index i join pg_class c on c.oid = i.indrelid

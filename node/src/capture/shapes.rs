@@ -15,7 +15,10 @@ pub struct Shapes {
 impl Shapes {
     /// Takes up the shapes that the journal holds.
     pub fn restore(shapes: impl IntoIterator<Item = (u32, Bytes)>) -> Self {
-        let by_relation: HashMap<Bytes, u32> = shapes.into_iter().map(|(id, relation)| (relation, id)).collect();
+        let by_relation: HashMap<Bytes, u32> = shapes
+            .into_iter()
+            .map(|(id, relation)| (relation, id))
+            .collect();
         let last = by_relation.values().copied().max().unwrap_or(0);
         Shapes { by_relation, last }
     }
@@ -26,7 +29,8 @@ impl Shapes {
             return (id, false);
         }
         self.last += 1;
-        self.by_relation.insert(Bytes::copy_from_slice(relation), self.last);
+        self.by_relation
+            .insert(Bytes::copy_from_slice(relation), self.last);
         (self.last, true)
     }
 }

@@ -30,7 +30,10 @@ impl Spools {
             fs::remove_dir_all(folder)?;
         }
         fs::create_dir_all(folder)?;
-        Ok(Spools { folder: folder.to_owned(), open: HashMap::new() })
+        Ok(Spools {
+            folder: folder.to_owned(),
+            open: HashMap::new(),
+        })
     }
 
     /// Forgets everything: the stream begins anew.
@@ -43,11 +46,26 @@ impl Spools {
     fn spool(&mut self, xid: u32) -> io::Result<&mut Spool> {
         if !self.open.contains_key(&xid) {
             let path = self.folder.join(format!("{xid}.changes"));
-            let file = File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
+            let file = File::options()
+                .create(true)
+                .truncate(true)
+                .read(true)
+                .write(true)
+                .open(&path)?;
             let file = BufWriter::with_capacity(256 << 10, file);
-            self.open.insert(xid, Spool { path, file, aborted: HashSet::new(), ours: false });
+            self.open.insert(
+                xid,
+                Spool {
+                    path,
+                    file,
+                    aborted: HashSet::new(),
+                    ours: false,
+                },
+            );
         }
-        self.open.get_mut(&xid).ok_or_else(|| io::Error::other("spool vanished"))
+        self.open
+            .get_mut(&xid)
+            .ok_or_else(|| io::Error::other("spool vanished"))
     }
 
     /// Marks a transaction as written by replay: its pieces are dropped at commit.
@@ -81,14 +99,22 @@ impl Spools {
 
     /// The committed transaction's pieces; `None` if replay wrote it or nothing came.
     pub fn commit(&mut self, xid: u32) -> io::Result<Option<Pieces>> {
-        let Some(spool) = self.open.remove(&xid) else { return Ok(None) };
-        let mut file = spool.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let Some(spool) = self.open.remove(&xid) else {
+            return Ok(None);
+        };
+        let mut file = spool
+            .file
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
         fs::remove_file(&spool.path)?;
         if spool.ours {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(0))?;
-        Ok(Some(Pieces { file: BufReader::with_capacity(256 << 10, file), aborted: spool.aborted }))
+        Ok(Some(Pieces {
+            file: BufReader::with_capacity(256 << 10, file),
+            aborted: spool.aborted,
+        }))
     }
 }
 
@@ -128,7 +154,13 @@ mod tests {
     fn aborted_subtransactions_leave_nothing() {
         let folder = tempfile::tempdir().expect("folder");
         let mut spools = Spools::open(&folder.path().join("spool")).expect("open");
-        for (xid, subxid, change) in [(5, 5, "a"), (5, 6, "b"), (9, 9, "x"), (5, 7, "c"), (5, 6, "d")] {
+        for (xid, subxid, change) in [
+            (5, 5, "a"),
+            (5, 6, "b"),
+            (9, 9, "x"),
+            (5, 7, "c"),
+            (5, 6, "d"),
+        ] {
             spools.add(xid, subxid, change.as_bytes()).expect("add");
         }
         spools.abort(5, 6);

@@ -5,11 +5,13 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everywrite_conflict::{Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer};
+use everywrite_conflict::{
+    Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
+};
 
+use super::Error;
 use super::image::Image;
 use super::mapping::Mapping;
-use super::Error;
 use crate::journal::record::Header;
 use crate::pg::pgoutput::{Message, Tuple};
 use crate::settle::Intent;
@@ -122,7 +124,11 @@ impl Batch {
 
     /// The newest stamp.
     pub fn newest(&self) -> Stamp {
-        self.transactions.iter().map(|h| h.stamp).max().unwrap_or(Stamp::MIN)
+        self.transactions
+            .iter()
+            .map(|h| h.stamp)
+            .max()
+            .unwrap_or(Stamp::MIN)
     }
 
     /// Begins a transaction; its changes follow.
@@ -146,25 +152,55 @@ impl Batch {
     }
 
     /// Takes one change of the transaction that began last. TRUNCATE and messages are not for here.
-    pub fn push(&mut self, shape: u32, mapping: &Arc<Mapping>, raw: &Bytes, message: &Message<'_>) -> Result<(), Error> {
-        let transaction = u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let Some(header) = self.transactions.last() else { return Ok(()) };
-        let writer = Writer { version: Version { stamp: header.stamp, origin: self.origin }, transaction };
+    pub fn push(
+        &mut self,
+        shape: u32,
+        mapping: &Arc<Mapping>,
+        raw: &Bytes,
+        message: &Message<'_>,
+    ) -> Result<(), Error> {
+        let transaction =
+            u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let Some(header) = self.transactions.last() else {
+            return Ok(());
+        };
+        let writer = Writer {
+            version: Version {
+                stamp: header.stamp,
+                origin: self.origin,
+            },
+            transaction,
+        };
         self.changes += 1;
         self.bytes += raw.len() + 200;
-        let Some(table) = self.table(shape, mapping) else { return Ok(()) };
+        let Some(table) = self.table(shape, mapping) else {
+            return Ok(());
+        };
         let key = |tuple: &Tuple<'_>| -> Result<Option<RowKey>, Error> {
             let hash = mapping.identity.hash(tuple);
-            let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
-            Ok(hash.map(|hash| RowKey { hash, image: Image::new(raw, tuple) }))
+            let hash = hash.map_err(|source| Error::Key {
+                table: mapping.name(),
+                source,
+            })?;
+            Ok(hash.map(|hash| RowKey {
+                hash,
+                image: Image::new(raw, tuple),
+            }))
         };
         let need = |key: Option<RowKey>| key.ok_or_else(|| Error::NoKey(mapping.name()));
         match message {
             Message::Insert { new, .. } => match key(new)? {
-                Some(k) => table.fold.push(k, Change::Insert(Image::new(raw, new)), writer),
+                Some(k) => table
+                    .fold
+                    .push(k, Change::Insert(Image::new(raw, new)), writer),
                 None => table.appends.push(Image::new(raw, new)),
             },
-            Message::Update { key: old_key, old, new, .. } => {
+            Message::Update {
+                key: old_key,
+                old,
+                new,
+                ..
+            } => {
                 let now = need(key(new)?)?;
                 let mut image = Image::new(raw, new);
                 if let Some(before) = old_key.as_ref().or(old.as_ref()) {
@@ -180,8 +216,12 @@ impl Batch {
                 }
                 table.fold.push(now, Change::Update(image), writer);
             }
-            Message::Delete { key: old_key, old, .. } => {
-                let Some(before) = old_key.as_ref().or(old.as_ref()) else { return Ok(()) };
+            Message::Delete {
+                key: old_key, old, ..
+            } => {
+                let Some(before) = old_key.as_ref().or(old.as_ref()) else {
+                    return Ok(());
+                };
                 let before = need(key(before)?)?;
                 table.fold.push(before, Change::Delete, writer);
             }
@@ -194,45 +234,90 @@ impl Batch {
     pub fn close(&mut self) {
         for table in &mut self.tables {
             let fold = std::mem::take(&mut table.fold);
-            table.slots = fold.finish().into_iter().map(|folded| Slot { folded, prior: None }).collect();
+            table.slots = fold
+                .finish()
+                .into_iter()
+                .map(|folded| Slot {
+                    folded,
+                    prior: None,
+                })
+                .collect();
         }
     }
 
     /// Takes a delete that travelled here, as one of the transaction that began last. Such a
     /// transaction stays alone and is decided with care.
-    pub fn push_travelled(&mut self, shape: u32, mapping: &Arc<Mapping>, key: Image, version: Version) -> Result<(), Error> {
+    pub fn push_travelled(
+        &mut self,
+        shape: u32,
+        mapping: &Arc<Mapping>,
+        key: Image,
+        version: Version,
+    ) -> Result<(), Error> {
         self.alone = true;
         self.careful = true;
         self.changes += 1;
-        let hash = mapping.identity.hash(&key.tuple()).map_err(|source| Error::Key { table: mapping.name(), source })?;
-        let Some(hash) = hash else { return Err(Error::NoKey(mapping.name())) };
-        let transaction = u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let hash = mapping
+            .identity
+            .hash(&key.tuple())
+            .map_err(|source| Error::Key {
+                table: mapping.name(),
+                source,
+            })?;
+        let Some(hash) = hash else {
+            return Err(Error::NoKey(mapping.name()));
+        };
+        let transaction =
+            u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
         if let Some(table) = self.table(shape, mapping) {
-            table.fold.push(RowKey { hash, image: key }, Change::Delete, Writer { version, transaction });
+            table.fold.push(
+                RowKey { hash, image: key },
+                Change::Delete,
+                Writer {
+                    version,
+                    transaction,
+                },
+            );
         }
         Ok(())
     }
 
     /// The position of a slot's last writer.
     pub fn position(&self, slot: &Slot) -> Position {
-        let lsn = self.header(slot.folded.last).map_or(Lsn::ZERO, |h| h.position);
-        Position { origin: self.origin, lsn }
+        let lsn = self
+            .header(slot.folded.last)
+            .map_or(Lsn::ZERO, |h| h.position);
+        Position {
+            origin: self.origin,
+            lsn,
+        }
     }
 
     /// The header of the transaction that made a change.
     pub fn header(&self, writer: Writer) -> Option<&Header> {
-        self.transactions.get(usize::try_from(writer.transaction).ok()?)
+        self.transactions
+            .get(usize::try_from(writer.transaction).ok()?)
     }
 
     /// Whether that transaction had seen what stands at `position`.
     pub fn covers(&self, writer: Writer, position: Position) -> bool {
-        let Some(header) = self.header(writer) else { return false };
-        if position.origin == self.origin { header.position >= position.lsn } else { header.vector.covers(position) }
+        let Some(header) = self.header(writer) else {
+            return false;
+        };
+        if position.origin == self.origin {
+            header.position >= position.lsn
+        } else {
+            header.vector.covers(position)
+        }
     }
 
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
     pub fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
-        let slots = self.tables.iter().flat_map(|t| t.slots.iter().map(move |s| (t.mapping.identity.relation, s)));
+        let slots = self.tables.iter().flat_map(|t| {
+            t.slots
+                .iter()
+                .map(move |s| (t.mapping.identity.relation, s))
+        });
         slots.map(|(relation, s)| Intent {
             relation,
             key: s.hash(),

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome as Unique, UniqueValue, resolve};
 use everywrite_conflict::{
-    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Version, decide,
+    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Version,
+    decide,
 };
 
 use super::Error;
@@ -86,15 +87,21 @@ struct Case<'a> {
 
 /// Decides and writes one batch inside the transaction that is open. `decided` is filled as far
 /// as it gets, also when it fails.
-pub async fn write(ctx: &Context, writer: &mut Writer, batch: &Batch, decided: &mut Decided) -> Result<(), Error> {
+pub async fn write(
+    ctx: &Context,
+    writer: &mut Writer,
+    batch: &Batch,
+    decided: &mut Decided,
+) -> Result<(), Error> {
     for table in &batch.tables {
         let mut cases = lock(ctx, writer, batch, &table.mapping, &table.slots).await?;
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
-        let lost = if table.mapping.second_unique.is_empty() || !cases.iter().any(|c| c.image.is_some()) {
-            Vec::new()
-        } else {
-            second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
-        };
+        let lost =
+            if table.mapping.second_unique.is_empty() || !cases.iter().any(|c| c.image.is_some()) {
+                Vec::new()
+            } else {
+                second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
+            };
         record(writer, batch, &table.mapping, &cases, decided);
         change(ctx, writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -136,15 +143,21 @@ async fn lock<'a>(
         return Err(Error::Shutdown);
     }
     let relation = mapping.identity.relation;
-    let now: Vec<Option<Entry>> =
-        ctx.ledger.with_index(|index| slots.iter().map(|s| index.get(relation, s.hash())).collect());
+    let now: Vec<Option<Entry>> = ctx.ledger.with_index(|index| {
+        slots
+            .iter()
+            .map(|s| index.get(relation, s.hash()))
+            .collect()
+    });
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
     for ((slot, found), now) in slots.iter().zip(found).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
         let stored = match now {
-            Some(entry) if entry.version == slot.version() => slot.prior.filter(|p| p.version != slot.version()),
+            Some(entry) if entry.version == slot.version() => {
+                slot.prior.filter(|p| p.version != slot.version())
+            }
             Some(entry) => Some(entry),
             None => slot.prior,
         };
@@ -163,7 +176,14 @@ async fn lock<'a>(
             stored.as_ref(),
             present,
         );
-        cases.push(Case { slot, present, stored, decision, image: None, lost: false });
+        cases.push(Case {
+            slot,
+            present,
+            stored,
+            decision,
+            image: None,
+            lost: false,
+        });
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -172,7 +192,10 @@ async fn lock<'a>(
 /// Waits until the own journal is durable up to `lsn`.
 async fn durable(ctx: &Context, lsn: Lsn) -> Result<(), Error> {
     let mut end = ctx.journal.subscribe();
-    end.wait_for(|end| *end >= lsn).await.map(|_| ()).map_err(|_| Error::Shutdown)
+    end.wait_for(|end| *end >= lsn)
+        .await
+        .map(|_| ())
+        .map_err(|_| Error::Shutdown)
 }
 
 /// Gives every winner its whole row.
@@ -185,7 +208,9 @@ async fn complete(
 ) -> Result<(), Error> {
     let whole = !mapping.second_unique.is_empty();
     for case in cases.iter_mut().filter(|c| c.decision.apply) {
-        let Some(image) = case.slot.image() else { continue };
+        let Some(image) = case.slot.image() else {
+            continue;
+        };
         if !image.incomplete() {
             case.image = Some(image.clone());
             continue;
@@ -198,7 +223,9 @@ async fn complete(
             None => case.present && case.stored.as_ref().is_none_or(seen),
             Some(from) => {
                 let relation = mapping.identity.relation;
-                let entry = ctx.ledger.with_index(|index| index.get(relation, from.hash));
+                let entry = ctx
+                    .ledger
+                    .with_index(|index| index.get(relation, from.hash));
                 // The old key's own entry is this very group's delete.
                 entry.is_none_or(|e| e.version.origin == batch.origin || seen(&e))
             }
@@ -209,7 +236,12 @@ async fn complete(
         }
         let mut values = None;
         if base {
-            let key = case.slot.folded.moved_from.as_ref().unwrap_or(&case.slot.folded.key);
+            let key = case
+                .slot
+                .folded
+                .moved_from
+                .as_ref()
+                .unwrap_or(&case.slot.folded.key);
             let at = writer.read(mapping, &key.image, &missing);
             let mut outcomes = writer.run().await?;
             values = outcomes.get_mut(at).and_then(|o| o.rows.pop());
@@ -218,7 +250,11 @@ async fn complete(
             Some(values) => values,
             None => {
                 let position = batch.position(case.slot);
-                match ctx.toast.fetch(position, mapping, &case.slot.folded.key.image, &missing).await? {
+                match ctx
+                    .toast
+                    .fetch(position, mapping, &case.slot.folded.key.image, &missing)
+                    .await?
+                {
                     Some(values) => values,
                     // The row is gone at a site that has replayed this change: a delete follows.
                     None => vec![None; missing.len()],
@@ -252,12 +288,16 @@ async fn second_unique(
     let mut rows: HashMap<KeyHash, RowKey> = HashMap::new();
     let mut recent = false;
     for answer in &asked {
-        let Some(case) = cases.get(answer.case) else { continue };
-        let candidate = candidates.entry(case.slot.hash()).or_insert_with(|| Candidate {
-            key: case.slot.hash(),
-            version: case.slot.version(),
-            values: vec![None; mapping.table.unique.len()],
-        });
+        let Some(case) = cases.get(answer.case) else {
+            continue;
+        };
+        let candidate = candidates
+            .entry(case.slot.hash())
+            .or_insert_with(|| Candidate {
+                key: case.slot.hash(),
+                version: case.slot.version(),
+                values: vec![None; mapping.table.unique.len()],
+            });
         if let Some(value) = candidate.values.get_mut(answer.index) {
             *value = Some(answer.value);
         }
@@ -280,14 +320,26 @@ async fn second_unique(
         let versions: Vec<(Holder, Option<Entry>)> = holders
             .iter()
             .map(|&(key, at, value)| {
-                (Holder { key, version: index.standing(relation, key), index: at, value }, index.get(relation, key))
+                (
+                    Holder {
+                        key,
+                        version: index.standing(relation, key),
+                        index: at,
+                        value,
+                    },
+                    index.get(relation, key),
+                )
             })
             .collect();
         if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
             return None;
         }
-        let entries: HashMap<KeyHash, Option<Entry>> = versions.iter().map(|v| (v.0.key, v.1)).collect();
-        let outcomes = resolve(candidates.into_values().collect(), versions.into_iter().map(|v| v.0).collect());
+        let entries: HashMap<KeyHash, Option<Entry>> =
+            versions.iter().map(|v| (v.0.key, v.1)).collect();
+        let outcomes = resolve(
+            candidates.into_values().collect(),
+            versions.into_iter().map(|v| v.0).collect(),
+        );
         for outcome in &outcomes {
             if let Unique::Lost { key, version, .. } = outcome {
                 decided.undo.push(index.lose(relation, *key, *version));
@@ -295,16 +347,38 @@ async fn second_unique(
         }
         Some((outcomes, entries))
     });
-    let Some((outcomes, entries)) = outcomes else { return Err(Error::Again) };
-    let ours = entries.values().flatten().filter_map(|e| e.source).filter(|s| s.origin == ctx.me).map(|s| s.lsn).max();
+    let Some((outcomes, entries)) = outcomes else {
+        return Err(Error::Again);
+    };
+    let ours = entries
+        .values()
+        .flatten()
+        .filter_map(|e| e.source)
+        .filter(|s| s.origin == ctx.me)
+        .map(|s| s.lsn)
+        .max();
     durable(ctx, ours.unwrap_or(Lsn::ZERO)).await?;
     let mut lost = Vec::new();
     for outcome in outcomes {
-        let Unique::Lost { key, version, winner } = outcome else { continue };
-        let (Some(row), Some(other)) = (rows.get(&key).cloned(), rows.get(&winner)) else { continue };
+        let Unique::Lost {
+            key,
+            version,
+            winner,
+        } = outcome
+        else {
+            continue;
+        };
+        let (Some(row), Some(other)) = (rows.get(&key).cloned(), rows.get(&winner)) else {
+            continue;
+        };
         decided.lost.push((relation, key, version));
-        unique_history(writer, batch, mapping, cases, &row, other, &entries, decided);
-        if let Some(case) = cases.iter_mut().find(|c| c.slot.hash() == key && c.image.is_some()) {
+        unique_history(
+            writer, batch, mapping, cases, &row, other, &entries, decided,
+        );
+        if let Some(case) = cases
+            .iter_mut()
+            .find(|c| c.slot.hash() == key && c.image.is_some())
+        {
             case.lost = true;
         }
         lost.push(Lost { key: row, version });
@@ -331,21 +405,38 @@ async fn ask_holders(
     for (n, case) in cases.iter().enumerate() {
         let Some(image) = &case.image else { continue };
         for &index in &mapping.second_unique {
-            asks.push((n, index, writer.holders(mapping, image, index, ctx.barriers.horizon())));
+            asks.push((
+                n,
+                index,
+                writer.holders(mapping, image, index, ctx.barriers.horizon()),
+            ));
         }
     }
     let outcomes = writer.run().await?;
     let mut answers = Vec::new();
     for (case, index, at) in asks {
         for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-            let Some(Some(value)) = row.first() else { continue };
-            let recent = row.get(1).and_then(|c| c.as_ref()).is_some_and(|c| c.as_ref() != [0]);
+            let Some(Some(value)) = row.first() else {
+                continue;
+            };
+            let recent = row
+                .get(1)
+                .and_then(|c| c.as_ref())
+                .is_some_and(|c| c.as_ref() != [0]);
             let holder = match row.get(2..) {
-                Some(key) if key.iter().all(Option::is_some) && !key.is_empty() => Some(key_row(mapping, key)?),
+                Some(key) if key.iter().all(Option::is_some) && !key.is_empty() => {
+                    Some(key_row(mapping, key)?)
+                }
                 _ => None,
             };
             let value = UniqueValue::of(value);
-            answers.push(Answer { case, index, value, recent, holder });
+            answers.push(Answer {
+                case,
+                index,
+                value,
+                recent,
+                holder,
+            });
         }
     }
     Ok(answers)
@@ -361,8 +452,12 @@ fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey, Error> {
     }
     let image = Image::from_cells(cells.into_iter());
     let hash = mapping.identity.hash(&image.tuple());
-    let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
-    hash.map(|hash| RowKey { hash, image }).ok_or_else(|| Error::NoKey(mapping.name()))
+    let hash = hash.map_err(|source| Error::Key {
+        table: mapping.name(),
+        source,
+    })?;
+    hash.map(|hash| RowKey { hash, image })
+        .ok_or_else(|| Error::NoKey(mapping.name()))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one record, said once")]
@@ -376,7 +471,11 @@ fn unique_history(
     entries: &HashMap<KeyHash, Option<Entry>>,
     decided: &mut Decided,
 ) {
-    let case_of = |hash: KeyHash| cases.iter().find(|c| c.slot.hash() == hash && c.image.is_some());
+    let case_of = |hash: KeyHash| {
+        cases
+            .iter()
+            .find(|c| c.slot.hash() == hash && c.image.is_some())
+    };
     // The incoming row is the lost one, or the one that took the value.
     let (case, local, applied) = match (case_of(lost.hash), case_of(winner.hash)) {
         (Some(case), _) => (case, winner, false),
@@ -403,9 +502,17 @@ fn unique_history(
 }
 
 /// Puts the conflicts of a table into the history, before its rows change.
-fn record(writer: &mut Writer, batch: &Batch, mapping: &Mapping, cases: &[Case<'_>], decided: &mut Decided) {
+fn record(
+    writer: &mut Writer,
+    batch: &Batch,
+    mapping: &Mapping,
+    cases: &[Case<'_>],
+    decided: &mut Decided,
+) {
     for case in cases {
-        let Some(kind) = case.decision.conflict else { continue };
+        let Some(kind) = case.decision.conflict else {
+            continue;
+        };
         *decided.conflicts.entry(kind).or_default() += 1;
         let key = &case.slot.folded.key.image;
         writer.history(
@@ -454,13 +561,18 @@ fn change(
             Some(image) => inserts.push(image),
         }
     }
-    for l in lost.iter().filter(|l| !cases.iter().any(|c| c.slot.hash() == l.key.hash && c.image.is_some())) {
+    for l in lost.iter().filter(|l| {
+        !cases
+            .iter()
+            .any(|c| c.slot.hash() == l.key.hash && c.image.is_some())
+    }) {
         deletes.push(&l.key);
     }
     writer.write(mapping, &deletes, &updates, &inserts, Guard::Decided);
     if !lost.is_empty() {
         decided.outbox = true;
-        let contents: Result<Vec<Bytes>, Error> = lost.iter().map(|l| travelling(mapping, l)).collect();
+        let contents: Result<Vec<Bytes>, Error> =
+            lost.iter().map(|l| travelling(mapping, l)).collect();
         outbox(writer, mapping, &contents?);
     }
     let _ = ctx;
@@ -487,7 +599,12 @@ fn travelling(mapping: &Mapping, lost: &Lost) -> Result<Bytes, Error> {
         table: mapping.table.name.clone(),
         key: mapping.key_cells().map(column).collect(),
     };
-    WalMessage::Delete(delete).encode().map_err(|e| Error::Schema { table: mapping.name(), what: e.to_string() })
+    WalMessage::Delete(delete)
+        .encode()
+        .map_err(|e| Error::Schema {
+            table: mapping.name(),
+            what: e.to_string(),
+        })
 }
 
 fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
@@ -511,7 +628,9 @@ fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
         .bind("outbox", INSERT_OUTBOX, &INSERT_OUTBOX_TYPES)
         .binary(Some(&array(25, vec![schema; contents.len()])))
         .binary(Some(&array(25, vec![table; contents.len()])))
-        .binary(Some(&array(17, contents.iter().map(Bytes::as_ref).collect())))
+        .binary(Some(&array(
+            17,
+            contents.iter().map(Bytes::as_ref).collect(),
+        )))
         .execute();
 }
-

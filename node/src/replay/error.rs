@@ -15,7 +15,9 @@ pub enum Error {
         what: String,
     },
     /// A change has no key to find its row by.
-    #[error("{0} has rows to update or delete but neither a primary key nor a replica identity index")]
+    #[error(
+        "{0} has rows to update or delete but neither a primary key nor a replica identity index"
+    )]
     NoKey(String),
     /// The journal holds something that cannot be read.
     #[error("read the journal")]
@@ -45,7 +47,9 @@ pub enum Error {
     #[error("somebody wrote in between")]
     Again,
     /// Missing TOAST values could not be had from any site that knows the row.
-    #[error("a TOAST value that the stream leaves out is needed and no site that has it can be reached: {0}")]
+    #[error(
+        "a TOAST value that the stream leaves out is needed and no site that has it can be reached: {0}"
+    )]
     Toast(String),
     /// The daemon ends.
     #[error("the daemon is shutting down")]

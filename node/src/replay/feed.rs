@@ -11,12 +11,12 @@ use bytes::Bytes;
 use everywrite_conflict::{Lsn, NodeId, Stamp};
 use futures_util::FutureExt as _;
 
+use super::Error;
 use super::batch::Batch;
 use super::control::Control;
 use super::image::Image;
 use super::mapping::Mapping;
 use super::table::Table;
-use super::Error;
 use crate::admin::message::{TravellingDelete, WalMessage};
 use crate::journal::record::{self, Changes, Frame, Header};
 use crate::journal::{Journal, Reader};
@@ -119,7 +119,9 @@ impl Feed {
     /// Takes a frame from what was read; shapes are kept, what is applied is passed over.
     fn decode_front(&mut self) -> Result<bool, Error> {
         while self.front.is_none() {
-            let Some(frame) = record::decode(&mut self.chunk)? else { return Ok(false) };
+            let Some(frame) = record::decode(&mut self.chunk)? else {
+                return Ok(false);
+            };
             match frame {
                 Frame::Shape { id, relation } => {
                     let relation = Relation::decode(&relation)?.to_owned();
@@ -127,7 +129,8 @@ impl Feed {
                 }
                 Frame::Transaction { ref header, .. } | Frame::LargeBegin { ref header }
                     if header.position <= self.after => {}
-                Frame::LargePart { position, .. } | Frame::LargeEnd { position, .. } if position <= self.after => {}
+                Frame::LargePart { position, .. } | Frame::LargeEnd { position, .. }
+                    if position <= self.after => {}
                 frame => self.front = Some(frame),
             }
         }
@@ -172,11 +175,18 @@ impl Feed {
     fn obstacle(&self) -> Option<(OriginState, String)> {
         let header = self.header()?;
         if *self.control.paused.borrow() {
-            return Some((OriginState::Paused, "paused by everywrite.pause()".to_owned()));
+            return Some((
+                OriginState::Paused,
+                "paused by everywrite.pause()".to_owned(),
+            ));
         }
         let applied = self.ledger.applied();
         for (node, lsn) in header.vector.iter() {
-            let reached = if node == self.me { self.own.end() } else { applied.get(node) };
+            let reached = if node == self.me {
+                self.own.end()
+            } else {
+                applied.get(node)
+            };
             if reached < lsn {
                 let missing = [(node, lsn)].into_iter().collect();
                 let reason = format!(
@@ -215,7 +225,9 @@ impl Feed {
             let mut applied = self.ledger.watch_applied();
             let mut own = self.own.subscribe();
             let mut paused = self.control.paused.subscribe();
-            let Some((state, reason)) = self.obstacle() else { break };
+            let Some((state, reason)) = self.obstacle() else {
+                break;
+            };
             self.control.set(state, Some(reason));
             tokio::select! {
                 _ = applied.changed() => {}
@@ -233,7 +245,11 @@ impl Feed {
                 for change in Changes::new(changes.clone()) {
                     truncates |= change?.first() == Some(&b'T');
                 }
-                Ok(if truncates { Front::Steps } else { Front::Transaction })
+                Ok(if truncates {
+                    Front::Steps
+                } else {
+                    Front::Transaction
+                })
             }
             _ => Err(Error::Again),
         }
@@ -258,8 +274,13 @@ impl Feed {
     /// take no more.
     pub async fn grow(&mut self, batch: &mut Batch) -> Result<bool, Error> {
         loop {
-            let limit = if self.single { 1 } else { self.limits.transactions };
-            if batch.alone || batch.transactions.len() >= limit || batch.bytes >= self.limits.bytes {
+            let limit = if self.single {
+                1
+            } else {
+                self.limits.transactions
+            };
+            if batch.alone || batch.transactions.len() >= limit || batch.bytes >= self.limits.bytes
+            {
                 return Ok(!batch.is_empty());
             }
             if !self.peek_now()? {
@@ -283,7 +304,10 @@ impl Feed {
                 return Ok(!batch.is_empty());
             }
             self.load(&look).await?;
-            let trigger = look.shapes.iter().any(|s| self.mappings.get(s).is_some_and(|m| m.table.fires_triggers));
+            let trigger = look
+                .shapes
+                .iter()
+                .any(|s| self.mappings.get(s).is_some_and(|m| m.table.fires_triggers));
             if (look.travels || trigger) && !batch.is_empty() {
                 return Ok(true);
             }
@@ -305,31 +329,47 @@ impl Feed {
     pub fn push(&self, batch: &mut Batch, raw: &Bytes) -> Result<(), Error> {
         let message = decode(raw, false)?;
         let shape = match &message {
-            Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
-                *relation
-            }
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. } => *relation,
             Message::Message { content, .. } => {
                 if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
                     let name = (delete.schema.clone(), delete.table.clone());
                     if let Some((shape, mapping)) = self.locals.get(&name) {
-                        batch.push_travelled(*shape, mapping, travelled_key(mapping, &delete), delete.version)?;
+                        batch.push_travelled(
+                            *shape,
+                            mapping,
+                            travelled_key(mapping, &delete),
+                            delete.version,
+                        )?;
                     }
                 }
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        let Some(mapping) = self.mappings.get(&shape) else { return Err(Error::Again) };
+        let Some(mapping) = self.mappings.get(&shape) else {
+            return Err(Error::Again);
+        };
         batch.push(shape, mapping, raw, &message)
     }
 
     /// The tables that a TRUNCATE names.
     pub async fn truncated(&mut self, raw: &Bytes) -> Result<Vec<Arc<Mapping>>, Error> {
-        let Message::Truncate { relations, .. } = decode(raw, false)? else { return Ok(Vec::new()) };
+        let Message::Truncate { relations, .. } = decode(raw, false)? else {
+            return Ok(Vec::new());
+        };
         let shapes: BTreeSet<u32> = relations.iter().collect();
-        let look = Look { shapes, ..Look::default() };
+        let look = Look {
+            shapes,
+            ..Look::default()
+        };
         self.load(&look).await?;
-        Ok(look.shapes.iter().filter_map(|s| self.mappings.get(s).cloned()).collect())
+        Ok(look
+            .shapes
+            .iter()
+            .filter_map(|s| self.mappings.get(s).cloned())
+            .collect())
     }
 
     /// What the changes need.
@@ -349,7 +389,10 @@ impl Feed {
                     }
                 }
                 _ => {
-                    let shape = raw.get(1..5).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
+                    let shape = raw
+                        .get(1..5)
+                        .and_then(|b| b.try_into().ok())
+                        .map_or(0, u32::from_be_bytes);
                     if shape != last {
                         last = shape;
                         look.shapes.insert(shape);
@@ -367,7 +410,10 @@ impl Feed {
                 continue;
             }
             let Some(relation) = self.shapes.get(&shape).cloned() else {
-                return Err(Error::Schema { table: format!("shape {shape}"), what: "the journal does not describe it".to_owned() });
+                return Err(Error::Schema {
+                    table: format!("shape {shape}"),
+                    what: "the journal does not describe it".to_owned(),
+                });
             };
             let mapping = self.map(relation).await?;
             self.mappings.insert(shape, mapping);
@@ -447,6 +493,8 @@ fn travelled_key(mapping: &Mapping, delete: &TravellingDelete) -> Image {
 
 /// This machine's clock; the daemon runs beside its server.
 pub(super) fn now() -> Stamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Stamp::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

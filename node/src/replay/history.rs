@@ -39,7 +39,11 @@ impl Entry<'_> {
         let origin = local.map(|v| i32::from(v.origin.0).to_be_bytes());
         let position_origin = source.map(|p| i32::from(p.origin.0).to_be_bytes());
         let position_lsn = source.map(|p| p.lsn.0.to_be_bytes());
-        let decision: &str = if self.applied { "applied" } else { "kept local" };
+        let decision: &str = if self.applied {
+            "applied"
+        } else {
+            "kept local"
+        };
         bind.binary(Some(self.kind.as_str().as_bytes()))
             .binary(Some(decision.as_bytes()))
             .binary(stamp.as_ref().map(<[u8; 8]>::as_slice))

@@ -34,7 +34,12 @@ impl Image {
             text |= matches!(cell, Cell::Text(_));
             put(&mut out, cell);
         }
-        Image { count, cells: out.freeze(), incomplete, text }
+        Image {
+            count,
+            cells: out.freeze(),
+            incomplete,
+            text,
+        }
     }
 
     /// Its cells.
@@ -59,7 +64,12 @@ impl Image {
 
     /// The cells that are missing, by column: part of a statement's identity.
     pub fn missing(&self) -> Vec<usize> {
-        self.tuple().iter().enumerate().filter(|(_, c)| *c == Cell::Unchanged).map(|(i, _)| i).collect()
+        self.tuple()
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| *c == Cell::Unchanged)
+            .map(|(i, _)| i)
+            .collect()
     }
 
     /// This row with `values` in the place of the cells that are missing, in their order.

@@ -87,11 +87,20 @@ impl Mapping {
             if local != type_oid && (local < FIRST_USER_OID || type_oid < FIRST_USER_OID) {
                 let name = relation.columns.get(i).map_or("", |c| c.name.as_str());
                 let what = format!("the key column \"{name}\" has another type here");
-                return Err(Error::Schema { table: full_name, what });
+                return Err(Error::Schema {
+                    table: full_name,
+                    what,
+                });
             }
         }
-        let sets = columns.iter().all(|c| c.array_oid != 0 && !c.array && !c.composite);
-        let mut key: Vec<&str> = identity.columns.iter().filter_map(|(i, _)| Some(columns.get(*i)?.name.as_str())).collect();
+        let sets = columns
+            .iter()
+            .all(|c| c.array_oid != 0 && !c.array && !c.composite);
+        let mut key: Vec<&str> = identity
+            .columns
+            .iter()
+            .filter_map(|(i, _)| Some(columns.get(*i)?.name.as_str()))
+            .collect();
         key.sort_unstable();
         let is_key = |columns: &Option<Vec<String>>| {
             columns.as_ref().is_some_and(|c| {
@@ -100,9 +109,22 @@ impl Mapping {
                 c == key
             })
         };
-        let second_unique =
-            table.unique.iter().enumerate().filter(|(_, u)| !is_key(&u.columns)).map(|(i, _)| i).collect();
-        Ok(Mapping { number, relation, identity, table, columns, sets, second_unique })
+        let second_unique = table
+            .unique
+            .iter()
+            .enumerate()
+            .filter(|(_, u)| !is_key(&u.columns))
+            .map(|(i, _)| i)
+            .collect();
+        Ok(Mapping {
+            number,
+            relation,
+            identity,
+            table,
+            columns,
+            sets,
+            second_unique,
+        })
     }
 
     /// A cell in the binary form that the local server takes: the oids of types that are not
@@ -112,7 +134,11 @@ impl Mapping {
             Cell::Binary(bytes) | Cell::Text(bytes) => bytes,
             Cell::Null | Cell::Unchanged => return None,
         };
-        let element = self.columns.get(cell).filter(|c| c.array).map_or(0, |c| c.element_oid);
+        let element = self
+            .columns
+            .get(cell)
+            .filter(|c| c.array)
+            .map_or(0, |c| c.element_oid);
         if element < FIRST_USER_OID || bytes.len() < 12 {
             return Some(Cow::Borrowed(bytes));
         }
@@ -152,7 +178,9 @@ impl Mapping {
 
     /// Cells that an insert writes (all but generated columns).
     pub fn written(&self) -> Vec<usize> {
-        (0..self.columns.len()).filter(|&i| self.columns.get(i).is_some_and(|c| !c.generated)).collect()
+        (0..self.columns.len())
+            .filter(|&i| self.columns.get(i).is_some_and(|c| !c.generated))
+            .collect()
     }
 
     /// Cells that an update writes, without `missing`.
@@ -160,14 +188,22 @@ impl Mapping {
         let ok = |i: &usize| {
             !self.is_key(*i)
                 && !missing.contains(i)
-                && self.columns.get(*i).is_some_and(|c| !c.generated && !c.identity_always)
+                && self
+                    .columns
+                    .get(*i)
+                    .is_some_and(|c| !c.generated && !c.identity_always)
         };
         (0..self.columns.len()).filter(ok).collect()
     }
 
     /// The prepared statement's name.
     pub fn statement_name(&self, statement: &Statement) -> String {
-        let list = |l: &[usize]| l.iter().map(ToString::to_string).collect::<Vec<_>>().join("_");
+        let list = |l: &[usize]| {
+            l.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("_")
+        };
         let what = match statement {
             Statement::Insert => "i".to_owned(),
             Statement::InsertSet => "is".to_owned(),
@@ -178,7 +214,9 @@ impl Mapping {
             Statement::Lock => "l".to_owned(),
             Statement::LockSet => "ls".to_owned(),
             Statement::Read(columns) => format!("r{}", list(columns)),
-            Statement::History { delete, missing } => format!("h{}_{}", u8::from(*delete), list(missing)),
+            Statement::History { delete, missing } => {
+                format!("h{}_{}", u8::from(*delete), list(missing))
+            }
             Statement::Holders(n) => format!("q{n}"),
         };
         format!("m{}{what}", self.number)
@@ -187,21 +225,36 @@ impl Mapping {
     /// `t.k1 = $n and …` or, for sets, `t.k1 = n.k1 and …`.
     fn by_key(&self, value: impl Fn(usize, usize) -> String) -> String {
         let one = |(n, i): (usize, usize)| format!("t.{} = {}", self.column(i), value(n, i));
-        self.key_cells().enumerate().map(one).collect::<Vec<_>>().join(" and ")
+        self.key_cells()
+            .enumerate()
+            .map(one)
+            .collect::<Vec<_>>()
+            .join(" and ")
     }
 
     fn names(&self, cells: &[usize]) -> String {
-        cells.iter().map(|&i| self.column(i)).collect::<Vec<_>>().join(", ")
+        cells
+            .iter()
+            .map(|&i| self.column(i))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     fn params(from: usize, count: usize) -> String {
-        (from..from + count).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+        (from..from + count)
+            .map(|n| format!("${n}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// `COPY` of whole rows in binary.
     pub fn copy_sql(&self) -> String {
         let columns = self.written();
-        format!("copy {} ({}) from stdin (format binary)", self.table.quoted, self.names(&columns))
+        format!(
+            "copy {} ({}) from stdin (format binary)",
+            self.table.quoted,
+            self.names(&columns)
+        )
     }
 
     /// The statement's text and its parameters' types.
@@ -231,11 +284,18 @@ impl Mapping {
             Statement::Update(missing) => {
                 let set = self.updated(missing);
                 let k = set.len();
-                let values = set.iter().enumerate().map(|(n, &i)| format!("{} = ${}", self.column(i), n + 1));
+                let values = set
+                    .iter()
+                    .enumerate()
+                    .map(|(n, &i)| format!("{} = ${}", self.column(i), n + 1));
                 // A row of nothing but its key is written too: its version changes.
                 let mut values = values.collect::<Vec<_>>().join(", ");
                 if values.is_empty() {
-                    let _ = write!(values, "{0} = t.{0}", self.column(key.first().copied().unwrap_or(0)));
+                    let _ = write!(
+                        values,
+                        "{0} = t.{0}",
+                        self.column(key.first().copied().unwrap_or(0))
+                    );
                 }
                 let sql = format!(
                     "with u as (update {table} t set {values} where {} and {} returning 1) \
@@ -252,12 +312,20 @@ impl Mapping {
                 let set = self.updated(&[]);
                 let all: Vec<usize> = set.iter().chain(&key).copied().collect();
                 let names = |prefix: &str| {
-                    all.iter().map(|i| format!("{prefix}{i}")).collect::<Vec<_>>().join(", ")
+                    all.iter()
+                        .map(|i| format!("{prefix}{i}"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 };
-                let mut values: Vec<String> =
-                    set.iter().map(|&i| format!("{} = n.c{i}", self.column(i))).collect();
+                let mut values: Vec<String> = set
+                    .iter()
+                    .map(|&i| format!("{} = n.c{i}", self.column(i)))
+                    .collect();
                 if values.is_empty() {
-                    values.push(format!("{0} = t.{0}", self.column(key.first().copied().unwrap_or(0))));
+                    values.push(format!(
+                        "{0} = t.{0}",
+                        self.column(key.first().copied().unwrap_or(0))
+                    ));
                 }
                 let p = all.len();
                 let sql = format!(
@@ -292,7 +360,10 @@ impl Mapping {
                     "with u as (delete from {table} t using pg_catalog.unnest({}) as n({}) where {} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
                     Self::params(1, k),
-                    key.iter().map(|i| format!("c{i}")).collect::<Vec<_>>().join(", "),
+                    key.iter()
+                        .map(|i| format!("c{i}"))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                     self.by_key(|_, i| format!("n.c{i}")),
                     guard(k + 1, k + 2),
                     k + 3
@@ -319,7 +390,10 @@ impl Mapping {
                      join {table} t on {} for update of t",
                     guard(k + 1, k + 2),
                     Self::params(1, k),
-                    key.iter().map(|i| format!("c{i}")).collect::<Vec<_>>().join(", "),
+                    key.iter()
+                        .map(|i| format!("c{i}"))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                     self.by_key(|_, i| format!("n.c{i}"))
                 );
                 let mut types = arrays(&key);
@@ -329,7 +403,11 @@ impl Mapping {
             Statement::Read(columns) => {
                 let sql = format!(
                     "select {} from {table} t where {}",
-                    columns.iter().map(|&i| format!("t.{}", self.column(i))).collect::<Vec<_>>().join(", "),
+                    columns
+                        .iter()
+                        .map(|&i| format!("t.{}", self.column(i)))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                     self.by_key(|n, _| format!("${}", n + 1))
                 );
                 (sql, oids(&key))
@@ -343,20 +421,41 @@ impl Mapping {
     /// [`super::history::Entry::bind`].
     fn history_sql(&self, delete: bool, missing: &[usize]) -> (String, Vec<u32>) {
         let key: Vec<usize> = self.key_cells().collect();
-        let row: Vec<usize> =
-            if delete { key.clone() } else { (0..self.columns.len()).filter(|i| !missing.contains(i)).collect() };
+        let row: Vec<usize> = if delete {
+            key.clone()
+        } else {
+            (0..self.columns.len())
+                .filter(|i| !missing.contains(i))
+                .collect()
+        };
         let (r, k) = (row.len(), key.len());
         let p = |n: usize| r + k + n;
-        let cells: Vec<String> =
-            row.iter().enumerate().map(|(n, &i)| format!("${} as {}", n + 1, self.column(i))).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(n, &i)| format!("${} as {}", n + 1, self.column(i)))
+            .collect();
         let literal = |s: &str| s.replace('\'', "''");
         let object = |value: &dyn Fn(usize, usize) -> String| {
             let one = |(n, &i): (usize, &usize)| {
-                format!("'{}', {}", literal(self.columns.get(i).map_or("", |c| &c.name)), value(n, i))
+                format!(
+                    "'{}', {}",
+                    literal(self.columns.get(i).map_or("", |c| &c.name)),
+                    value(n, i)
+                )
             };
-            key.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
+            key.iter()
+                .enumerate()
+                .map(one)
+                .collect::<Vec<_>>()
+                .join(", ")
         };
-        let at = |n: usize| format!("'2000-01-01 00:00:00+00'::timestamptz + ${} * interval '1 microsecond'", p(n));
+        let at = |n: usize| {
+            format!(
+                "'2000-01-01 00:00:00+00'::timestamptz + ${} * interval '1 microsecond'",
+                p(n)
+            )
+        };
         let sql = format!(
             "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
              incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
@@ -372,8 +471,16 @@ impl Mapping {
             p(1),
             p(2),
             self.table.quoted,
-            key.iter().enumerate().map(|(n, &i)| format!("o.{} = ${}", self.column(i), r + n + 1)).collect::<Vec<_>>().join(" and "),
-            if delete { "null::jsonb" } else { "pg_catalog.to_jsonb(t)" },
+            key.iter()
+                .enumerate()
+                .map(|(n, &i)| format!("o.{} = ${}", self.column(i), r + n + 1))
+                .collect::<Vec<_>>()
+                .join(" and "),
+            if delete {
+                "null::jsonb"
+            } else {
+                "pg_catalog.to_jsonb(t)"
+            },
             at(3),
             p(4),
             p(5),
@@ -386,31 +493,62 @@ impl Mapping {
             cells.join(", ")
         );
         let mut types: Vec<u32> = row.iter().chain(&key).map(|&i| self.oid(i)).collect();
-        types.extend([TEXT, TEXT, INT8, INT4, INT4, LSN, INT8, INT4, INT4, LSN, INT8, BOOL]);
+        types.extend([
+            TEXT, TEXT, INT8, INT4, INT4, LSN, INT8, INT4, INT4, LSN, INT8, BOOL,
+        ]);
         (sql, types)
     }
 
     /// Parameters: the whole row, then the guard's xid. Returns, for the n-th unique index, the
     /// row's own values as text, and each holder's key cells and whether it was written lately.
     fn holders_sql(&self, n: usize) -> (String, Vec<u32>) {
-        let Some(index) = self.table.unique.get(n) else { return (String::new(), Vec::new()) };
+        let Some(index) = self.table.unique.get(n) else {
+            return (String::new(), Vec::new());
+        };
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let p = all.len();
-        let cells: Vec<String> =
-            all.iter().map(|&i| format!("${} as {}", i + 1, self.column(i))).collect();
-        let numbered: Vec<String> =
-            index.expressions.iter().enumerate().map(|(i, e)| format!("{e} as x{i}")).collect();
-        let predicate = index.predicate.as_ref().map_or_else(|| "true".to_owned(), |p| format!("({p})"));
-        let equal = if index.nulls_equal { "is not distinct from" } else { "=" };
-        let matches: Vec<String> =
-            index.expressions.iter().enumerate().map(|(i, e)| format!("({e}) {equal} v.x{i}")).collect();
-        let not_null: Vec<String> =
-            (0..index.expressions.len()).map(|i| format!("v.x{i} is not null")).collect();
-        let comparable = if index.nulls_equal { "true".to_owned() } else { not_null.join(" and ") };
-        let texts: Vec<String> = (0..index.expressions.len()).map(|i| format!("v.x{i}::text")).collect();
+        let cells: Vec<String> = all
+            .iter()
+            .map(|&i| format!("${} as {}", i + 1, self.column(i)))
+            .collect();
+        let numbered: Vec<String> = index
+            .expressions
+            .iter()
+            .enumerate()
+            .map(|(i, e)| format!("{e} as x{i}"))
+            .collect();
+        let predicate = index
+            .predicate
+            .as_ref()
+            .map_or_else(|| "true".to_owned(), |p| format!("({p})"));
+        let equal = if index.nulls_equal {
+            "is not distinct from"
+        } else {
+            "="
+        };
+        let matches: Vec<String> = index
+            .expressions
+            .iter()
+            .enumerate()
+            .map(|(i, e)| format!("({e}) {equal} v.x{i}"))
+            .collect();
+        let not_null: Vec<String> = (0..index.expressions.len())
+            .map(|i| format!("v.x{i} is not null"))
+            .collect();
+        let comparable = if index.nulls_equal {
+            "true".to_owned()
+        } else {
+            not_null.join(" and ")
+        };
+        let texts: Vec<String> = (0..index.expressions.len())
+            .map(|i| format!("v.x{i}::text"))
+            .collect();
         let key: Vec<usize> = self.key_cells().collect();
         let keys: Vec<String> = key.iter().map(|&i| format!("h.k{i}")).collect();
-        let inner_keys: Vec<String> = key.iter().map(|&i| format!("t.{} as k{i}", self.column(i))).collect();
+        let inner_keys: Vec<String> = key
+            .iter()
+            .map(|&i| format!("t.{} as k{i}", self.column(i)))
+            .collect();
         let sql = format!(
             "select pg_catalog.array_to_json(array[{}])::text, h.recent, {} \
              from (select {} from (select {}) n where {predicate}) v \

@@ -47,7 +47,9 @@ async fn empty(target: &Target, client: &mut Option<tokio_postgres::Client>) -> 
         Some(session) => session,
         None => {
             let fresh = target.named("everywrite outbox").client().await?;
-            fresh.batch_execute("set synchronous_commit = local; set statement_timeout = 0").await?;
+            fresh
+                .batch_execute("set synchronous_commit = local; set statement_timeout = 0")
+                .await?;
             client.insert(fresh)
         }
     };

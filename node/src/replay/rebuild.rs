@@ -27,11 +27,18 @@ pub async fn rebuild(
     applied: &Vector,
     local_lsn: Lsn,
 ) -> Result<u64, Error> {
-    let mut keys = Keys { client, identities: HashMap::new() };
+    let mut keys = Keys {
+        client,
+        identities: HashMap::new(),
+    };
     let mut transactions = 0;
     for journal in journals.all() {
         let origin = journal.origin();
-        let up_to = if origin == me { journal.end() } else { applied.get(origin).min(journal.end()) };
+        let up_to = if origin == me {
+            journal.end()
+        } else {
+            applied.get(origin).min(journal.end())
+        };
         let local_lsn = if origin == me { Lsn::ZERO } else { local_lsn };
         transactions += one(&mut keys, &journal, me, ledger, stability, up_to, local_lsn).await?;
         // Also when everything of it is released: stamps only go up.
@@ -40,11 +47,19 @@ pub async fn rebuild(
             stability.replayed(origin, &header.vector);
         }
     }
-    for row in client.query("select content from everywrite.outbox order by id", &[]).await? {
+    for row in client
+        .query("select content from everywrite.outbox order by id", &[])
+        .await?
+    {
         let content: Vec<u8> = row.get(0);
         if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(&content) {
             let touched = travelling(&delete);
-            let entry = Entry { version: delete.version, source: None, deleted: true, local_lsn };
+            let entry = Entry {
+                version: delete.version,
+                source: None,
+                deleted: true,
+                local_lsn,
+            };
             ledger.rebuild(delete.version.stamp, [(touched, entry)]);
         }
     }
@@ -62,11 +77,13 @@ impl Keys<'_> {
         let relation = Relation::decode(relation)?.to_owned();
         let mut key = Vec::new();
         if relation.replica_identity == b'f' {
-            let table = super::table::Table::load(self.client, &relation.namespace, &relation.name).await?;
+            let table =
+                super::table::Table::load(self.client, &relation.namespace, &relation.name).await?;
             key = table.map(|t| t.primary_key).unwrap_or_default();
         }
         let key = (!key.is_empty()).then_some(key.as_slice());
-        self.identities.insert((origin, shape), Identity::of(&relation, key));
+        self.identities
+            .insert((origin, shape), Identity::of(&relation, key));
         Ok(())
     }
 }
@@ -89,12 +106,17 @@ async fn one(
             // A chunk from an old segment is read elsewhere; the end is never waited for, because
             // everything up to `up_to` is there.
             let mut chunk = reader.next().await?;
-            transactions +=
-                frames(keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn).await?;
+            transactions += frames(
+                keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn,
+            )
+            .await?;
             continue;
         };
         let mut chunk = chunk?;
-        transactions += frames(keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn).await?;
+        transactions += frames(
+            keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn,
+        )
+        .await?;
     }
     Ok(transactions)
 }
@@ -127,18 +149,33 @@ async fn frames(
                 if origin != me {
                     stability.replayed(origin, &header.vector);
                 }
-                (Version { stamp: header.stamp, origin }, header.position, changes)
+                (
+                    Version {
+                        stamp: header.stamp,
+                        origin,
+                    },
+                    header.position,
+                    changes,
+                )
             }
             Frame::LargeBegin { header } => {
                 *large = None;
                 if header.position > up_to {
                     return Ok(transactions);
                 }
-                *large = Some((Version { stamp: header.stamp, origin }, header.position));
+                *large = Some((
+                    Version {
+                        stamp: header.stamp,
+                        origin,
+                    },
+                    header.position,
+                ));
                 continue;
             }
             Frame::LargePart { changes, .. } => {
-                let Some((version, position)) = *large else { continue };
+                let Some((version, position)) = *large else {
+                    continue;
+                };
                 (version, position, changes)
             }
             Frame::LargeEnd { .. } => {
@@ -148,10 +185,17 @@ async fn frames(
             }
         };
         let touched = touched(keys, origin, changes)?;
-        let source = Some(Position { origin, lsn: position });
+        let source = Some(Position {
+            origin,
+            lsn: position,
+        });
         let entries = touched.into_iter().map(|t| {
-            let entry =
-                Entry { version: t.version.unwrap_or(version), source, deleted: t.deleted, local_lsn };
+            let entry = Entry {
+                version: t.version.unwrap_or(version),
+                source,
+                deleted: t.deleted,
+                local_lsn,
+            };
             (t, entry)
         });
         ledger.rebuild(version.stamp, entries);
@@ -178,7 +222,10 @@ fn touched(keys: &Keys<'_>, origin: NodeId, changes: Bytes) -> Result<Vec<Touche
             keys.identities.get(&(origin, shape)).ok_or_else(missing)
         };
         let hash = |shape, tuple: &pgoutput::Tuple<'_>| {
-            identity(shape)?.hash(tuple).map_err(|source| Error::Key { table: format!("shape {shape}"), source })
+            identity(shape)?.hash(tuple).map_err(|source| Error::Key {
+                table: format!("shape {shape}"),
+                source,
+            })
         };
         touch_with(&message, identity, hash, &mut touched)?;
     }

@@ -49,7 +49,11 @@ pub async fn run(
             match outcome {
                 Ok(0) => break,
                 Ok(rows) => {
-                    tracing::info!(table, rows, "removed replayed rows that a local delete had preceded");
+                    tracing::info!(
+                        table,
+                        rows,
+                        "removed replayed rows that a local delete had preceded"
+                    );
                     break;
                 }
                 Err(error) => {
@@ -68,7 +72,9 @@ pub async fn run(
 async fn look(target: &Target, context: &Context, repair: &Repair) -> Result<u64, Error> {
     context.ledger.wait_for_blind(&context.ledger.blind()).await;
     let client = target.named("everywrite repair").client().await?;
-    let Some(table) = Table::load(&client, &repair.table.0, &repair.table.1).await? else { return Ok(0) };
+    let Some(table) = Table::load(&client, &repair.table.0, &repair.table.1).await? else {
+        return Ok(0);
+    };
     let mut session = Session::connect(&target.named("everywrite repair"), &[]).await?;
     for sql in [
         "set session_replication_role = replica".to_owned(),
@@ -83,7 +89,17 @@ async fn look(target: &Target, context: &Context, repair: &Repair) -> Result<u64
         session.query_simple(&sql).await?;
     }
     let rows = match &repair.row {
-        Some((change, relation)) => one_row(context, &mut session, &table, change, relation, repair.version).await?,
+        Some((change, relation)) => {
+            one_row(
+                context,
+                &mut session,
+                &table,
+                change,
+                relation,
+                repair.version,
+            )
+            .await?
+        }
         None => older_rows(&mut session, &table, repair.version).await?,
     };
     session.query_simple("commit").await?;
@@ -115,10 +131,15 @@ async fn one_row(
         _ => None,
     };
     let Some(key) = key else { return Ok(0) };
-    let hash = identity.hash(&key).map_err(|source| Error::Key { table: table.name.clone(), source })?;
+    let hash = identity.hash(&key).map_err(|source| Error::Key {
+        table: table.name.clone(),
+        source,
+    })?;
     let Some(hash) = hash else { return Ok(0) };
     let gone = context.ledger.with_index(|index| {
-        index.get(identity.relation, hash).is_none_or(|e| e.deleted && e.version >= version)
+        index
+            .get(identity.relation, hash)
+            .is_none_or(|e| e.deleted && e.version >= version)
     });
     if !gone {
         return Ok(0);
@@ -132,7 +153,12 @@ async fn one_row(
         types.push(*type_oid);
     }
     let mut batch = Batch::new();
-    let sql = format!("delete from {} where {} and {}", table.quoted, condition.join(" and "), older(version));
+    let sql = format!(
+        "delete from {} where {} and {}",
+        table.quoted,
+        condition.join(" and "),
+        older(version)
+    );
     batch.parse("repair", &sql, &types);
     let mut bind = batch.bind("repair");
     for (i, _) in &identity.columns {
@@ -152,4 +178,3 @@ async fn older_rows(session: &mut Session, table: &Table, version: Version) -> R
     let outcomes = session.query_simple(&sql).await?;
     Ok(outcomes.first().map_or(0, |o| o.affected))
 }
-

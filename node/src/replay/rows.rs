@@ -35,8 +35,21 @@ pub struct Rows {
 
 impl Rows {
     /// `journal` is the own one.
-    pub fn new(me: NodeId, target: Target, ledger: Arc<Ledger>, journal: Journal, beats: Arc<Beats>) -> Arc<Self> {
-        Arc::new(Rows { me, target, ledger, journal, beats, links: Mutex::new(None) })
+    pub fn new(
+        me: NodeId,
+        target: Target,
+        ledger: Arc<Ledger>,
+        journal: Journal,
+        beats: Arc<Beats>,
+    ) -> Arc<Self> {
+        Arc::new(Rows {
+            me,
+            target,
+            ledger,
+            journal,
+            beats,
+            links: Mutex::new(None),
+        })
     }
 
     /// The links are up; before, nobody can be asked.
@@ -55,7 +68,12 @@ impl Rows {
             return Err(Error::Toast("the links are not up yet".to_owned()));
         };
         let cells: Vec<Cell<'_>> = key.tuple().iter().collect();
-        let name = |i: usize| mapping.columns.get(i).map_or_else(String::new, |c| c.name.clone());
+        let name = |i: usize| {
+            mapping
+                .columns
+                .get(i)
+                .map_or_else(String::new, |c| c.name.clone())
+        };
         let value = |i: usize| match cells.get(i) {
             Some(Cell::Binary(bytes) | Cell::Text(bytes)) => Bytes::copy_from_slice(bytes),
             _ => Bytes::new(),
@@ -69,7 +87,12 @@ impl Rows {
         };
         // The origin has the row; so has everybody who has applied the transaction.
         let mut sites = vec![position.origin];
-        let others = self.beats.all().into_iter().filter(|b| b.applied.covers(position)).map(|b| b.node);
+        let others = self
+            .beats
+            .all()
+            .into_iter()
+            .filter(|b| b.applied.covers(position))
+            .map(|b| b.node);
         sites.extend(others.filter(|n| *n != position.origin && *n != self.me));
         let mut why = String::new();
         for site in sites {
@@ -93,7 +116,12 @@ impl Rows {
         };
         match tokio::time::timeout(WAIT, wait).await {
             Ok(true) => {}
-            _ => return Err(format!("the transaction {} is not applied here yet", row.at)),
+            _ => {
+                return Err(format!(
+                    "the transaction {} is not applied here yet",
+                    row.at
+                ));
+            }
         }
         self.read(&row).await.map_err(|e| e.chain())
     }
@@ -101,18 +129,28 @@ impl Rows {
     async fn read(&self, row: &FetchRow) -> Result<Option<Values>, Error> {
         let target = self.target.named("everywrite rows");
         let client = target.client().await?;
-        let no = |what: String| Error::Schema { table: format!("{}.{}", row.schema, row.table), what };
+        let no = |what: String| Error::Schema {
+            table: format!("{}.{}", row.schema, row.table),
+            what,
+        };
         let table = Table::load(&client, &row.schema, &row.table).await?;
         let table = table.ok_or_else(|| no("it does not exist here".to_owned()))?;
         let mut types = Vec::new();
         let mut condition = Vec::new();
         for (n, (name, _)) in row.key.iter().enumerate() {
-            let column = table.column(name).ok_or_else(|| no(format!("the column \"{name}\" does not exist here")))?;
+            let column = table
+                .column(name)
+                .ok_or_else(|| no(format!("the column \"{name}\" does not exist here")))?;
             types.push(column.type_oid);
             condition.push(format!("{} = ${}", column.quoted, n + 1));
         }
         let columns: Vec<String> = row.columns.iter().map(|c| quote(c)).collect();
-        let sql = format!("select {} from {} where {}", columns.join(", "), table.quoted, condition.join(" and "));
+        let sql = format!(
+            "select {} from {} where {}",
+            columns.join(", "),
+            table.quoted,
+            condition.join(" and ")
+        );
         let mut session = Session::connect(&target, &[]).await?;
         let mut batch = Batch::new();
         batch.parse("row", &sql, &types);
@@ -131,7 +169,10 @@ impl Rows {
 pub struct Answers(pub Arc<Rows>);
 
 impl RowSource for Answers {
-    fn fetch(&self, row: FetchRow) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>> {
+    fn fetch(
+        &self,
+        row: FetchRow,
+    ) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>> {
         let rows = Arc::clone(&self.0);
         async move { rows.answer(row).await }.boxed()
     }

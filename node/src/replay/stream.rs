@@ -28,9 +28,9 @@ use super::writer::Writer;
 use super::{Error, truncate};
 use crate::journal::record::{Changes, Frame, Header};
 use crate::journal::{Journal, Journals};
+use crate::pg::Target;
 use crate::pg::pipeline::{Outcome, Session};
 use crate::pg::sqlstate::Class;
-use crate::pg::Target;
 use crate::settle::{Announcement, Stability};
 use crate::telemetry::OriginState;
 
@@ -86,7 +86,13 @@ impl Stream {
     /// Opens the origin's journal.
     pub fn new(options: Options) -> Result<Self, Error> {
         let journal = options.journals.get_or_open(options.origin)?;
-        Ok(Stream { options, journal, priors: HashMap::new(), announced: Lsn::ZERO, single: false })
+        Ok(Stream {
+            options,
+            journal,
+            priors: HashMap::new(),
+            announced: Lsn::ZERO,
+            single: false,
+        })
     }
 
     /// Runs until shutdown.
@@ -94,7 +100,12 @@ impl Stream {
         let mut pause = BACKOFF.0;
         let mut told = String::new();
         loop {
-            let before = self.options.context.ledger.applied().get(self.options.origin);
+            let before = self
+                .options
+                .context
+                .ledger
+                .applied()
+                .get(self.options.origin);
             let error = tokio::select! {
                 () = shutdown.cancelled() => return,
                 outcome = self.session() => match outcome {
@@ -122,7 +133,11 @@ impl Stream {
                 self.single = true;
                 continue;
             }
-            let state = if held { OriginState::Held } else { OriginState::Disconnected };
+            let state = if held {
+                OriginState::Held
+            } else {
+                OriginState::Disconnected
+            };
             if !matches!(error, Error::Again | Error::Guard) {
                 self.options.control.set(state, Some(text));
             }
@@ -211,9 +226,18 @@ impl Stream {
         ] {
             session.query_simple(&sql).await?;
         }
-        let outcome = session.query_simple("select pg_replication_origin_session_progress(true)").await?;
-        let cell = outcome.first().and_then(|o| o.rows.first()).and_then(|r| r.first()).cloned().flatten();
-        let progress = cell.and_then(|c| c.as_ref().try_into().ok()).map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)));
+        let outcome = session
+            .query_simple("select pg_replication_origin_session_progress(true)")
+            .await?;
+        let cell = outcome
+            .first()
+            .and_then(|o| o.rows.first())
+            .and_then(|r| r.first())
+            .cloned()
+            .flatten();
+        let progress = cell
+            .and_then(|c| c.as_ref().try_into().ok())
+            .map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)));
         Ok((session, progress))
     }
 
@@ -222,10 +246,16 @@ impl Stream {
     async fn wait_for_journal(&self, progress: Lsn) -> Result<(), Error> {
         let mut end = self.journal.subscribe();
         if *end.borrow() < progress {
-            let reason = format!("its journal here ends at {} and is fetched again up to {progress}", self.journal.end());
+            let reason = format!(
+                "its journal here ends at {} and is fetched again up to {progress}",
+                self.journal.end()
+            );
             self.options.control.set(OriginState::Waiting, Some(reason));
         }
-        end.wait_for(|end| *end >= progress).await.map(|_| ()).map_err(|_| Error::Shutdown)
+        end.wait_for(|end| *end >= progress)
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::Shutdown)
     }
 
     /// Announces a batch; what the index held stands in its slots afterwards.
@@ -237,14 +267,22 @@ impl Stream {
         let fast_allowed = fast_allowed && !again && !batch.careful;
         let announcement = {
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
-            o.context.ledger.announce(batch.origin, batch.last(), batch.newest(), batch.intents(), |priors| {
-                let harmless = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
-                    let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(slot.folded.last, s));
-                    let complete = slot.image().is_none_or(|i| !i.incomplete()) || slot.folded.moved_from.is_none();
-                    prior.as_ref().is_none_or(seen) && complete
-                };
-                fast_allowed && slots.iter().zip(priors).all(harmless)
-            })
+            o.context.ledger.announce(
+                batch.origin,
+                batch.last(),
+                batch.newest(),
+                batch.intents(),
+                |priors| {
+                    let harmless = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
+                        let seen =
+                            |e: &Entry| e.source.is_some_and(|s| batch.covers(slot.folded.last, s));
+                        let complete = slot.image().is_none_or(|i| !i.incomplete())
+                            || slot.folded.moved_from.is_none();
+                        prior.as_ref().is_none_or(seen) && complete
+                    };
+                    fast_allowed && slots.iter().zip(priors).all(harmless)
+                },
+            )
         };
         for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
             let at = (slot.hash(), slot.version());
@@ -260,9 +298,18 @@ impl Stream {
     }
 
     /// Announces a batch and sends it, or decides it with care.
-    async fn dispatch(&mut self, feed: &mut Feed, writer: &mut Writer, mut batch: Batch) -> Result<Option<Group>, Error> {
+    async fn dispatch(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        mut batch: Batch,
+    ) -> Result<Option<Group>, Error> {
         let announcement = self.announce(&mut batch, true);
-        let group = Group { batch, blind_before: announcement.blind_before, fast: announcement.fast };
+        let group = Group {
+            batch,
+            blind_before: announcement.blind_before,
+            fast: announcement.fast,
+        };
         if !group.fast {
             self.careful(feed, writer, group).await?;
             return Ok(None);
@@ -275,7 +322,13 @@ impl Stream {
             rows += table.slots.len() + table.appends.len();
             writer.write_fast(table, horizon);
         }
-        if rows == 0 || group.batch.tables.iter().all(|t| t.appends.is_empty() && nothing(&t.slots)) {
+        if rows == 0
+            || group
+                .batch
+                .tables
+                .iter()
+                .all(|t| t.appends.is_empty() && nothing(&t.slots))
+        {
             writer.force_xid();
         }
         writer.wal_position();
@@ -293,13 +346,24 @@ impl Stream {
     ) -> Result<(), Error> {
         match outcome {
             Ok(outcomes) => {
-                self.options.control.fast_groups.fetch_add(1, Ordering::Relaxed);
-                self.landed(feed, &group.batch, wal_position(&outcomes), &Decided::default());
+                self.options
+                    .control
+                    .fast_groups
+                    .fetch_add(1, Ordering::Relaxed);
+                self.landed(
+                    feed,
+                    &group.batch,
+                    wal_position(&outcomes),
+                    &Decided::default(),
+                );
                 Ok(())
             }
             Err(Error::Guard) => {
                 // Nothing of it was written: it is not on its way blindly any more.
-                self.options.context.ledger.sighted(group.batch.origin, group.batch.last());
+                self.options
+                    .context
+                    .ledger
+                    .sighted(group.batch.origin, group.batch.last());
                 self.careful(feed, writer, group).await
             }
             Err(error) => Err(error),
@@ -307,7 +371,12 @@ impl Stream {
     }
 
     /// Decides a group with care, in one transaction, again if somebody came in between.
-    async fn careful(&mut self, feed: &mut Feed, writer: &mut Writer, group: Group) -> Result<(), Error> {
+    async fn careful(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        group: Group,
+    ) -> Result<(), Error> {
         let context = self.options.context.clone();
         context.ledger.wait_for_blind(&group.blind_before).await;
         for attempt in 0..ATTEMPTS {
@@ -325,7 +394,10 @@ impl Stream {
             };
             match outcome {
                 Ok(position) => {
-                    self.options.control.careful_groups.fetch_add(1, Ordering::Relaxed);
+                    self.options
+                        .control
+                        .careful_groups
+                        .fetch_add(1, Ordering::Relaxed);
                     self.landed(feed, &group.batch, position, &decided);
                     return Ok(());
                 }
@@ -348,9 +420,16 @@ impl Stream {
     fn landed(&mut self, feed: &mut Feed, batch: &Batch, local_lsn: Lsn, decided: &Decided) {
         let o = &self.options;
         let slots = batch.tables.iter().flat_map(|t| {
-            t.slots.iter().map(move |s| (t.mapping.identity.relation, s.hash(), s.version()))
+            t.slots
+                .iter()
+                .map(move |s| (t.mapping.identity.relation, s.hash(), s.version()))
         });
-        o.context.ledger.landed(batch.origin, batch.last(), local_lsn, slots.chain(decided.lost.iter().copied()));
+        o.context.ledger.landed(
+            batch.origin,
+            batch.last(),
+            local_lsn,
+            slots.chain(decided.lost.iter().copied()),
+        );
         if !self.priors.is_empty() {
             for slot in batch.tables.iter().flat_map(|t| &t.slots) {
                 self.priors.remove(&(slot.hash(), slot.version()));
@@ -361,8 +440,12 @@ impl Stream {
         }
         feed.applied(batch.last());
         let count = |n: usize| u64::try_from(n).unwrap_or(0);
-        o.control.transactions.fetch_add(count(batch.transactions.len()), Ordering::Relaxed);
-        o.control.changes.fetch_add(batch.changes, Ordering::Relaxed);
+        o.control
+            .transactions
+            .fetch_add(count(batch.transactions.len()), Ordering::Relaxed);
+        o.control
+            .changes
+            .fetch_add(batch.changes, Ordering::Relaxed);
         self.decided(decided);
         if self.single {
             // The one that failed is behind us.
@@ -384,8 +467,15 @@ impl Stream {
     }
 
     /// Applies a transaction that is too large for memory, or has a TRUNCATE in it, in parts.
-    async fn long(&mut self, feed: &mut Feed, writer: &mut Writer, front: Front) -> Result<(), Error> {
-        let Some((header, changes)) = feed.take() else { return Ok(()) };
+    async fn long(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        front: Front,
+    ) -> Result<(), Error> {
+        let Some((header, changes)) = feed.take() else {
+            return Ok(());
+        };
         let skipped = feed.skipped(header.position);
         writer.clear();
         writer.rollback().await?;
@@ -394,15 +484,32 @@ impl Stream {
         writer.force_xid();
         writer.run().await?;
         let mut decided = Decided::default();
-        let mut work = Long { batch: Batch::new(self.options.origin), header: header.clone(), changes: 0 };
-        let written = self.parts(feed, writer, front, changes, &mut work, &mut decided, skipped).await;
+        let mut work = Long {
+            batch: Batch::new(self.options.origin),
+            header: header.clone(),
+            changes: 0,
+        };
+        let written = self
+            .parts(
+                feed,
+                writer,
+                front,
+                changes,
+                &mut work,
+                &mut decided,
+                skipped,
+            )
+            .await;
         let outcome = match written {
             Ok(()) => commit(writer, &decided).await,
             Err(error) => Err(error),
         };
         match outcome {
             Ok(position) => {
-                self.options.control.careful_groups.fetch_add(1, Ordering::Relaxed);
+                self.options
+                    .control
+                    .careful_groups
+                    .fetch_add(1, Ordering::Relaxed);
                 let mut done = Batch::new(self.options.origin);
                 done.begin(header);
                 done.changes = work.changes;
@@ -464,7 +571,15 @@ impl Stream {
                 self.flush(writer, work, decided).await?;
                 let tables = feed.truncated(&raw).await?;
                 let context = &self.options.context;
-                truncate::write(context, writer, &tables, &work.header, self.options.origin, decided).await?;
+                truncate::write(
+                    context,
+                    writer,
+                    &tables,
+                    &work.header,
+                    self.options.origin,
+                    decided,
+                )
+                .await?;
                 work.changes += 1;
                 continue;
             }
@@ -477,18 +592,31 @@ impl Stream {
     }
 
     /// Decides and writes what has gathered of a long transaction.
-    async fn flush(&mut self, writer: &mut Writer, work: &mut Long, decided: &mut Decided) -> Result<(), Error> {
+    async fn flush(
+        &mut self,
+        writer: &mut Writer,
+        work: &mut Long,
+        decided: &mut Decided,
+    ) -> Result<(), Error> {
         let mut next = Batch::new(self.options.origin);
         next.begin(work.header.clone());
         let mut batch = std::mem::replace(&mut work.batch, next);
         work.changes += batch.changes;
         let announcement = self.announce(&mut batch, false);
         let context = self.options.context.clone();
-        context.ledger.wait_for_blind(&announcement.blind_before).await;
+        context
+            .ledger
+            .wait_for_blind(&announcement.blind_before)
+            .await;
         careful::write(&context, writer, &batch, decided).await?;
         for table in &batch.tables {
             let relation = table.mapping.identity.relation;
-            decided.lost.extend(table.slots.iter().map(|s| (relation, s.hash(), s.version())));
+            decided.lost.extend(
+                table
+                    .slots
+                    .iter()
+                    .map(|s| (relation, s.hash(), s.version())),
+            );
         }
         Ok(())
     }
@@ -510,7 +638,9 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
 }
 
 fn nothing(slots: &[super::batch::Slot]) -> bool {
-    slots.iter().all(|s| matches!(s.folded.net, everywrite_conflict::Net::Nothing))
+    slots
+        .iter()
+        .all(|s| matches!(s.folded.net, everywrite_conflict::Net::Nothing))
 }
 
 /// Ends a careful transaction. What was decided about somebody's row must not be forgotten by a
@@ -528,6 +658,11 @@ async fn commit(writer: &mut Writer, decided: &Decided) -> Result<Lsn, Error> {
 
 /// The answer of the last statement, `pg_current_wal_insert_lsn()`.
 fn wal_position(outcomes: &[Outcome]) -> Lsn {
-    let cell = outcomes.last().and_then(|o| o.rows.first()).and_then(|r| r.first()).and_then(|c| c.as_ref());
-    cell.and_then(|c| c.as_ref().try_into().ok()).map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)))
+    let cell = outcomes
+        .last()
+        .and_then(|o| o.rows.first())
+        .and_then(|r| r.first())
+        .and_then(|c| c.as_ref());
+    cell.and_then(|c| c.as_ref().try_into().ok())
+        .map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)))
 }

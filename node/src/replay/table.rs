@@ -122,10 +122,24 @@ impl Table {
                 primary_key.sort_unstable();
             }
             let (name, expressions) = (r.get(0), r.get(2));
-            unique.push(UniqueIndex { name, expressions, columns, predicate: r.get(4), nulls_equal: r.get(5) });
+            unique.push(UniqueIndex {
+                name,
+                expressions,
+                columns,
+                predicate: r.get(4),
+                nulls_equal: r.get(5),
+            });
         }
         let (schema, name) = (schema.to_owned(), name.to_owned());
-        Ok(Some(Table { schema, name, quoted, columns, primary_key, unique, fires_triggers: found.get(1) }))
+        Ok(Some(Table {
+            schema,
+            name,
+            quoted,
+            columns,
+            primary_key,
+            unique,
+            fires_triggers: found.get(1),
+        }))
     }
 
     /// The column of that name.

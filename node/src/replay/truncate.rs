@@ -7,6 +7,7 @@ use bytes::Bytes;
 use everywrite_conflict::{Entry, KeyHash, Kind, Lsn, NodeId, Position, Version};
 
 use super::Error;
+use super::batch::RowKey;
 use super::careful::{Context, Decided};
 use super::history;
 use super::image::Image;
@@ -14,7 +15,6 @@ use super::mapping::Mapping;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
 use crate::pg::pgoutput::Cell;
-use super::batch::RowKey;
 
 /// Truncates the tables inside the open transaction: plainly where nothing newer is known,
 /// otherwise row by row.
@@ -26,19 +26,34 @@ pub async fn write(
     origin: NodeId,
     decided: &mut Decided,
 ) -> Result<(), Error> {
-    let version = Version { stamp: header.stamp, origin };
-    let position = Position { origin, lsn: header.position };
+    let version = Version {
+        stamp: header.stamp,
+        origin,
+    };
+    let position = Position {
+        origin,
+        lsn: header.position,
+    };
     // Before the tables are locked: what is on its way blindly may be waiting for one of them.
     let blind = ctx.ledger.blind();
     for mapping in tables {
-        let entry = Entry { version, source: Some(position), deleted: true, local_lsn: Lsn::MAX };
-        ctx.ledger.announce_truncate(mapping.identity.relation, entry);
+        let entry = Entry {
+            version,
+            source: Some(position),
+            deleted: true,
+            local_lsn: Lsn::MAX,
+        };
+        ctx.ledger
+            .announce_truncate(mapping.identity.relation, entry);
     }
     let mut others = blind;
     others.set(origin, Lsn::ZERO);
     ctx.ledger.wait_for_blind(&others).await;
     for mapping in tables {
-        writer.sql(&format!("lock table {} in access exclusive mode", mapping.table.quoted));
+        writer.sql(&format!(
+            "lock table {} in access exclusive mode",
+            mapping.table.quoted
+        ));
     }
     writer.run().await?;
     if !ctx.barriers.pass().await {
@@ -48,14 +63,30 @@ pub async fn write(
     for mapping in tables {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
         let interesting = ctx.ledger.with_index(|index| {
-            let concerns = |(_, e): &(KeyHash, Entry)| !e.deleted && (e.version > version || !seen(header, position, e));
-            index.iter().filter(concerns).map(|(k, e)| (k, e)).collect::<Vec<_>>()
+            let concerns = |(_, e): &(KeyHash, Entry)| {
+                !e.deleted && (e.version > version || !seen(header, position, e))
+            };
+            index
+                .iter()
+                .filter(concerns)
+                .map(|(k, e)| (k, e))
+                .collect::<Vec<_>>()
         });
         if interesting.is_empty() || mapping.identity.columns.is_empty() {
             plain.push(mapping.table.quoted.as_str());
             continue;
         }
-        row_by_row(ctx, writer, mapping, version, position, header, &interesting, decided).await?;
+        row_by_row(
+            ctx,
+            writer,
+            mapping,
+            version,
+            position,
+            header,
+            &interesting,
+            decided,
+        )
+        .await?;
     }
     if !plain.is_empty() {
         writer.sql(&format!("truncate {}", plain.join(", ")));
@@ -66,7 +97,11 @@ pub async fn write(
 
 fn seen(header: &Header, position: Position, entry: &Entry) -> bool {
     entry.source.is_some_and(|s| {
-        if s.origin == position.origin { s.lsn <= position.lsn } else { header.vector.covers(s) }
+        if s.origin == position.origin {
+            s.lsn <= position.lsn
+        } else {
+            header.vector.covers(s)
+        }
     })
 }
 
@@ -81,9 +116,16 @@ async fn row_by_row(
     interesting: &[(KeyHash, Entry)],
     decided: &mut Decided,
 ) -> Result<(), Error> {
-    let names: Vec<&str> =
-        mapping.key_cells().filter_map(|i| mapping.columns.get(i)).map(|c| c.quoted.as_str()).collect();
-    let at = writer.sql(&format!("select {} from {}", names.join(", "), mapping.table.quoted));
+    let names: Vec<&str> = mapping
+        .key_cells()
+        .filter_map(|i| mapping.columns.get(i))
+        .map(|c| c.quoted.as_str())
+        .collect();
+    let at = writer.sql(&format!(
+        "select {} from {}",
+        names.join(", "),
+        mapping.table.quoted
+    ));
     let outcomes = writer.run().await?;
     let known: std::collections::HashMap<KeyHash, Entry> = interesting.iter().copied().collect();
     let mut gone: Vec<RowKey> = Vec::new();
@@ -104,9 +146,14 @@ async fn row_by_row(
         gone.push(key);
     }
     let mut end = ctx.journal.subscribe();
-    end.wait_for(|end| *end >= ours).await.map_err(|_| Error::Shutdown)?;
+    end.wait_for(|end| *end >= ours)
+        .await
+        .map_err(|_| Error::Shutdown)?;
     for key in gone.iter().filter(|k| conflicts.contains(&k.hash)) {
-        *decided.conflicts.entry(Kind::TruncateOriginDiffers).or_default() += 1;
+        *decided
+            .conflicts
+            .entry(Kind::TruncateOriginDiffers)
+            .or_default() += 1;
         writer.history(
             mapping,
             &history::Entry {
@@ -141,6 +188,10 @@ fn key_of(mapping: &Mapping, row: &[Option<Bytes>]) -> Result<RowKey, Error> {
     }
     let image = Image::from_cells(cells.into_iter());
     let hash = mapping.identity.hash(&image.tuple());
-    let hash = hash.map_err(|source| Error::Key { table: mapping.name(), source })?;
-    hash.map(|hash| RowKey { hash, image }).ok_or_else(|| Error::NoKey(mapping.name()))
+    let hash = hash.map_err(|source| Error::Key {
+        table: mapping.name(),
+        source,
+    })?;
+    hash.map(|hash| RowKey { hash, image })
+        .ok_or_else(|| Error::NoKey(mapping.name()))
 }

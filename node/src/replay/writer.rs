@@ -34,7 +34,10 @@ pub struct Writer {
 impl Writer {
     /// Takes over a session that is set up.
     pub fn new(session: Session) -> Self {
-        Writer { session, out: pipeline::Batch::new() }
+        Writer {
+            session,
+            out: pipeline::Batch::new(),
+        }
     }
 
     /// Sends what was written so far; [`receive`](Self::receive) gets the answer.
@@ -91,20 +94,30 @@ impl Writer {
 
     /// The origin's position and time for this transaction (I1).
     pub fn origin(&mut self, position: Lsn, stamp: Stamp) {
-        self.bind("xact_setup", "select pg_catalog.pg_replication_origin_xact_setup($1, $2)", &[3220, 1184])
-            .binary(Some(&position.0.to_be_bytes()))
-            .binary(Some(&stamp.0.to_be_bytes()))
-            .execute();
+        self.bind(
+            "xact_setup",
+            "select pg_catalog.pg_replication_origin_xact_setup($1, $2)",
+            &[3220, 1184],
+        )
+        .binary(Some(&position.0.to_be_bytes()))
+        .binary(Some(&stamp.0.to_be_bytes()))
+        .execute();
     }
 
     /// Gives the transaction an id, so that an empty group moves the origin's progress too.
     pub fn force_xid(&mut self) {
-        self.bind("force_xid", "select pg_catalog.pg_current_xact_id()", &[]).execute();
+        self.bind("force_xid", "select pg_catalog.pg_current_xact_id()", &[])
+            .execute();
     }
 
     /// The last statement of a group: the WAL position before its commit. Its place among the outcomes.
     pub fn wal_position(&mut self) -> usize {
-        self.bind("wal_position", "select pg_catalog.pg_current_wal_insert_lsn()", &[]).execute()
+        self.bind(
+            "wal_position",
+            "select pg_catalog.pg_current_wal_insert_lsn()",
+            &[],
+        )
+        .execute()
     }
 
     /// Writes net changes of one table: deletes, then updates, then inserts, so that what a row
@@ -135,7 +148,13 @@ impl Writer {
             }
         }
         inserts.extend(&table.appends);
-        self.write(&table.mapping, &deletes, &updates, &inserts, Guard::Horizon(horizon));
+        self.write(
+            &table.mapping,
+            &deletes,
+            &updates,
+            &inserts,
+            Guard::Horizon(horizon),
+        );
     }
 
     fn insert(&mut self, mapping: &Mapping, rows: &[&Image]) {
@@ -157,7 +176,9 @@ impl Writer {
         } else if rows.len() >= SET_ROWS && binary && mapping.sets {
             let written = mapping.written();
             let arrays = Arrays::of(mapping, &written, rows);
-            arrays.bind(self.statement(mapping, &Statement::InsertSet)).execute();
+            arrays
+                .bind(self.statement(mapping, &Statement::InsertSet))
+                .execute();
         } else {
             let written = mapping.written();
             for row in rows {
@@ -178,7 +199,9 @@ impl Writer {
             all.extend(&key);
             let arrays = Arrays::of(mapping, &all, &sets);
             let bind = arrays.bind(self.statement(mapping, &Statement::UpdateSet));
-            bind_guard(bind, guard).binary(Some(&(sets.len() as i64).to_be_bytes())).execute();
+            bind_guard(bind, guard)
+                .binary(Some(&(sets.len() as i64).to_be_bytes()))
+                .execute();
         }
         for row in rows.iter().filter(|r| !as_set || !in_sets(r)) {
             let missing = row.missing();
@@ -196,7 +219,9 @@ impl Writer {
             let images: Vec<&Image> = rows.iter().map(|r| &r.image).collect();
             let arrays = Arrays::of(mapping, &key, &images);
             let bind = arrays.bind(self.statement(mapping, &Statement::DeleteSet));
-            bind_guard(bind, guard).binary(Some(&(rows.len() as i64).to_be_bytes())).execute();
+            bind_guard(bind, guard)
+                .binary(Some(&(rows.len() as i64).to_be_bytes()))
+                .execute();
             return;
         }
         for row in rows {
@@ -219,7 +244,11 @@ impl Writer {
         for row in rows {
             let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
             let bind = self.statement(mapping, &Statement::Lock);
-            let at = bind_guard(bind_cells(bind, mapping, &key, &cells), Guard::Horizon(horizon)).execute();
+            let at = bind_guard(
+                bind_cells(bind, mapping, &key, &cells),
+                Guard::Horizon(horizon),
+            )
+            .execute();
             first.get_or_insert(at);
         }
         Locks::Each(first.unwrap_or(0))
@@ -238,23 +267,34 @@ impl Writer {
         let all: Vec<usize> = (0..mapping.columns.len()).collect();
         let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
         let bind = self.statement(mapping, &Statement::Holders(index));
-        bind_guard(bind_cells(bind, mapping, &all, &cells), Guard::Horizon(horizon)).execute()
+        bind_guard(
+            bind_cells(bind, mapping, &all, &cells),
+            Guard::Horizon(horizon),
+        )
+        .execute()
     }
 
     /// Writes one entry of the conflict history.
     pub fn history(&mut self, mapping: &Mapping, entry: &super::history::Entry<'_>) {
         let missing = entry.row.map_or_else(Vec::new, Image::missing);
-        let statement = Statement::History { delete: entry.row.is_none(), missing: missing.clone() };
+        let statement = Statement::History {
+            delete: entry.row.is_none(),
+            missing: missing.clone(),
+        };
         let key: Vec<usize> = mapping.key_cells().collect();
         let all: Vec<usize> = match entry.row {
-            Some(_) => (0..mapping.columns.len()).filter(|i| !missing.contains(i)).collect(),
+            Some(_) => (0..mapping.columns.len())
+                .filter(|i| !missing.contains(i))
+                .collect(),
             None => key.clone(),
         };
         let row: Vec<Cell<'_>> = entry.row.unwrap_or(entry.key).tuple().iter().collect();
         let local: Vec<Cell<'_>> = entry.local_key.tuple().iter().collect();
         let bind = self.statement(mapping, &statement);
         let bind = bind_cells(bind, mapping, &all, &row);
-        entry.bind(bind_cells(bind, mapping, &key, &local)).execute();
+        entry
+            .bind(bind_cells(bind, mapping, &key, &local))
+            .execute();
     }
 }
 
@@ -271,12 +311,19 @@ impl Locks {
     /// For each of `count` rows: `None` if it is not there, else whether something local that may
     /// not be captured yet wrote it.
     pub fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
-        let recent = |row: &[Option<Bytes>]| row.get(1).and_then(|c| c.as_ref()).is_none_or(|c| c.as_ref() != [0]);
+        let recent = |row: &[Option<Bytes>]| {
+            row.get(1)
+                .and_then(|c| c.as_ref())
+                .is_none_or(|c| c.as_ref() != [0])
+        };
         match self {
             Locks::Set(at) => {
                 let mut found = vec![None; count];
                 for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-                    let ord = row.first().and_then(|c| c.as_ref()).and_then(|c| c.as_ref().try_into().ok());
+                    let ord = row
+                        .first()
+                        .and_then(|c| c.as_ref())
+                        .and_then(|c| c.as_ref().try_into().ok());
                     let ord = usize::try_from(ord.map_or(0, i64::from_be_bytes)).unwrap_or(0);
                     if let Some(slot) = ord.checked_sub(1).and_then(|i| found.get_mut(i)) {
                         *slot = Some(recent(row));
@@ -285,7 +332,12 @@ impl Locks {
                 found
             }
             Locks::Each(first) => (first..first + count)
-                .map(|at| outcomes.get(at).and_then(|o| o.rows.first()).map(|r| recent(r)))
+                .map(|at| {
+                    outcomes
+                        .get(at)
+                        .and_then(|o| o.rows.first())
+                        .map(|r| recent(r))
+                })
                 .collect(),
         }
     }
@@ -304,10 +356,16 @@ fn bind_guard(bind: Bind<'_>, guard: Guard) -> Bind<'_> {
         Guard::Decided => (1, 0),
         Guard::Horizon(horizon) => (0, horizon),
     };
-    bind.binary(Some(&[decided])).binary(Some(&horizon.to_be_bytes()))
+    bind.binary(Some(&[decided]))
+        .binary(Some(&horizon.to_be_bytes()))
 }
 
-fn bind_cells<'a>(mut bind: Bind<'a>, mapping: &Mapping, wanted: &[usize], cells: &[Cell<'_>]) -> Bind<'a> {
+fn bind_cells<'a>(
+    mut bind: Bind<'a>,
+    mapping: &Mapping,
+    wanted: &[usize],
+    cells: &[Cell<'_>],
+) -> Bind<'a> {
     for &i in wanted {
         bind = match cells.get(i) {
             Some(Cell::Text(text)) => bind.param(Format::Text, Some(text)),
@@ -348,7 +406,9 @@ impl Arrays {
         }
         for row in rows {
             for (cell, &n) in row.tuple().iter().zip(&place) {
-                let Some(column) = columns.get_mut(n) else { continue };
+                let Some(column) = columns.get_mut(n) else {
+                    continue;
+                };
                 match cell {
                     Cell::Binary(bytes) | Cell::Text(bytes) => {
                         column.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));

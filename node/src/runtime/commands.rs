@@ -19,7 +19,11 @@ pub(super) struct Commands {
 
 impl Commands {
     /// Runs until shutdown.
-    pub(super) async fn run(self, mut inbox: mpsc::UnboundedReceiver<Signal>, shutdown: CancellationToken) {
+    pub(super) async fn run(
+        self,
+        mut inbox: mpsc::UnboundedReceiver<Signal>,
+        shutdown: CancellationToken,
+    ) {
         loop {
             let signal = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -48,7 +52,12 @@ impl Commands {
     }
 
     async fn look(&self) -> anyhow::Result<()> {
-        let client = self.shared.target.named("everywrite commands").client().await?;
+        let client = self
+            .shared
+            .target
+            .named("everywrite commands")
+            .client()
+            .await?;
         self.shared.read_decisions(&client).await?;
         let _ = &self.link;
         Ok(())

@@ -29,7 +29,11 @@ pub(super) struct Gather {
 
 impl Gather {
     pub(super) fn new(shared: Arc<Shared>, link: link::Handle) -> Self {
-        Gather { shared, link, rates: Rates::default() }
+        Gather {
+            shared,
+            link,
+            rates: Rates::default(),
+        }
     }
 
     /// The status of this moment.
@@ -38,9 +42,16 @@ impl Gather {
         let now = Instant::now();
         let mut peers = self.link.peers();
         for peer in &mut peers {
-            peer.paused = s.controls.get(&peer.node).is_some_and(|c| *c.paused.borrow());
+            peer.paused = s
+                .controls
+                .get(&peer.node)
+                .is_some_and(|c| *c.paused.borrow());
         }
-        let origins: Vec<OriginStatus> = s.controls.iter().map(|(n, c)| self.origin(*n, c, now)).collect();
+        let origins: Vec<OriginStatus> = s
+            .controls
+            .iter()
+            .map(|(n, c)| self.origin(*n, c, now))
+            .collect();
         let mut conflicts: BTreeMap<String, u64> = BTreeMap::new();
         for control in s.controls.values() {
             for (kind, n) in control.conflicts.lock().iter() {
@@ -73,7 +84,12 @@ impl Gather {
         }
     }
 
-    fn waiting_for(&self, capture: &CaptureStatus, origins: &[OriginStatus], _peers: &[PeerStatus]) -> Vec<String> {
+    fn waiting_for(
+        &self,
+        capture: &CaptureStatus,
+        origins: &[OriginStatus],
+        _peers: &[PeerStatus],
+    ) -> Vec<String> {
         let mut waiting: Vec<String> = self.shared.waiting.lock().iter().cloned().collect();
         if waiting.is_empty() && capture.state != "streaming" {
             let why = capture.error.clone().unwrap_or_default();
@@ -81,12 +97,21 @@ impl Gather {
         }
         for journal in self.shared.journals.all() {
             if let Some(full) = journal.full() {
-                let name = self.shared.names.get(&journal.origin()).cloned().unwrap_or_default();
+                let name = self
+                    .shared
+                    .names
+                    .get(&journal.origin())
+                    .cloned()
+                    .unwrap_or_default();
                 waiting.push(format!("the journal of {name}: {full}"));
             }
         }
         for origin in origins.iter().filter(|o| o.state == OriginState::Held) {
-            waiting.push(format!("{} is held: {}", origin.name, origin.reason.clone().unwrap_or_default()));
+            waiting.push(format!(
+                "{} is held: {}",
+                origin.name,
+                origin.reason.clone().unwrap_or_default()
+            ));
         }
         waiting
     }
@@ -98,11 +123,19 @@ impl Gather {
         let captured_lsn = s.ledger.watch_captured().borrow().lsn;
         let transactions = s.progress.transactions.load(Ordering::Relaxed);
         CaptureStatus {
-            state: if state.is_empty() { "stopped".to_owned() } else { state.to_owned() },
+            state: if state.is_empty() {
+                "stopped".to_owned()
+            } else {
+                state.to_owned()
+            },
             error,
             captured_lsn,
             journal_end: own.as_ref().map_or(Lsn::ZERO, |j| j.end()),
-            lag_bytes: s.progress.server_lsn.load(Ordering::Relaxed).saturating_sub(captured_lsn.0),
+            lag_bytes: s
+                .progress
+                .server_lsn
+                .load(Ordering::Relaxed)
+                .saturating_sub(captured_lsn.0),
             transactions,
             changes: s.progress.changes.load(Ordering::Relaxed),
             transactions_per_s: self.rates.of("capture", transactions, now),
@@ -115,7 +148,11 @@ impl Gather {
         let journal = s.journals.get(node);
         let journal_end = journal.as_ref().map_or(Lsn::ZERO, |j| j.end());
         let applied = s.ledger.applied().get(node);
-        let origin_end = s.beats.get(node).map_or(Lsn::ZERO, |b| b.holds.get(node)).max(journal_end);
+        let origin_end = s
+            .beats
+            .get(node)
+            .map_or(Lsn::ZERO, |b| b.holds.get(node))
+            .max(journal_end);
         let (state, reason) = control.state.lock().clone();
         let transactions = control.transactions.load(Ordering::Relaxed);
         let oldest = *control.oldest_waiting.lock();
@@ -153,7 +190,13 @@ impl Gather {
             let write = async {
                 let session = match client.take() {
                     Some(session) => session,
-                    None => self.shared.target.named("everywrite status").client().await?,
+                    None => {
+                        self.shared
+                            .target
+                            .named("everywrite status")
+                            .client()
+                            .await?
+                    }
                 };
                 schema::publish_status(&session, &self.status()).await?;
                 if forgot.is_none_or(|at| at.elapsed() > FORGET) {
@@ -180,6 +223,8 @@ impl Gather {
 }
 
 fn unix_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

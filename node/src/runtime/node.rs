@@ -59,7 +59,8 @@ impl Node {
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let me = NodeId(settings.node.id);
         let folder = settings.node.data_directory.clone();
-        std::fs::create_dir_all(&folder).with_context(|| format!("make the data directory {}", folder.display()))?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("make the data directory {}", folder.display()))?;
         let options = journal::Options {
             segment_bytes: settings.journal.segment_size.bytes(),
             quota_bytes: settings.journal.quota.map(|q| q.bytes()),
@@ -68,10 +69,17 @@ impl Node {
         let own = journals.get_or_open(me)?;
         let ledger = Arc::new(Ledger::new(me));
         let beats = Arc::new(Beats::default());
-        let mut names: HashMap<NodeId, String> =
-            settings.peers.iter().map(|p| (NodeId(p.id), p.name.clone())).collect();
+        let mut names: HashMap<NodeId, String> = settings
+            .peers
+            .iter()
+            .map(|p| (NodeId(p.id), p.name.clone()))
+            .collect();
         names.insert(me, settings.node.name.clone());
-        let controls = settings.peers.iter().map(|p| (NodeId(p.id), Arc::new(Control::default()))).collect();
+        let controls = settings
+            .peers
+            .iter()
+            .map(|p| (NodeId(p.id), Arc::new(Control::default())))
+            .collect();
         let shared = Arc::new(Shared {
             me,
             names: Arc::new(names),
@@ -88,7 +96,13 @@ impl Node {
         });
         let rows = Rows::new(me, shared.target.clone(), ledger, own, Arc::clone(&beats));
         let answers = Arc::new(Answers(Arc::clone(&rows)));
-        let link = Link::start(link_options(&shared.settings), journals, beats, answers, shutdown.clone())?;
+        let link = Link::start(
+            link_options(&shared.settings),
+            journals,
+            beats,
+            answers,
+            shutdown.clone(),
+        )?;
         rows.use_links(link.clone());
         let gather = Arc::new(Gather::new(Arc::clone(&shared), link.clone()));
         let status = Arc::clone(&gather);
@@ -104,7 +118,8 @@ impl Node {
             link = %link.listening(), admin = %http.address(), version = env!("CARGO_PKG_VERSION"), "everywrite starts"
         );
         let tasks = TaskTracker::new();
-        let bring_up = Arc::clone(&shared).bring_up(rows, link.clone(), gather, tasks.clone(), shutdown);
+        let bring_up =
+            Arc::clone(&shared).bring_up(rows, link.clone(), gather, tasks.clone(), shutdown);
         tasks.spawn(bring_up);
         tasks.close();
         Ok(Node { tasks, http, link })
@@ -154,8 +169,14 @@ impl Shared {
                 () = tokio::time::sleep(RETRY) => {}
             }
         };
-        let Some(own) = self.journals.get(self.me) else { return };
-        let barriers = Barriers::start(self.target.clone(), Arc::clone(&self.ledger), shutdown.clone());
+        let Some(own) = self.journals.get(self.me) else {
+            return;
+        };
+        let barriers = Barriers::start(
+            self.target.clone(),
+            Arc::clone(&self.ledger),
+            shutdown.clone(),
+        );
         let (signals, inbox) = mpsc::unbounded_channel();
         let (repairs, repair_queue) = mpsc::unbounded_channel();
         let options = capture::Options {
@@ -163,10 +184,19 @@ impl Shared {
             target: self.target.clone(),
             spool: self.settings.node.data_directory.join("spool"),
         };
-        let capture =
-            Capture::new(options, own.clone(), Arc::clone(&self.ledger), signals, Arc::clone(&self.progress));
+        let capture = Capture::new(
+            options,
+            own.clone(),
+            Arc::clone(&self.ledger),
+            signals,
+            Arc::clone(&self.progress),
+        );
         tasks.spawn(capture.run(shutdown.clone()));
-        let commands = Commands { shared: Arc::clone(&self), link, repairs };
+        let commands = Commands {
+            shared: Arc::clone(&self),
+            link,
+            repairs,
+        };
         tasks.spawn(commands.run(inbox, shutdown.clone()));
         tasks.spawn(gather.publish(shutdown.clone()));
         let context = replay::Context {
@@ -176,9 +206,18 @@ impl Shared {
             journal: own,
             toast: rows,
         };
-        tasks.spawn(replay::run_repairs(self.target.clone(), context.clone(), repair_queue, shutdown.clone()));
+        tasks.spawn(replay::run_repairs(
+            self.target.clone(),
+            context.clone(),
+            repair_queue,
+            shutdown.clone(),
+        ));
         let outbox = Arc::new(Notify::new());
-        tasks.spawn(replay::run_outbox(self.target.clone(), Arc::clone(&outbox), shutdown.clone()));
+        tasks.spawn(replay::run_outbox(
+            self.target.clone(),
+            Arc::clone(&outbox),
+            shutdown.clone(),
+        ));
         let steward = Steward {
             me: self.me,
             ledger: Arc::clone(&self.ledger),
@@ -188,7 +227,8 @@ impl Shared {
             stability: Arc::clone(&stability),
         };
         tasks.spawn(steward.run(shutdown.clone()));
-        *self.waiting.lock() = Some("capture has not passed yet what was in the local WAL at start".to_owned());
+        *self.waiting.lock() =
+            Some("capture has not passed yet what was in the local WAL at start".to_owned());
         // The index must know every local write that was committed before the first replayed one.
         let passed = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -204,8 +244,10 @@ impl Shared {
                 names: Arc::clone(&self.names),
                 target: self.target.clone(),
                 limits: Limits {
-                    transactions: usize::try_from(self.settings.replication.group_transactions).unwrap_or(1000),
-                    bytes: usize::try_from(self.settings.replication.group_bytes.bytes()).unwrap_or(8 << 20),
+                    transactions: usize::try_from(self.settings.replication.group_transactions)
+                        .unwrap_or(1000),
+                    bytes: usize::try_from(self.settings.replication.group_bytes.bytes())
+                        .unwrap_or(8 << 20),
                     max_clock_skew: self.settings.replication.max_clock_skew,
                 },
                 journals: Arc::clone(&self.journals),
@@ -230,7 +272,10 @@ impl Shared {
     async fn prepare(&self) -> anyhow::Result<Arc<Stability>> {
         let client = self.target.named("everywrite start").client().await?;
         let version: String = client.query_one("show server_version", &[]).await?.get(0);
-        let number: i32 = client.query_one("select current_setting('server_version_num')::int", &[]).await?.get(0);
+        let number: i32 = client
+            .query_one("select current_setting('server_version_num')::int", &[])
+            .await?
+            .get(0);
         anyhow::ensure!(
             (150_000..190_000).contains(&number),
             "the server is PostgreSQL {version}; this release works with 15 to 18"
@@ -259,25 +304,45 @@ impl Shared {
         for row in progress {
             let name: String = row.get(0);
             let lsn: Option<i64> = row.get(1);
-            let node = name.strip_prefix("everywrite_").and_then(|n| n.parse().ok());
+            let node = name
+                .strip_prefix("everywrite_")
+                .and_then(|n| n.parse().ok());
             if let (Some(node), Some(lsn)) = (node, lsn) {
                 applied.set(NodeId(node), Lsn(lsn.unsigned_abs()));
             }
         }
         let here: i64 = client
-            .query_one("select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint", &[])
+            .query_one(
+                "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint",
+                &[],
+            )
             .await?
             .get(0);
         let members: Vec<NodeId> = self.names.keys().copied().collect();
         let stability = Arc::new(Stability::new(self.me, &members));
         let own = self.journals.get_or_open(self.me)?;
         let last = own.last_header();
-        self.ledger.restore(last.as_ref().map(|h| (h.position, h.stamp, &h.vector)), &applied);
+        self.ledger.restore(
+            last.as_ref().map(|h| (h.position, h.stamp, &h.vector)),
+            &applied,
+        );
         let here = Lsn(here.unsigned_abs());
         let began = Instant::now();
-        let read =
-            replay::rebuild(&client, self.me, &self.journals, &self.ledger, &stability, &applied, here).await?;
-        tracing::info!(transactions = read, took_ms = began.elapsed().as_millis(), "conflict index rebuilt");
+        let read = replay::rebuild(
+            &client,
+            self.me,
+            &self.journals,
+            &self.ledger,
+            &stability,
+            &applied,
+            here,
+        )
+        .await?;
+        tracing::info!(
+            transactions = read,
+            took_ms = began.elapsed().as_millis(),
+            "conflict index rebuilt"
+        );
         let mut postgres = self.postgres.lock();
         postgres.connected = true;
         postgres.version = version;
@@ -287,13 +352,19 @@ impl Shared {
     }
 
     /// What people have decided: who is paused, what is skipped.
-    pub(super) async fn read_decisions(&self, client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    pub(super) async fn read_decisions(
+        &self,
+        client: &tokio_postgres::Client,
+    ) -> anyhow::Result<()> {
         let paused = schema::paused(client).await?;
         let skipped = schema::skipped(client).await?;
         for (node, control) in &self.controls {
             control.paused.send_replace(paused.contains(node));
-            *control.skipped.lock() =
-                skipped.iter().filter(|p| p.origin == *node).map(|p| p.lsn).collect();
+            *control.skipped.lock() = skipped
+                .iter()
+                .filter(|p| p.origin == *node)
+                .map(|p| p.lsn)
+                .collect();
             control.kick.notify_one();
         }
         Ok(())
@@ -329,7 +400,11 @@ fn link_options(settings: &Settings) -> link::Options {
         peers: settings
             .peers
             .iter()
-            .map(|p| link::Peer { node: NodeId(p.id), name: p.name.clone(), address: p.address.to_string() })
+            .map(|p| link::Peer {
+                node: NodeId(p.id),
+                name: p.name.clone(),
+                address: p.address.to_string(),
+            })
             .collect(),
         ca: settings.tls.ca.clone(),
         certificate: settings.tls.certificate.clone(),

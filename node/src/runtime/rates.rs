@@ -21,12 +21,22 @@ impl Rates {
         let points = seen.entry(name.to_owned()).or_default();
         points.push((now, count));
         // The newest point that is old enough is the base; older ones are not needed.
-        while points.len() > 2 && points.get(1).is_some_and(|p| now.duration_since(p.0) >= WINDOW) {
+        while points.len() > 2
+            && points
+                .get(1)
+                .is_some_and(|p| now.duration_since(p.0) >= WINDOW)
+        {
             points.remove(0);
         }
-        let Some(base) = points.first() else { return 0.0 };
+        let Some(base) = points.first() else {
+            return 0.0;
+        };
         let seconds = now.duration_since(base.0).as_secs_f64();
-        if seconds < 0.2 { 0.0 } else { count.saturating_sub(base.1) as f64 / seconds }
+        if seconds < 0.2 {
+            0.0
+        } else {
+            count.saturating_sub(base.1) as f64 / seconds
+        }
     }
 }
 

@@ -29,7 +29,12 @@ impl Barriers {
     pub fn start(target: Target, ledger: Arc<Ledger>, shutdown: CancellationToken) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
         let horizon = Arc::new(AtomicU32::new(0));
-        let setter = Setter { target, ledger, horizon: Arc::clone(&horizon), last: 0 };
+        let setter = Setter {
+            target,
+            ledger,
+            horizon: Arc::clone(&horizon),
+            last: 0,
+        };
         tokio::spawn(setter.run(queue, shutdown));
         Barriers { asks, horizon }
     }
@@ -55,7 +60,11 @@ struct Setter {
 }
 
 impl Setter {
-    async fn run(mut self, mut queue: mpsc::Receiver<oneshot::Sender<()>>, shutdown: CancellationToken) {
+    async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<oneshot::Sender<()>>,
+        shutdown: CancellationToken,
+    ) {
         let mut waiting = Vec::new();
         let mut client = None;
         loop {
@@ -101,22 +110,37 @@ impl Setter {
     async fn connect(&self) -> Result<tokio_postgres::Client, crate::pg::Error> {
         let client = self.target.named("everywrite barrier").client().await?;
         // The flush of the barrier's own commit is its purpose; a standby is not.
-        client.batch_execute("set synchronous_commit = local; set statement_timeout = 0").await?;
+        client
+            .batch_execute("set synchronous_commit = local; set statement_timeout = 0")
+            .await?;
         Ok(client)
     }
 
     async fn set(&mut self, client: &tokio_postgres::Client) -> Result<(), crate::pg::Error> {
         let applied = self.ledger.applied();
-        let row = client.query_one("select pg_snapshot_xmin(pg_current_snapshot())::text", &[]).await?;
+        let row = client
+            .query_one("select pg_snapshot_xmin(pg_current_snapshot())::text", &[])
+            .await?;
         let oldest: String = row.get(0);
         // The low half of the 64-bit id is the xid that rows carry.
-        let oldest = oldest.parse::<u64>().map_or(0, |x| (x & 0xffff_ffff) as u32);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let token = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(self.last + 1);
+        let oldest = oldest
+            .parse::<u64>()
+            .map_or(0, |x| (x & 0xffff_ffff) as u32);
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let token = u64::try_from(now.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(self.last + 1);
         self.last = token;
         let content = WalMessage::Barrier(token).encode().unwrap_or_default();
         let mut captured = self.ledger.watch_captured();
-        client.execute("select pg_logical_emit_message(true, 'everywrite', $1::bytea)", &[&content.as_ref()]).await?;
+        client
+            .execute(
+                "select pg_logical_emit_message(true, 'everywrite', $1::bytea)",
+                &[&content.as_ref()],
+            )
+            .await?;
         // Capture may be reconnecting: the barrier is in the WAL and will come.
         while captured.borrow_and_update().barrier < token {
             if captured.changed().await.is_err() {

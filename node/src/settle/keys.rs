@@ -31,7 +31,11 @@ impl Identity {
     pub fn of(relation: &OwnedRelation, primary_key: Option<&[String]>) -> Self {
         let full = relation.replica_identity == b'f';
         let is_key = |c: &OwnedColumn| {
-            if full { primary_key.is_some_and(|pk| pk.contains(&c.name)) } else { c.key }
+            if full {
+                primary_key.is_some_and(|pk| pk.contains(&c.name))
+            } else {
+                c.key
+            }
         };
         let mut columns: Vec<(&str, usize, u32)> = relation
             .columns
@@ -43,7 +47,10 @@ impl Identity {
         columns.sort_unstable();
         columns.truncate(MAX_COLUMNS);
         let columns = columns.into_iter().map(|(_, i, t)| (i, t)).collect();
-        Identity { relation: RelationHash::new(&relation.namespace, &relation.name), columns }
+        Identity {
+            relation: RelationHash::new(&relation.namespace, &relation.name),
+            columns,
+        }
     }
 
     /// The hash of the row's key; `None` if its rows have no key.

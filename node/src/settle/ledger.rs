@@ -20,7 +20,8 @@
 use std::collections::HashMap;
 
 use everywrite_conflict::{
-    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version,
+    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp,
+    Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -150,7 +151,13 @@ impl Ledger {
     /// Stamps a local transaction and announces what it wrote. `position` is its end in the local
     /// WAL. `travelling` are deletes that replay decided and that leave with this transaction,
     /// unless something newer has overtaken them.
-    pub fn capture(&self, position: Lsn, commit_time: Stamp, touched: &[Touched], travelling: &[Touched]) -> Stamped {
+    pub fn capture(
+        &self,
+        position: Lsn,
+        commit_time: Stamp,
+        touched: &[Touched],
+        travelling: &[Touched],
+    ) -> Stamped {
         let mut inner = self.inner.lock();
         let stamp = inner.clock.stamp(commit_time);
         let vector = inner.dispatched.clone();
@@ -159,20 +166,39 @@ impl Ledger {
         self.announce_local(&mut inner, position, stamp, touched, &mut repairs);
         let mut leaves = Vec::with_capacity(travelling.len());
         for t in travelling {
-            let (Some(key), Some(version)) = (t.key, t.version) else { continue };
+            let (Some(key), Some(version)) = (t.key, t.version) else {
+                continue;
+            };
             let leave = inner.index.travels(t.relation, key, version);
             if leave {
-                self.announce_local(&mut inner, position, stamp, std::slice::from_ref(t), &mut repairs);
+                self.announce_local(
+                    &mut inner,
+                    position,
+                    stamp,
+                    std::slice::from_ref(t),
+                    &mut repairs,
+                );
             }
             leaves.push(leave);
         }
-        Stamped { stamp, vector, repairs, leaves }
+        Stamped {
+            stamp,
+            vector,
+            repairs,
+            leaves,
+        }
     }
 
     /// Announces more keys of a local transaction that is too large for one step.
     pub fn capture_more(&self, position: Lsn, stamp: Stamp, touched: &[Touched]) -> Vec<Touched> {
         let mut repairs = Vec::new();
-        self.announce_local(&mut self.inner.lock(), position, stamp, touched, &mut repairs);
+        self.announce_local(
+            &mut self.inner.lock(),
+            position,
+            stamp,
+            touched,
+            &mut repairs,
+        );
         repairs
     }
 
@@ -184,10 +210,21 @@ impl Ledger {
         touched: &[Touched],
         repairs: &mut Vec<Touched>,
     ) {
-        let source = Some(Position { origin: self.me, lsn: position });
+        let source = Some(Position {
+            origin: self.me,
+            lsn: position,
+        });
         for t in touched {
-            let version = t.version.unwrap_or(Version { stamp, origin: self.me });
-            let entry = Entry { version, source, deleted: t.deleted, local_lsn: Lsn::ZERO };
+            let version = t.version.unwrap_or(Version {
+                stamp,
+                origin: self.me,
+            });
+            let entry = Entry {
+                version,
+                source,
+                deleted: t.deleted,
+                local_lsn: Lsn::ZERO,
+            };
             let before = match t.key {
                 Some(key) => inner.index.get(t.relation, key),
                 None => None,
@@ -213,7 +250,8 @@ impl Ledger {
 
     /// Capture has met a barrier: everything before it in the WAL is announced.
     pub fn barrier(&self, token: u64) {
-        self.captured.send_modify(|c| c.barrier = c.barrier.max(token));
+        self.captured
+            .send_modify(|c| c.barrier = c.barrier.max(token));
     }
 
     /// Follows capture.
@@ -246,7 +284,11 @@ impl Ledger {
         if fast {
             inner.blind.raise(origin, last);
         }
-        Announcement { priors, fast, blind_before }
+        Announcement {
+            priors,
+            fast,
+            blind_before,
+        }
     }
 
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
@@ -361,6 +403,11 @@ impl Inner {
 
 /// Which origin is how far, by name: for messages to people.
 pub fn describe(vector: &Vector, names: &HashMap<NodeId, String>) -> String {
-    let one = |(n, l)| format!("{} {l}", names.get(&n).cloned().unwrap_or_else(|| n.to_string()));
+    let one = |(n, l)| {
+        format!(
+            "{} {l}",
+            names.get(&n).cloned().unwrap_or_else(|| n.to_string())
+        )
+    };
     vector.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -32,7 +32,9 @@ pub struct Stability {
 impl Stability {
     /// Among these members, this one included.
     pub fn new(me: NodeId, members: &[NodeId]) -> Self {
-        Stability { settled: Mutex::new(Settled::new(me, members.iter().copied())) }
+        Stability {
+            settled: Mutex::new(Settled::new(me, members.iter().copied())),
+        }
     }
 
     /// A transaction of `origin` with this vector is applied here.
@@ -42,7 +44,9 @@ impl Stability {
 
     /// A node's beat.
     pub fn beat(&self, beat: &Beat) {
-        self.settled.lock().beat(beat.node, beat.journal_end, beat.applied.clone());
+        self.settled
+            .lock()
+            .beat(beat.node, beat.journal_end, beat.applied.clone());
     }
 
     /// What the index may forget, given what is applied here (and the own journal's end).
@@ -75,7 +79,11 @@ pub struct Steward {
 impl Steward {
     /// Runs until shutdown.
     pub async fn run(self, shutdown: CancellationToken) {
-        tokio::join!(self.set_barriers(&shutdown), self.speak(&shutdown), self.forget(&shutdown));
+        tokio::join!(
+            self.set_barriers(&shutdown),
+            self.speak(&shutdown),
+            self.forget(&shutdown)
+        );
     }
 
     /// A barrier after each burst of work, so that what is applied counts as flushed and the
@@ -115,12 +123,20 @@ impl Steward {
                 b.applied != applied || b.journal_end != journal_end || b.holds != holds
             });
             if news {
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let now = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default();
                 let now = u64::try_from(now.as_micros()).unwrap_or(0);
                 // Peers send back what an earlier run of this node said, perhaps by a faster clock.
                 let known = self.beats.get(self.me).map_or(0, |b| b.sequence + 1);
                 let sequence = now.max(known);
-                let beat = Beat { node: self.me, sequence, journal_end, applied, holds };
+                let beat = Beat {
+                    node: self.me,
+                    sequence,
+                    journal_end,
+                    applied,
+                    holds,
+                };
                 self.beats.offer(beat.clone());
                 last = Some(beat);
             }
@@ -162,7 +178,9 @@ impl Steward {
                 match journal.release(up_to) {
                     Ok(0) => {}
                     Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
-                    Err(error) => tracing::warn!(%origin, error = %error, "the journal could not be cut"),
+                    Err(error) => {
+                        tracing::warn!(%origin, error = %error, "the journal could not be cut")
+                    }
                 }
             }
         }
