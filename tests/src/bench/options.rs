@@ -1,0 +1,320 @@
+//! Command line and environment in, a checked [`Plan`] out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+
+use super::scenario::Scenario;
+
+/// Measure Everywrite against PostgreSQL's own logical replication on this machine.
+///
+/// Each option can also be given as an environment variable (SCENARIOS, RUNS, SCALE, SYSTEMS, BENCH_WORK,
+/// BENCH_OUT, BENCH_LOCK, EVERYWRITE_BIN), which is how `make bench SCENARIOS=a,c1 RUNS=5` works.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+pub(crate) struct Options {
+    /// Comma list of a, b, c1, c2, d (du and dd), e, w, g [default: all]
+    #[arg(long)]
+    scenarios: Option<String>,
+    /// Runs of each scenario and system (g: see --away-runs) [default: 3]
+    #[arg(long)]
+    runs: Option<u32>,
+    /// Factor on all sizes and times; anything but 1 is a smoke run, not a measurement [default: 1]
+    #[arg(long)]
+    scale: Option<f64>,
+    /// Comma list of native and everywrite, or with a server version: native15, native18, everywrite18
+    /// [default: native, everywrite, and native18 when its programs are found]
+    #[arg(long)]
+    systems: Option<String>,
+    /// Folder for data, sockets and logs; emptied of earlier clusters [default: everywrite-bench in the
+    /// temporary folder]
+    #[arg(long)]
+    work: Option<PathBuf>,
+    /// Folder for results [default: bench-results/<time>]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// The `everywrite` program [default: beside this program, built first when run through cargo]
+    #[arg(long)]
+    everywrite: Option<PathBuf>,
+    /// Lock file to hold while timing, shared with other benchmarks on this machine (as flock(1) does)
+    #[arg(long)]
+    lock: Option<PathBuf>,
+    /// Runs of scenario g, which writes 2 GB each time
+    #[arg(long, default_value_t = 1)]
+    away_runs: u32,
+    /// Leave out the second way of catching up, from a journal that is already at the peer
+    #[arg(long)]
+    no_paused: bool,
+    /// Keep the data folders (servers and daemons are stopped all the same)
+    #[arg(long)]
+    keep: bool,
+}
+
+/// One version of PostgreSQL on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Postgres {
+    /// Major version.
+    pub(crate) major: u32,
+    /// Folder of `initdb`, `pg_ctl` and `postgres`.
+    pub(crate) bin: PathBuf,
+}
+
+/// What replicates from A to B.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// PostgreSQL's own publication and subscription.
+    Native,
+    /// An Everywrite daemon beside each server.
+    Everywrite,
+}
+
+/// One system under test.
+#[derive(Debug, Clone)]
+pub(crate) struct SystemPlan {
+    pub(crate) kind: Kind,
+    pub(crate) postgres: Postgres,
+}
+
+impl SystemPlan {
+    /// `native15`, `everywrite15`, …
+    pub(crate) fn name(&self) -> String {
+        let kind = match self.kind {
+            Kind::Native => "native",
+            Kind::Everywrite => "everywrite",
+        };
+        format!("{kind}{}", self.postgres.major)
+    }
+}
+
+/// Everything that is decided before the first server starts.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) systems: Vec<SystemPlan>,
+    pub(crate) scenarios: Vec<Scenario>,
+    pub(crate) runs: u32,
+    pub(crate) away_runs: u32,
+    pub(crate) scale: f64,
+    pub(crate) paused: bool,
+    pub(crate) keep: bool,
+    pub(crate) work: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) lock: Option<PathBuf>,
+    pub(crate) pgbench: PathBuf,
+    /// Set when a system needs it.
+    pub(crate) everywrite: Option<PathBuf>,
+}
+
+impl Options {
+    /// Fills in environment and defaults, finds programs, and refuses what cannot work.
+    pub(crate) fn plan(self) -> Result<Plan> {
+        let scenarios = self
+            .scenarios
+            .or_else(|| variable("SCENARIOS"))
+            .unwrap_or_else(|| "all".into());
+        let runs = number(self.runs, "RUNS", 3)?;
+        let scale = number(self.scale, "SCALE", 1.0)?;
+        if runs == 0 || scale <= 0.0 || !scale.is_finite() {
+            bail!("runs and scale must be greater than 0");
+        }
+        let installed = installed();
+        let systems = systems(
+            self.systems.or_else(|| variable("SYSTEMS")).as_deref(),
+            &installed,
+        )?;
+        let everywrite = if systems.iter().any(|system| system.kind == Kind::Everywrite) {
+            Some(everywrite(
+                self.everywrite
+                    .or_else(|| variable("EVERYWRITE_BIN").map(Into::into)),
+            )?)
+        } else {
+            None
+        };
+        let now = chrono::Local::now().format("%Y-%m-%d-%H%M%S").to_string();
+        Ok(Plan {
+            systems,
+            scenarios: Scenario::parse_list(&scenarios)?,
+            runs,
+            away_runs: self.away_runs.max(1),
+            scale,
+            paused: !self.no_paused,
+            keep: self.keep,
+            work: self
+                .work
+                .or_else(|| variable("BENCH_WORK").map(Into::into))
+                .unwrap_or_else(|| std::env::temp_dir().join("everywrite-bench")),
+            out: self
+                .out
+                .or_else(|| variable("BENCH_OUT").map(Into::into))
+                .unwrap_or_else(|| Path::new("bench-results").join(now)),
+            lock: self.lock.or_else(|| variable("BENCH_LOCK").map(Into::into)),
+            pgbench: pgbench(&installed)?,
+            everywrite,
+        })
+    }
+}
+
+/// An environment variable; empty counts as not given, because make exports `RUNS=` like that.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn number<T: std::str::FromStr>(option: Option<T>, name: &str, default: T) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match (option, variable(name)) {
+        (Some(value), _) => Ok(value),
+        (None, Some(text)) => text
+            .parse()
+            .with_context(|| format!("{name}={text} is not a number")),
+        (None, None) => Ok(default),
+    }
+}
+
+/// The versions found, lowest first. `PG15_BIN` to `PG18_BIN` name other places.
+fn installed() -> Vec<Postgres> {
+    (15..=18)
+        .filter_map(|major| {
+            let places = variable(&format!("PG{major}_BIN")).into_iter().chain([
+                format!("/usr/lib/postgresql/{major}/bin"),
+                format!("/opt/pgbin/pg{major}/package/native/bin"),
+            ]);
+            let bin = places
+                .map(PathBuf::from)
+                .find(|bin| bin.join("initdb").exists())?;
+            Some(Postgres { major, bin })
+        })
+        .collect()
+}
+
+fn systems(list: Option<&str>, installed: &[Postgres]) -> Result<Vec<SystemPlan>> {
+    let Some(first) = installed.first() else {
+        bail!(
+            "no PostgreSQL 15 to 18 found; apt-get install postgresql-15, or set PG15_BIN to the folder of initdb"
+        );
+    };
+    let Some(list) = list else {
+        let newest = installed
+            .iter()
+            .filter(|postgres| postgres.major == 18 && first.major != 18);
+        return Ok([Kind::Native, Kind::Everywrite]
+            .into_iter()
+            .map(|kind| SystemPlan {
+                kind,
+                postgres: first.clone(),
+            })
+            .chain(newest.map(|postgres| SystemPlan {
+                kind: Kind::Native,
+                postgres: postgres.clone(),
+            }))
+            .collect());
+    };
+    list.split(',')
+        .map(|name| {
+            let name = name.trim();
+            let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            let kind = match letters {
+                "native" => Kind::Native,
+                "everywrite" => Kind::Everywrite,
+                _ => bail!("unknown system {name}: expected native or everywrite, with or without a server version"),
+            };
+            let version = name.get(letters.len()..).unwrap_or_default();
+            let found = if version.is_empty() {
+                Some(first)
+            } else {
+                installed.iter().find(|postgres| postgres.major.to_string() == version)
+            };
+            let postgres = found
+                .with_context(|| format!("{name}: no PostgreSQL {version} found; set PG{version}_BIN to the folder of its initdb"))?;
+            Ok(SystemPlan { kind, postgres: postgres.clone() })
+        })
+        .collect()
+}
+
+/// One pgbench for all systems: the first one found.
+fn pgbench(installed: &[Postgres]) -> Result<PathBuf> {
+    variable("PGBENCH")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(
+            installed
+                .iter()
+                .map(|postgres| postgres.bin.join("pgbench")),
+        )
+        .find(|program| program.exists())
+        .context(
+            "no pgbench found; it comes with Debian's postgresql-15, or set PGBENCH to its path",
+        )
+}
+
+/// The program beside this one, made up to date when cargo runs us.
+fn everywrite(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(program) = given {
+        return std::path::absolute(&program)
+            .with_context(|| format!("find {}", program.display()));
+    }
+    if let Some(cargo) = variable("CARGO") {
+        let mut build = std::process::Command::new(cargo);
+        build.args(["build", "-p", "everywrite-node", "--bin", "everywrite"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        if !build.status().context("run cargo build")?.success() {
+            bail!("the everywrite program does not build");
+        }
+    }
+    let program = std::env::current_exe()
+        .context("find this program")?
+        .with_file_name("everywrite");
+    if !program.exists() {
+        bail!(
+            "{} does not exist; cargo build --release -p everywrite-node makes it",
+            program.display()
+        );
+    }
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Vec<Postgres> {
+        [15, 18]
+            .map(|major| Postgres {
+                major,
+                bin: PathBuf::new(),
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn the_default_is_native_and_everywrite_on_the_oldest_and_native_on_18() {
+        let names: Vec<_> = systems(None, &found())
+            .unwrap()
+            .iter()
+            .map(SystemPlan::name)
+            .collect();
+        assert_eq!(names, ["native15", "everywrite15", "native18"]);
+        let names: Vec<_> = systems(None, &found()[..1])
+            .unwrap()
+            .iter()
+            .map(SystemPlan::name)
+            .collect();
+        assert_eq!(names, ["native15", "everywrite15"]);
+    }
+
+    #[test]
+    fn named_systems_need_their_server() {
+        let names: Vec<_> = systems(Some("everywrite18, native"), &found())
+            .unwrap()
+            .iter()
+            .map(SystemPlan::name)
+            .collect();
+        assert_eq!(names, ["everywrite18", "native15"]);
+        assert!(systems(Some("native17"), &found()).is_err());
+        assert!(systems(Some("other"), &found()).is_err());
+    }
+}
