@@ -1,7 +1,7 @@
 //! Measures CPU time by process while something else runs.
 //!
 //! A task looks at /proc five times a second, because server processes end and take their times with them.
-//! The sum of a whole server does not depend on that: the postmaster's count of ended children is in it.
+//! The total of a server does not depend on that: the postmaster's count of ended children is in it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -51,6 +51,7 @@ impl Meter {
                 postmaster: server.postmaster()?,
                 monitor,
                 total: 0.0,
+                own: 0.0,
                 seen: HashMap::new(),
             });
         }
@@ -90,7 +91,9 @@ struct Probe {
     site: char,
     postmaster: u32,
     monitor: Client,
+    /// At the start: CPU seconds of the whole server, and of the postmaster alone.
     total: f64,
+    own: f64,
     seen: HashMap<u32, Process>,
 }
 
@@ -134,6 +137,7 @@ impl Sampler {
             .sum();
         for server in &mut self.servers {
             server.total = tree_seconds(server.postmaster);
+            server.own = own_seconds(server.postmaster);
         }
         self.started = Instant::now();
         self.primed = true;
@@ -179,8 +183,8 @@ impl Sampler {
             steal: busy.steal - self.busy.steal,
             ..Cpu::default()
         };
-        for (server, total) in self.servers.iter().zip(&totals) {
-            server.add_to(&mut cpu, *total);
+        for ((server, total), postmaster) in self.servers.iter().zip(&totals).zip(&postmasters) {
+            server.add_to(&mut cpu, *total, *postmaster);
         }
         for (site, span) in self.daemons.values() {
             *(if *site == 'a' {
@@ -255,28 +259,30 @@ impl Probe {
         }
     }
 
-    fn add_to(&self, cpu: &mut Cpu, total: f64) {
-        let (mut walsender, mut apply, mut clients, mut sessions) = (0.0, 0.0, 0.0, 0.0);
+    /// Sessions end with the load, and their last fifth of a second is never seen. So the server's bill is the
+    /// sum of the processes that stay, and what is left of the total is the clients'.
+    fn add_to(&self, cpu: &mut Cpu, total: f64, postmaster: f64) {
+        let (mut walsender, mut apply, mut sessions, mut background) = (0.0, 0.0, 0.0, postmaster);
         for process in self.seen.values() {
             let seconds = process.span.seconds();
             match &process.work {
                 Some(Work::Walsender) => walsender += seconds,
                 Some(Work::Apply) => apply += seconds,
-                Some(Work::Session(name)) if name == APPLICATION || name == "pgbench" => {
-                    clients += seconds;
-                }
-                // Gone before it could be asked for its name: the driver's single statements are like that.
-                Some(Work::Session(name)) if name.is_empty() => clients += seconds,
+                // Without a name: gone before it could be asked, as the driver's single statements are.
+                Some(Work::Session(name))
+                    if ["", APPLICATION, "pgbench"].contains(&name.as_str()) => {}
                 Some(Work::Session(name)) => {
                     sessions += seconds;
                     *cpu.sessions
                         .entry(format!("{}/{name}", self.site))
                         .or_default() += seconds;
                 }
-                Some(Work::Background) | None => {}
+                Some(Work::Background) => background += seconds,
+                None => {}
             }
         }
-        let server = (total - clients).max(0.0);
+        let server = walsender + apply + sessions + background;
+        let clients = (total - server).max(0.0);
         if self.site == 'a' {
             (cpu.walsender_a, cpu.sessions_a, cpu.clients_a, cpu.server_a) =
                 (walsender, sessions, clients, server);
@@ -304,6 +310,10 @@ fn classify(title: &str) -> Option<Work> {
     } else {
         Some(Work::Background)
     }
+}
+
+fn own_seconds(pid: u32) -> f64 {
+    process::times(pid).map_or(0.0, |times| times.own)
 }
 
 /// CPU seconds of a process with its children, those that have ended too.

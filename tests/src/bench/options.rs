@@ -180,12 +180,36 @@ fn installed() -> Vec<Postgres> {
                 format!("/usr/lib/postgresql/{major}/bin"),
                 format!("/opt/pgbin/pg{major}/package/native/bin"),
             ]);
-            let bin = places
-                .map(PathBuf::from)
-                .find(|bin| bin.join("initdb").exists())?;
+            let bin = places.map(PathBuf::from).find(|bin| works(bin))?;
             Some(Postgres { major, bin })
         })
         .collect()
+}
+
+/// Whether the server's programs are there and find their libraries.
+fn works(bin: &Path) -> bool {
+    let initdb = bin.join("initdb");
+    if !initdb.exists() {
+        return false;
+    }
+    let version = std::process::Command::new(&initdb)
+        .arg("--version")
+        .output();
+    match version {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            let error = String::from_utf8_lossy(&output.stderr);
+            eprintln!("bench: not used, it does not run: {}", error.trim());
+            false
+        }
+        Err(err) => {
+            eprintln!(
+                "bench: not used, it does not run: {}: {err}",
+                initdb.display()
+            );
+            false
+        }
+    }
 }
 
 fn systems(list: Option<&str>, installed: &[Postgres]) -> Result<Vec<SystemPlan>> {

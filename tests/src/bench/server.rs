@@ -1,7 +1,9 @@
 //! One throw-away PostgreSQL server: life cycle, SQL, pgbench.
 
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -302,10 +304,7 @@ impl Drop for Server {
             stop.arg("-D")
                 .arg(&self.data)
                 .args(["-m", "immediate", "-w", "stop"]);
-            let _ = stop
-                .stdout(std::process::Stdio::null())
-                .stderr(std::process::Stdio::null())
-                .status();
+            let _ = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
         if !self.keep {
             let _ = std::fs::remove_dir_all(&self.data);
@@ -320,17 +319,23 @@ pub(crate) fn free_port() -> Result<u16> {
 }
 
 async fn run_quietly(mut command: Command) -> Result<()> {
-    // No pipes: a server that pg_ctl starts inherits them and would keep them open for ever.
-    let null = std::process::Stdio::null;
+    // A file, not a pipe: a server that pg_ctl starts inherits it and would keep a pipe open for ever.
+    let mut errors = tempfile::tempfile().context("open a temporary file")?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors.try_clone().context("open a temporary file")?);
+    let program = command.as_std().get_program().to_owned();
     let status = command
-        .stdin(null())
-        .stdout(null())
-        .stderr(null())
         .status()
-        .await;
-    let status = status.with_context(|| format!("run {:?}", command.as_std().get_program()))?;
+        .await
+        .with_context(|| format!("run {}", program.display()))?;
     if !status.success() {
-        bail!("{:?} failed: {status}", command.as_std());
+        let mut text = String::new();
+        let _ = errors
+            .rewind()
+            .and_then(|()| errors.read_to_string(&mut text));
+        bail!("{} failed ({status}): {}", program.display(), text.trim());
     }
     Ok(())
 }
