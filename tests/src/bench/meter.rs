@@ -168,6 +168,11 @@ impl Sampler {
             .iter()
             .map(|server| tree_seconds(server.postmaster) - server.total)
             .collect();
+        let postmasters: Vec<f64> = self
+            .servers
+            .iter()
+            .map(|server| own_seconds(server.postmaster) - server.own)
+            .collect();
         let others: f64 = self
             .registry
             .others(&self.system)

@@ -27,6 +27,9 @@ pub(crate) const TABLES: [&str; 9] = [
 /// Period at which markers are polled: half a percent of the shortest catch-up, and no load.
 const MARKER_PERIOD: Duration = Duration::from_millis(5);
 
+/// How long replication may take to begin.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
 /// Keys of `t` given to one measurement.
 const RANGE: i64 = 10_000_000;
 
@@ -160,6 +163,36 @@ impl Pair {
             self.measure_delays().await?;
         }
         Ok(())
+    }
+
+    /// Writes on A until something arrives on B: what is written before a slot exists never does. A table of
+    /// its own, which is not compared at the end.
+    async fn wait_connected(&mut self) -> Result<()> {
+        let (a, b) = (self.a.connect().await?, self.b.connect().await?);
+        let end = Instant::now() + START_LIMIT;
+        for id in 0_i64.. {
+            a.execute("insert into probe values ($1)", &[&id])
+                .await
+                .context("write on A")?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if b.query_opt("select id from probe limit 1", &[])
+                .await
+                .context("read on B")?
+                .is_some()
+            {
+                break;
+            }
+            if let Some(everywrite) = &mut self.everywrite {
+                everywrite.check()?;
+            }
+            if Instant::now() > end {
+                bail!(
+                    "replication does not start: after {} s nothing has arrived on B",
+                    START_LIMIT.as_secs()
+                );
+            }
+        }
+        self.wait_caught_up().await
     }
 
     /// How long Everywrite takes to begin when there is nothing to catch up; see `catch_up`.

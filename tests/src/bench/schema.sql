@@ -1,4 +1,5 @@
 create table marker(id bigint primary key, ts timestamptz default clock_timestamp());
+create table probe(id bigint primary key);
 create table t(id bigint primary key, a int, b text, ts timestamptz);
 create table s1(id bigserial primary key, a int, b text, ts timestamptz);
 create table lat(id bigserial primary key, ts timestamptz, pad text);
