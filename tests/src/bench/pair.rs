@@ -156,9 +156,7 @@ impl Pair {
                 everywrite.b.start()?;
             }
         }
-        self.wait_caught_up()
-            .await
-            .context("replication does not start")?;
+        self.wait_connected().await?;
         if self.kind == Kind::Everywrite {
             self.measure_delays().await?;
         }
