@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::scenario::Scenario;
 use super::statistics::{Spread, figure};
-use super::summary::{Row, Verdict};
+use super::summary::{Cell, Row, Verdict};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 150.0;
@@ -19,7 +19,7 @@ struct Panel<'a> {
     heading: String,
     unit: &'a str,
     more_is_better: bool,
-    bars: Vec<(&'a str, Spread)>,
+    bars: Vec<(String, Spread)>,
     needed: Option<f64>,
 }
 
@@ -31,7 +31,9 @@ impl Panel<'_> {
 
 /// Draws all rows. `subtitle` says what machine and when.
 pub(crate) fn draw(rows: &[Row], verdicts: &[Verdict], subtitle: &str) -> String {
-    let panels: Vec<Panel<'_>> = rows.iter().flat_map(|row| panels(row, verdicts)).collect();
+    // The second way of catching up has its bar beside the first.
+    let main = rows.iter().filter(|row| !row.name.contains('/'));
+    let panels: Vec<Panel<'_>> = main.flat_map(|row| panels(row, rows, verdicts)).collect();
     let height = 84.0 + panels.iter().map(Panel::height).sum::<f64>();
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -55,23 +57,27 @@ pub(crate) fn draw(rows: &[Row], verdicts: &[Verdict], subtitle: &str) -> String
     svg
 }
 
-fn panels<'a>(row: &'a Row, verdicts: &[Verdict]) -> Vec<Panel<'a>> {
+fn panels<'a>(row: &'a Row, rows: &'a [Row], verdicts: &[Verdict]) -> Vec<Panel<'a>> {
     let figures = row.scenario.map_or(&[][..], Scenario::figures);
+    let second = format!("{}/paused", row.name);
+    let paused = rows
+        .iter()
+        .filter(|row| row.name == second)
+        .flat_map(|row| &row.systems);
+    let cells: Vec<(String, &Cell)> = (row.systems.iter().map(|cell| (cell.system.clone(), cell)))
+        .chain(paused.map(|cell| (format!("{}/paused", cell.system), cell)))
+        .collect();
     figures
         .iter()
         .filter_map(|&(name, unit, more_is_better)| {
-            let bars: Vec<(&str, Spread)> = row
-                .systems
+            let bars: Vec<(String, Spread)> = cells
                 .iter()
-                .filter_map(|cell| Some((cell.system.as_str(), *cell.figures.get(name)?)))
+                .filter_map(|(label, cell)| Some((label.clone(), *cell.figures.get(name)?)))
                 .collect();
-            let verdict = verdicts.iter().find(|verdict| {
-                // Only the main figures have targets; `g` and `h` are of one scenario.
-                verdict.figure == name
-                    && (verdict.name.starts_with(&row.name)
-                        || (row.name == "g" && verdict.name == "h"))
-            });
-            let needed = verdict.and_then(|verdict| verdict.needed);
+            let needed = verdicts
+                .iter()
+                .find(|verdict| verdict.scenario == row.name && verdict.figure == name)
+                .and_then(|verdict| verdict.needed);
             (!bars.is_empty()).then(|| Panel {
                 heading: format!("{}  {}", row.name, row.title),
                 unit,

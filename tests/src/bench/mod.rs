@@ -24,6 +24,7 @@ mod chart;
 mod cpu;
 mod daemon;
 mod everywrite;
+mod installed;
 mod latency;
 mod live;
 mod load;

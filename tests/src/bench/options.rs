@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
+use super::installed::{Postgres, find};
 use super::scenario::Scenario;
 
 /// Measure Everywrite against PostgreSQL's own logical replication on this machine.
@@ -49,15 +50,6 @@ pub(crate) struct Options {
     /// Keep the data folders (servers and daemons are stopped all the same)
     #[arg(long)]
     keep: bool,
-}
-
-/// One version of PostgreSQL on this machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Postgres {
-    /// Major version.
-    pub(crate) major: u32,
-    /// Folder of `initdb`, `pg_ctl` and `postgres`.
-    pub(crate) bin: PathBuf,
 }
 
 /// What replicates from A to B.
@@ -117,10 +109,9 @@ impl Options {
         if runs == 0 || scale <= 0.0 || !scale.is_finite() {
             bail!("runs and scale must be greater than 0");
         }
-        let installed = installed();
         let systems = systems(
             self.systems.or_else(|| variable("SYSTEMS")).as_deref(),
-            &installed,
+            find,
         )?;
         let everywrite = if systems.iter().any(|system| system.kind == Kind::Everywrite) {
             Some(everywrite(
@@ -132,7 +123,6 @@ impl Options {
         };
         let now = chrono::Local::now().format("%Y-%m-%d-%H%M%S").to_string();
         Ok(Plan {
-            systems,
             scenarios: Scenario::parse_list(&scenarios)?,
             runs,
             away_runs: self.away_runs.max(1),
@@ -148,14 +138,15 @@ impl Options {
                 .or_else(|| variable("BENCH_OUT").map(Into::into))
                 .unwrap_or_else(|| Path::new("bench-results").join(now)),
             lock: self.lock.or_else(|| variable("BENCH_LOCK").map(Into::into)),
-            pgbench: pgbench(&installed)?,
+            pgbench: pgbench(&systems)?,
+            systems,
             everywrite,
         })
     }
 }
 
 /// An environment variable; empty counts as not given, because make exports `RUNS=` like that.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -172,100 +163,62 @@ where
     }
 }
 
-/// The versions found, lowest first. `PG15_BIN` to `PG18_BIN` name other places.
-fn installed() -> Vec<Postgres> {
-    (15..=18)
-        .filter_map(|major| {
-            let places = variable(&format!("PG{major}_BIN")).into_iter().chain([
-                format!("/usr/lib/postgresql/{major}/bin"),
-                format!("/opt/pgbin/pg{major}/package/native/bin"),
-            ]);
-            let bin = places.map(PathBuf::from).find(|bin| works(bin))?;
-            Some(Postgres { major, bin })
-        })
-        .collect()
-}
-
-/// Whether the server's programs are there and find their libraries.
-fn works(bin: &Path) -> bool {
-    let initdb = bin.join("initdb");
-    if !initdb.exists() {
-        return false;
-    }
-    let version = std::process::Command::new(&initdb)
-        .arg("--version")
-        .output();
-    match version {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => {
-            let error = String::from_utf8_lossy(&output.stderr);
-            eprintln!("bench: not used, it does not run: {}", error.trim());
-            false
-        }
-        Err(err) => {
-            eprintln!(
-                "bench: not used, it does not run: {}: {err}",
-                initdb.display()
-            );
-            false
-        }
-    }
-}
-
-fn systems(list: Option<&str>, installed: &[Postgres]) -> Result<Vec<SystemPlan>> {
-    let Some(first) = installed.first() else {
+/// `find` gives the server of a major version. Without a list: native and Everywrite on the oldest, native on 18.
+fn systems(list: Option<&str>, find: impl Fn(u32) -> Option<Postgres>) -> Result<Vec<SystemPlan>> {
+    let Some(first) = (15..=18).find_map(&find) else {
         bail!(
             "no PostgreSQL 15 to 18 found; apt-get install postgresql-15, or set PG15_BIN to the folder of initdb"
         );
     };
     let Some(list) = list else {
-        let newest = installed
-            .iter()
-            .filter(|postgres| postgres.major == 18 && first.major != 18);
-        return Ok([Kind::Native, Kind::Everywrite]
+        let newest = if first.major == 18 { None } else { find(18) };
+        let both = [(Kind::Native, first.clone()), (Kind::Everywrite, first)];
+        let systems = both
             .into_iter()
-            .map(|kind| SystemPlan {
-                kind,
-                postgres: first.clone(),
-            })
-            .chain(newest.map(|postgres| SystemPlan {
-                kind: Kind::Native,
-                postgres: postgres.clone(),
-            }))
+            .chain(newest.map(|postgres| (Kind::Native, postgres)));
+        return Ok(systems
+            .map(|(kind, postgres)| SystemPlan { kind, postgres })
             .collect());
     };
     list.split(',')
-        .map(|name| {
-            let name = name.trim();
-            let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
-            let kind = match letters {
-                "native" => Kind::Native,
-                "everywrite" => Kind::Everywrite,
-                _ => bail!("unknown system {name}: expected native or everywrite, with or without a server version"),
-            };
-            let version = name.get(letters.len()..).unwrap_or_default();
-            let found = if version.is_empty() {
-                Some(first)
-            } else {
-                installed.iter().find(|postgres| postgres.major.to_string() == version)
-            };
-            let postgres = found
-                .with_context(|| format!("{name}: no PostgreSQL {version} found; set PG{version}_BIN to the folder of its initdb"))?;
-            Ok(SystemPlan { kind, postgres: postgres.clone() })
-        })
+        .map(|name| system(name.trim(), &first, &find))
         .collect()
 }
 
-/// One pgbench for all systems: the first one found.
-fn pgbench(installed: &[Postgres]) -> Result<PathBuf> {
+fn system(
+    name: &str,
+    first: &Postgres,
+    find: impl Fn(u32) -> Option<Postgres>,
+) -> Result<SystemPlan> {
+    let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let kind = match letters {
+        "native" => Kind::Native,
+        "everywrite" => Kind::Everywrite,
+        _ => bail!(
+            "unknown system {name}: expected native or everywrite, with or without a server version"
+        ),
+    };
+    let version = name.get(letters.len()..).unwrap_or_default();
+    let postgres = match version.parse() {
+        Err(_) => first.clone(),
+        Ok(major) => find(major).with_context(|| {
+            format!("{name}: no PostgreSQL {version} found; set PG{version}_BIN to the folder of its initdb")
+        })?,
+    };
+    Ok(SystemPlan { kind, postgres })
+}
+
+/// One pgbench for all systems: the one that comes with the first server that has one.
+fn pgbench(systems: &[SystemPlan]) -> Result<PathBuf> {
+    let debian = find(15).map(|postgres| postgres.bin);
+    let folders = systems
+        .iter()
+        .map(|system| system.postgres.bin.clone())
+        .chain(debian);
     variable("PGBENCH")
         .map(PathBuf::from)
         .into_iter()
-        .chain(
-            installed
-                .iter()
-                .map(|postgres| postgres.bin.join("pgbench")),
-        )
+        .chain(folders.map(|bin| bin.join("pgbench")))
         .find(|program| program.exists())
         .context(
             "no pgbench found; it comes with Debian's postgresql-15, or set PGBENCH to its path",
@@ -305,40 +258,35 @@ fn everywrite(given: Option<PathBuf>) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn found() -> Vec<Postgres> {
-        [15, 18]
-            .map(|major| Postgres {
-                major,
-                bin: PathBuf::new(),
-            })
-            .to_vec()
+    fn found(major: u32) -> Option<Postgres> {
+        [15, 18].contains(&major).then(|| Postgres {
+            major,
+            bin: PathBuf::new(),
+        })
+    }
+
+    fn names(list: Option<&str>, find: impl Fn(u32) -> Option<Postgres>) -> Result<Vec<String>> {
+        Ok(systems(list, find)?.iter().map(SystemPlan::name).collect())
     }
 
     #[test]
     fn the_default_is_native_and_everywrite_on_the_oldest_and_native_on_18() {
-        let names: Vec<_> = systems(None, &found())
-            .unwrap()
-            .iter()
-            .map(SystemPlan::name)
-            .collect();
-        assert_eq!(names, ["native15", "everywrite15", "native18"]);
-        let names: Vec<_> = systems(None, &found()[..1])
-            .unwrap()
-            .iter()
-            .map(SystemPlan::name)
-            .collect();
-        assert_eq!(names, ["native15", "everywrite15"]);
+        assert_eq!(
+            names(None, found).unwrap(),
+            ["native15", "everywrite15", "native18"]
+        );
+        let only_15 = |major| found(major).filter(|postgres| postgres.major == 15);
+        assert_eq!(names(None, only_15).unwrap(), ["native15", "everywrite15"]);
+        assert!(names(None, |_| None).is_err());
     }
 
     #[test]
     fn named_systems_need_their_server() {
-        let names: Vec<_> = systems(Some("everywrite18, native"), &found())
-            .unwrap()
-            .iter()
-            .map(SystemPlan::name)
-            .collect();
-        assert_eq!(names, ["everywrite18", "native15"]);
-        assert!(systems(Some("native17"), &found()).is_err());
-        assert!(systems(Some("other"), &found()).is_err());
+        assert_eq!(
+            names(Some("everywrite18, native"), found).unwrap(),
+            ["everywrite18", "native15"]
+        );
+        assert!(names(Some("native17"), found).is_err());
+        assert!(names(Some("other"), found).is_err());
     }
 }

@@ -71,7 +71,8 @@ pub(crate) struct Verdict {
     pub(crate) detail: String,
     /// The figure that meets the target, for the chart.
     pub(crate) needed: Option<f64>,
-    /// Which figure of the records it is about.
+    /// Which scenario and which figure of the records it is about.
+    pub(crate) scenario: String,
     pub(crate) figure: String,
     /// What the line shows in front of the target.
     #[serde(skip)]
@@ -224,6 +225,7 @@ pub(crate) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
             ok: false,
             detail: String::new(),
             needed: None,
+            scenario: row.name.clone(),
             figure: target.figure.into(),
             shown: "- x".into(),
         };
@@ -286,6 +288,7 @@ fn held(row: &Row, ours: &Cell) -> Verdict {
             format!("WAL held on A; native holds {} MB", figure(native))
         }),
         needed: Some(HELD_MB_MAX),
+        scenario: row.name.clone(),
         figure: "held_mb".into(),
         shown: value.map_or_else(|| "- MB".into(), |value| format!("{} MB", figure(value))),
     }
@@ -314,6 +317,7 @@ fn memory(rows: &[Row]) -> Option<Verdict> {
         ok: share < 1.0,
         detail: format!("greatest memory peak: {site}'s daemon of {system} in {scenario}"),
         needed: None,
+        scenario: scenario.clone(),
         figure: "daemon_peak_bytes".into(),
         shown: format!("{:.0} MiB", bytes as f64 / 1048576.0),
     })
@@ -325,7 +329,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
     for row in rows {
         let _ = writeln!(out, "\n{}  {}", row.name, row.title);
         for (name, unit, _) in row.scenario.map_or(&[][..], Scenario::figures) {
-            let base = row.systems.first().and_then(|cell| cell.median(name));
+            let base = base(rows, row).and_then(|cell| cell.median(name));
             for cell in &row.systems {
                 let Some(spread) = cell.figures.get(*name) else {
                     continue;
@@ -352,6 +356,13 @@ pub(crate) fn text(rows: &[Row]) -> String {
         bill(&mut out, row);
     }
     out
+}
+
+/// What the ratios in the table are to: the first system of the scenario, for both ways of catching up.
+fn base<'a>(rows: &'a [Row], row: &'a Row) -> Option<&'a Cell> {
+    let plain = row.name.split('/').next().unwrap_or_default();
+    let main = rows.iter().find(|row| row.name == plain).unwrap_or(row);
+    main.systems.first()
 }
 
 fn notes(cell: &Cell) -> String {
