@@ -8,9 +8,9 @@ use super::statistics::{Spread, figure};
 use super::summary::{Cell, Row, Verdict};
 
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 165.0;
 /// The bars' width; figures stand to their right.
-const BARS: f64 = 500.0;
+const BARS: f64 = 490.0;
 const BAR: f64 = 18.0;
 const STEP: f64 = 24.0;
 
