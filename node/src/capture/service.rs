@@ -18,7 +18,7 @@ use crate::pg::replication::{self, Event, Feedback};
 use crate::settle::Ledger;
 
 /// The slot and the publication are named so.
-pub const NAME: &str = "everywrite";
+pub(super) const NAME: &str = "everywrite";
 /// Frames are handed to the journal at the latest at this size while more keeps coming.
 const FRAMES_BYTES: usize = 1 << 20;
 /// How often the server hears from us when nothing changes: well below `wal_sender_timeout`, 60 s.
@@ -92,7 +92,7 @@ impl Capture {
         let mut pause = BACKOFF.0;
         let mut told = String::new();
         while !shutdown.is_cancelled() {
-            *self.progress.state.lock() = ("connecting", self.progress.state.lock().1.clone());
+            self.progress.state.lock().0 = "connecting";
             let outcome = tokio::select! {
                 () = shutdown.cancelled() => return,
                 outcome = self.stream(&mut assembler, &mut pause) => outcome,

@@ -18,7 +18,7 @@ use crate::settle::Intent;
 
 /// A row's key: its hash, and an image that has its key cells.
 #[derive(Clone, Debug)]
-pub struct RowKey {
+pub(super) struct RowKey {
     /// The hash that the index knows.
     pub hash: KeyHash,
     /// A row with the key's cells.
@@ -41,7 +41,7 @@ impl Hash for RowKey {
 
 /// One net change of one key, and what the index said before it was announced.
 #[derive(Clone, Debug)]
-pub struct Slot {
+pub(super) struct Slot {
     /// The key and what is left of the group's changes of it.
     pub folded: Folded<RowKey, Image>,
     /// What the index said before.
@@ -50,24 +50,24 @@ pub struct Slot {
 
 impl Slot {
     /// The hash of its key.
-    pub fn hash(&self) -> KeyHash {
+    pub(super) fn hash(&self) -> KeyHash {
         self.folded.key.hash
     }
 
     /// The last writer's version.
-    pub fn version(&self) -> Version {
+    pub(super) fn version(&self) -> Version {
         self.folded.last.version
     }
 
     /// The row to write, if there is one.
-    pub fn image(&self) -> Option<&Image> {
+    pub(super) fn image(&self) -> Option<&Image> {
         self.folded.net.row()
     }
 }
 
 /// All changes of one table in a batch.
 #[derive(Debug)]
-pub struct TableBatch {
+pub(super) struct TableBatch {
     /// The table.
     pub mapping: Arc<Mapping>,
     fold: Fold<RowKey, Image>,
@@ -79,7 +79,7 @@ pub struct TableBatch {
 
 /// Transactions of one origin that are applied together.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch {
     /// Whose.
     pub origin: NodeId,
     /// The transactions, in order.
@@ -99,7 +99,7 @@ pub struct Batch {
 
 impl Batch {
     /// Nothing yet.
-    pub fn new(origin: NodeId) -> Self {
+    pub(super) fn new(origin: NodeId) -> Self {
         Batch {
             origin,
             transactions: Vec::new(),
@@ -113,17 +113,17 @@ impl Batch {
     }
 
     /// Whether no transaction is in it.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.transactions.is_empty()
     }
 
     /// The last transaction's position.
-    pub fn last(&self) -> Lsn {
+    pub(super) fn last(&self) -> Lsn {
         self.transactions.last().map_or(Lsn::ZERO, |h| h.position)
     }
 
     /// The newest stamp.
-    pub fn newest(&self) -> Stamp {
+    pub(super) fn newest(&self) -> Stamp {
         self.transactions
             .iter()
             .map(|h| h.stamp)
@@ -132,7 +132,7 @@ impl Batch {
     }
 
     /// Begins a transaction; its changes follow.
-    pub fn begin(&mut self, header: Header) {
+    pub(super) fn begin(&mut self, header: Header) {
         self.transactions.push(header);
     }
 
@@ -152,7 +152,7 @@ impl Batch {
     }
 
     /// Takes one change of the transaction that began last. TRUNCATE and messages are not for here.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         shape: u32,
         mapping: &Arc<Mapping>,
@@ -231,7 +231,7 @@ impl Batch {
     }
 
     /// No more changes: what is left of them stands in each table's `slots` afterwards.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         for table in &mut self.tables {
             let fold = std::mem::take(&mut table.fold);
             table.slots = fold
@@ -247,7 +247,7 @@ impl Batch {
 
     /// Takes a delete that travelled here, as one of the transaction that began last. Such a
     /// transaction stays alone and is decided with care.
-    pub fn push_travelled(
+    pub(super) fn push_travelled(
         &mut self,
         shape: u32,
         mapping: &Arc<Mapping>,
@@ -283,7 +283,7 @@ impl Batch {
     }
 
     /// The position of a slot's last writer.
-    pub fn position(&self, slot: &Slot) -> Position {
+    pub(super) fn position(&self, slot: &Slot) -> Position {
         let lsn = self
             .header(slot.folded.last)
             .map_or(Lsn::ZERO, |h| h.position);
@@ -294,13 +294,13 @@ impl Batch {
     }
 
     /// The header of the transaction that made a change.
-    pub fn header(&self, writer: Writer) -> Option<&Header> {
+    pub(super) fn header(&self, writer: Writer) -> Option<&Header> {
         self.transactions
             .get(usize::try_from(writer.transaction).ok()?)
     }
 
     /// Whether that transaction had seen what stands at `position`.
-    pub fn covers(&self, writer: Writer, position: Position) -> bool {
+    pub(super) fn covers(&self, writer: Writer, position: Position) -> bool {
         let Some(header) = self.header(writer) else {
             return false;
         };
@@ -312,7 +312,7 @@ impl Batch {
     }
 
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
-    pub fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
+    pub(super) fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
         let slots = self.tables.iter().flat_map(|t| {
             t.slots
                 .iter()
@@ -331,7 +331,7 @@ impl Batch {
     }
 
     /// Every slot.
-    pub fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> + '_ {
+    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> + '_ {
         self.tables.iter_mut().flat_map(|t| t.slots.iter_mut())
     }
 }

@@ -55,7 +55,7 @@ pub struct Context {
 
 /// What a careful transaction has decided so far; to be undone if it is rolled back.
 #[derive(Default)]
-pub struct Decided {
+pub(super) struct Decided {
     /// Index entries of lost rows.
     undo: Vec<Undo>,
     /// (table, key, version) whose entries land with the transaction.
@@ -68,7 +68,7 @@ pub struct Decided {
 
 impl Decided {
     /// The transaction was rolled back.
-    pub fn undo(self, ledger: &Ledger) {
+    pub(super) fn undo(self, ledger: &Ledger) {
         ledger.with_index(|index| self.undo.into_iter().rev().for_each(|u| index.undo(u)));
     }
 }
@@ -87,7 +87,7 @@ struct Case<'a> {
 
 /// Decides and writes one batch inside the transaction that is open. `decided` is filled as far
 /// as it gets, also when it fails.
-pub async fn write(
+pub(super) async fn write(
     ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
@@ -323,7 +323,7 @@ async fn second_unique(
                 (
                     Holder {
                         key,
-                        version: index.standing(relation, key),
+                        version: index.standing(relation, key, false),
                         index: at,
                         value,
                     },
@@ -331,7 +331,8 @@ async fn second_unique(
                 )
             })
             .collect();
-        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
+        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided() || e.in_flight())) {
+            // What another origin has on its way may be the row that stands here, or not yet.
             return None;
         }
         let entries: HashMap<KeyHash, Option<Entry>> =

@@ -38,7 +38,7 @@ pub struct Limits {
 
 /// What stands at the front of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Front {
+pub(super) enum Front {
     /// A transaction that a batch can take.
     Transaction,
     /// A transaction with a TRUNCATE, to be applied in steps.
@@ -48,7 +48,7 @@ pub enum Front {
 }
 
 /// Reads one origin's journal.
-pub struct Feed {
+pub(super) struct Feed {
     me: NodeId,
     origin: NodeId,
     names: Arc<HashMap<NodeId, String>>,
@@ -72,7 +72,7 @@ pub struct Feed {
 }
 
 /// What a feed is made of.
-pub struct Parts {
+pub(super) struct Parts {
     /// This node.
     pub me: NodeId,
     /// Whose journal it reads.
@@ -93,7 +93,7 @@ pub struct Parts {
 
 impl Feed {
     /// Reads behind `after`, the origin's progress at the local server.
-    pub fn new(parts: Parts, reader: Reader, after: Lsn) -> Self {
+    pub(super) fn new(parts: Parts, reader: Reader, after: Lsn) -> Self {
         Feed {
             me: parts.me,
             origin: parts.origin,
@@ -159,7 +159,7 @@ impl Feed {
     }
 
     /// The next frame of a large transaction.
-    pub async fn part(&mut self) -> Result<Frame, Error> {
+    pub(super) async fn part(&mut self) -> Result<Frame, Error> {
         self.peek().await?;
         self.front.take().ok_or(Error::Again)
     }
@@ -213,7 +213,7 @@ impl Feed {
     }
 
     /// Waits until the transaction at the front may be applied.
-    pub async fn ready(&mut self) -> Result<Front, Error> {
+    pub(super) async fn ready(&mut self) -> Result<Front, Error> {
         loop {
             self.peek().await?;
             if self.header().is_none() {
@@ -257,7 +257,7 @@ impl Feed {
 
     /// Takes the front as a transaction to be applied on its own: its header and changes (none
     /// yet for a large one).
-    pub fn take(&mut self) -> Option<(Header, Bytes)> {
+    pub(super) fn take(&mut self) -> Option<(Header, Bytes)> {
         match self.front.take() {
             Some(Frame::Transaction { header, changes }) => Some((header, changes)),
             Some(Frame::LargeBegin { header }) => Some((header, Bytes::new())),
@@ -266,13 +266,13 @@ impl Feed {
     }
 
     /// Whether a person wants that transaction left out.
-    pub fn skipped(&self, position: Lsn) -> bool {
+    pub(super) fn skipped(&self, position: Lsn) -> bool {
         self.control.skipped.lock().contains(&position)
     }
 
     /// Adds ready transactions to `batch` without waiting for more to come. True if the batch can
     /// take no more.
-    pub async fn grow(&mut self, batch: &mut Batch) -> Result<bool, Error> {
+    pub(super) async fn grow(&mut self, batch: &mut Batch) -> Result<bool, Error> {
         loop {
             let limit = if self.single {
                 1
@@ -318,7 +318,7 @@ impl Feed {
     }
 
     /// Puts changes into the batch's last transaction; their tables must be loaded.
-    pub fn push_all(&self, batch: &mut Batch, changes: &Bytes) -> Result<(), Error> {
+    pub(super) fn push_all(&self, batch: &mut Batch, changes: &Bytes) -> Result<(), Error> {
         for raw in Changes::new(changes.clone()) {
             self.push(batch, &raw?)?;
         }
@@ -326,7 +326,7 @@ impl Feed {
     }
 
     /// Puts one change into the batch's last transaction.
-    pub fn push(&self, batch: &mut Batch, raw: &Bytes) -> Result<(), Error> {
+    pub(super) fn push(&self, batch: &mut Batch, raw: &Bytes) -> Result<(), Error> {
         let message = decode(raw, false)?;
         let shape = match &message {
             Message::Insert { relation, .. }
@@ -355,7 +355,7 @@ impl Feed {
     }
 
     /// The tables that a TRUNCATE names.
-    pub async fn truncated(&mut self, raw: &Bytes) -> Result<Vec<Arc<Mapping>>, Error> {
+    pub(super) async fn truncated(&mut self, raw: &Bytes) -> Result<Vec<Arc<Mapping>>, Error> {
         let Message::Truncate { relations, .. } = decode(raw, false)? else {
             return Ok(Vec::new());
         };
@@ -373,7 +373,7 @@ impl Feed {
     }
 
     /// What the changes need.
-    pub fn look(&self, changes: &Bytes) -> Result<Look, Error> {
+    pub(super) fn look(&self, changes: &Bytes) -> Result<Look, Error> {
         let mut look = Look::default();
         let mut last = 0;
         for raw in Changes::new(changes.clone()) {
@@ -404,7 +404,7 @@ impl Feed {
     }
 
     /// Lays the shapes over the local tables, as far as that is not done yet.
-    pub async fn load(&mut self, look: &Look) -> Result<(), Error> {
+    pub(super) async fn load(&mut self, look: &Look) -> Result<(), Error> {
         for &shape in &look.shapes {
             if self.mappings.contains_key(&shape) {
                 continue;
@@ -461,14 +461,14 @@ impl Feed {
     }
 
     /// Everything up to `position` is applied.
-    pub fn applied(&mut self, position: Lsn) {
+    pub(super) fn applied(&mut self, position: Lsn) {
         self.after = self.after.max(position);
     }
 }
 
 /// What changes need before they can be put into a batch.
 #[derive(Debug, Default)]
-pub struct Look {
+pub(super) struct Look {
     /// Shapes of their tables.
     pub shapes: BTreeSet<u32>,
     /// There is a TRUNCATE among them.

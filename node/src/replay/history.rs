@@ -7,7 +7,7 @@ use crate::pg::pipeline::Bind;
 
 /// One decision. Both rows are read in the transaction that decides, before it writes.
 #[derive(Clone, Debug)]
-pub struct Entry<'a> {
+pub(super) struct Entry<'a> {
     /// What kind of conflict.
     pub kind: Kind,
     /// Whether the incoming change is applied.

@@ -149,6 +149,6 @@ impl Table {
 }
 
 /// An identifier, quoted for SQL.
-pub fn quote(name: &str) -> String {
+pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

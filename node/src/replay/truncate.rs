@@ -18,7 +18,7 @@ use crate::pg::pgoutput::Cell;
 
 /// Truncates the tables inside the open transaction: plainly where nothing newer is known,
 /// otherwise row by row.
-pub async fn write(
+pub(super) async fn write(
     ctx: &Context,
     writer: &mut Writer,
     tables: &[Arc<Mapping>],

@@ -18,7 +18,7 @@ const COPY_ROWS: usize = 24;
 
 /// How rows are protected from being written blindly over something newer.
 #[derive(Clone, Copy, Debug)]
-pub enum Guard {
+pub(super) enum Guard {
     /// Rows that a local transaction from this id on wrote are not touched.
     Horizon(u32),
     /// The rows are locked and decided.
@@ -26,14 +26,14 @@ pub enum Guard {
 }
 
 /// A replay session and the statements on their way to it.
-pub struct Writer {
+pub(super) struct Writer {
     session: Session,
     out: pipeline::Batch,
 }
 
 impl Writer {
     /// Takes over a session that is set up.
-    pub fn new(session: Session) -> Self {
+    pub(super) fn new(session: Session) -> Self {
         Writer {
             session,
             out: pipeline::Batch::new(),
@@ -41,22 +41,22 @@ impl Writer {
     }
 
     /// Sends what was written so far; [`receive`](Self::receive) gets the answer.
-    pub async fn send(&mut self) -> Result<(), Error> {
+    pub(super) async fn send(&mut self) -> Result<(), Error> {
         Ok(self.session.send(&mut self.out).await?)
     }
 
     /// The outcomes of what was sent.
-    pub async fn receive(&mut self) -> Result<Vec<Outcome>, Error> {
+    pub(super) async fn receive(&mut self) -> Result<Vec<Outcome>, Error> {
         self.session.receive().await.map_err(guard_failed)
     }
 
     /// Both.
-    pub async fn run(&mut self) -> Result<Vec<Outcome>, Error> {
+    pub(super) async fn run(&mut self) -> Result<Vec<Outcome>, Error> {
         self.session.run(&mut self.out).await.map_err(guard_failed)
     }
 
     /// Gives up an open transaction.
-    pub async fn rollback(&mut self) -> Result<(), Error> {
+    pub(super) async fn rollback(&mut self) -> Result<(), Error> {
         self.out.clear();
         if self.session.status() != pipeline::TransactionStatus::Idle {
             self.out.execute_sql("rollback");
@@ -66,17 +66,17 @@ impl Writer {
     }
 
     /// Forgets what was written and not sent.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.out.clear();
     }
 
     /// Plain SQL.
-    pub fn sql(&mut self, sql: &str) -> usize {
+    pub(super) fn sql(&mut self, sql: &str) -> usize {
         self.out.execute_sql(sql)
     }
 
     /// A prepared statement by name.
-    pub fn bind(&mut self, name: &str, sql: &str, types: &[u32]) -> Bind<'_> {
+    pub(super) fn bind(&mut self, name: &str, sql: &str, types: &[u32]) -> Bind<'_> {
         if !self.session.is_prepared(name) && !self.out.parses(name) {
             self.out.parse(name, sql, types);
         }
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// The origin's position and time for this transaction (I1).
-    pub fn origin(&mut self, position: Lsn, stamp: Stamp) {
+    pub(super) fn origin(&mut self, position: Lsn, stamp: Stamp) {
         self.bind(
             "xact_setup",
             "select pg_catalog.pg_replication_origin_xact_setup($1, $2)",
@@ -105,13 +105,13 @@ impl Writer {
     }
 
     /// Gives the transaction an id, so that an empty group moves the origin's progress too.
-    pub fn force_xid(&mut self) {
+    pub(super) fn force_xid(&mut self) {
         self.bind("force_xid", "select pg_catalog.pg_current_xact_id()", &[])
             .execute();
     }
 
     /// The last statement of a group: the WAL position before its commit. Its place among the outcomes.
-    pub fn wal_position(&mut self) -> usize {
+    pub(super) fn wal_position(&mut self) -> usize {
         self.bind(
             "wal_position",
             "select pg_catalog.pg_current_wal_insert_lsn()",
@@ -122,7 +122,7 @@ impl Writer {
 
     /// Writes net changes of one table: deletes, then updates, then inserts, so that what a row
     /// gives up is free before another takes it.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         mapping: &Mapping,
         deletes: &[&RowKey],
@@ -136,7 +136,7 @@ impl Writer {
     }
 
     /// All of a table's net changes as the fast path writes them.
-    pub fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
+    pub(super) fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
         use everywrite_conflict::Net;
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
         for slot in &table.slots {
@@ -233,7 +233,7 @@ impl Writer {
 
     /// Locks rows by key. Returns how many outcomes follow: one for a set (rows of ord, recent),
     /// else one a row (no row, or one of 1, recent).
-    pub fn lock(&mut self, mapping: &Mapping, rows: &[&Image], horizon: u32) -> Locks {
+    pub(super) fn lock(&mut self, mapping: &Mapping, rows: &[&Image], horizon: u32) -> Locks {
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.has_text()) {
             let arrays = Arrays::of(mapping, &key, rows);
@@ -255,7 +255,7 @@ impl Writer {
     }
 
     /// Reads columns of one row by key.
-    pub fn read(&mut self, mapping: &Mapping, key_row: &Image, columns: &[usize]) -> usize {
+    pub(super) fn read(&mut self, mapping: &Mapping, key_row: &Image, columns: &[usize]) -> usize {
         let key: Vec<usize> = mapping.key_cells().collect();
         let cells: Vec<Cell<'_>> = key_row.tuple().iter().collect();
         let bind = self.statement(mapping, &Statement::Read(columns.to_vec()));
@@ -263,7 +263,7 @@ impl Writer {
     }
 
     /// Finds and locks the rows that hold a row's values of a unique index.
-    pub fn holders(&mut self, mapping: &Mapping, row: &Image, index: usize, horizon: u32) -> usize {
+    pub(super) fn holders(&mut self, mapping: &Mapping, row: &Image, index: usize, horizon: u32) -> usize {
         let all: Vec<usize> = (0..mapping.columns.len()).collect();
         let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
         let bind = self.statement(mapping, &Statement::Holders(index));
@@ -275,7 +275,7 @@ impl Writer {
     }
 
     /// Writes one entry of the conflict history.
-    pub fn history(&mut self, mapping: &Mapping, entry: &super::history::Entry<'_>) {
+    pub(super) fn history(&mut self, mapping: &Mapping, entry: &super::history::Entry<'_>) {
         let missing = entry.row.map_or_else(Vec::new, Image::missing);
         let statement = Statement::History {
             delete: entry.row.is_none(),
@@ -300,7 +300,7 @@ impl Writer {
 
 /// Where the answers about locked rows are among the outcomes.
 #[derive(Clone, Copy, Debug)]
-pub enum Locks {
+pub(super) enum Locks {
     /// One outcome with a row for each row found.
     Set(usize),
     /// An outcome for each row, from this one on.
@@ -310,7 +310,7 @@ pub enum Locks {
 impl Locks {
     /// For each of `count` rows: `None` if it is not there, else whether something local that may
     /// not be captured yet wrote it.
-    pub fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
+    pub(super) fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
         let recent = |row: &[Option<Bytes>]| {
             row.get(1)
                 .and_then(|c| c.as_ref())

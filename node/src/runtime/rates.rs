@@ -10,13 +10,13 @@ const WINDOW: Duration = Duration::from_secs(3);
 
 /// Remembers counters at intervals.
 #[derive(Debug, Default)]
-pub struct Rates {
+pub(super) struct Rates {
     seen: Mutex<HashMap<String, Vec<(Instant, u64)>>>,
 }
 
 impl Rates {
     /// The rate of the counter `name`, which stands at `count` now, a second.
-    pub fn of(&self, name: &str, count: u64, now: Instant) -> f64 {
+    pub(super) fn of(&self, name: &str, count: u64, now: Instant) -> f64 {
         let mut seen = self.seen.lock();
         let points = seen.entry(name.to_owned()).or_default();
         points.push((now, count));
