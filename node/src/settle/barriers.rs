@@ -21,6 +21,8 @@ pub struct Barriers {
     horizon: Arc<AtomicU32>,
 }
 
+/// A barrier that was not met for so long is followed by another.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Requests that may wait: each is a session or the steward, so they are few.
 const QUEUE: usize = 256;
 
@@ -133,18 +135,17 @@ impl Setter {
             .unwrap_or(u64::MAX)
             .max(self.last + 1);
         self.last = token;
-        let content = WalMessage::Barrier(token).encode().unwrap_or_default();
         let mut captured = self.ledger.watch_captured();
-        client
-            .execute(
-                "select pg_logical_emit_message(true, 'everywrite', $1::bytea)",
-                &[&content.as_ref()],
-            )
-            .await?;
-        // Capture may be reconnecting: the barrier is in the WAL and will come.
-        while captured.borrow_and_update().barrier < token {
-            if captured.changed().await.is_err() {
-                return Ok(());
+        loop {
+            let content = WalMessage::Barrier(self.last).encode().unwrap_or_default();
+            client
+                .execute("select pg_logical_emit_message(true, 'everywrite', $1::bytea)", &[&content.as_ref()])
+                .await?;
+            // One that was written before the slot was made never comes; any later one will do.
+            let passed = tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
+            match passed {
+                Ok(_) => break,
+                Err(_) => self.last += 1,
             }
         }
         self.horizon.store(oldest, Ordering::Release);
