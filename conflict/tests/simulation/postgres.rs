@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use everywrite_conflict::{Lsn, Stamp, Vector, Version};
 
 use crate::data::{Key, Op, Row, TABLES, Toast};
+use crate::replay::Ahead;
 use crate::rnd::Rnd;
 
 /// A row in the table.
@@ -26,6 +27,8 @@ pub struct State {
     /// Of the replication origins.
     pub progress: Vector,
     pub outbox: BTreeMap<u64, (Key, Version)>,
+    /// Versions whose transactions are still to come.
+    pub ahead: Vec<Ahead>,
 }
 
 /// A commit of a session without origin.

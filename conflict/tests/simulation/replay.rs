@@ -27,12 +27,39 @@ pub struct Flight {
 /// A committed group whose answer has not been read yet.
 pub struct Landing {
     pub flight: Flight,
-    pub lost: Vec<(Key, Version)>,
+    pub done: Done,
     pub at: Lsn,
 }
 
-/// The value that a site's table has now, for who asks for a row's omitted value.
-pub type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<u64>;
+/// What a group does to the table.
+#[derive(Default)]
+pub struct Done {
+    pub rows: Rows,
+    pub lost: Vec<(Key, Version)>,
+    pub ahead: Vec<Ahead>,
+}
+
+/// A version that came by itself, before the transaction that carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    pub key: Key,
+    pub version: Version,
+    pub source: Position,
+    /// The whole row; `None`: deleted.
+    pub row: Option<Stored>,
+}
+
+/// What a site says of a row when it is asked.
+pub struct Answer {
+    pub version: Version,
+    pub source: Position,
+    pub row: Option<Stored>,
+}
+
+/// Asks a site for a row; nothing if it cannot tell yet.
+pub type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<Answer>;
+
+type Whole = (Key, Version, Option<Stored>);
 
 type Rows = BTreeMap<Key, Stored>;
 
@@ -212,11 +239,14 @@ impl Site {
         let done = match fast.then(|| self.fast(&flight)).flatten() {
             Some(rows) => {
                 self.paths.fast += 1;
-                Some((rows, Vec::new()))
+                Some(Done {
+                    rows,
+                    ..Done::default()
+                })
             }
             None => self.careful(&flight, fetch, rollback)?,
         };
-        let Some((rows, lost)) = done else {
+        let Some(done) = done else {
             self.paths.undone += 1;
             self.daemon
                 .flights
@@ -227,20 +257,26 @@ impl Site {
         };
         let position = flight.group.last().map_or(Lsn::ZERO, |t| t.position);
         tell!(
-            "  site {} applies {origin} up to {position}: lost {lost:?}, rows {rows:?}",
-            self.me.0 - 1
+            "  site {} applies {origin} up to {position}: lost {:?}, ahead {:?}",
+            self.me.0 - 1,
+            done.lost,
+            done.ahead
         );
-        self.server.now.rows = rows;
+        self.server.now.rows = done.rows.clone();
         self.server.now.progress.set(origin, position);
         if self.rules.has(Rule::Travel) {
-            for lost in &lost {
+            for lost in &done.lost {
                 let id = self.server.next_outbox;
                 self.server.next_outbox += 1;
                 self.server.now.outbox.insert(id, *lost);
             }
         }
+        let now = &mut self.server.now;
+        now.ahead.extend(done.ahead.iter().copied());
+        let progress = now.progress.clone();
+        now.ahead.retain(|a| !progress.covers(a.source));
         let at = self.server.commit_replayed();
-        self.daemon.landings.push_back(Landing { flight, lost, at });
+        self.daemon.landings.push_back(Landing { flight, done, at });
         Ok(true)
     }
 
@@ -281,14 +317,13 @@ impl Site {
     }
 
     /// With the rows locked: wait until capture is durably past the local WAL, then the index
-    /// decides alone.
-    #[allow(clippy::type_complexity)]
+    /// decides alone. Nothing comes back if the group has to be tried again.
     fn careful(
         &mut self,
         flight: &Flight,
         fetch: Fetch,
         rollback: bool,
-    ) -> Result<Option<(Rows, Vec<(Key, Version)>)>, String> {
+    ) -> Result<Option<Done>, String> {
         self.capture_all();
         self.paths.careful += 1;
         let winners = self.winners(flight)?;
@@ -299,39 +334,45 @@ impl Site {
                 k % TABLES != table || index.survives_truncate(data::hash(*k), version)
             });
         }
-        let full: Vec<(Key, Version, Option<Stored>)> = winners
-            .iter()
-            .map(|f| {
-                (
-                    f.key,
-                    f.last.version,
-                    self.complete(flight, f, &winners, &rows, fetch),
-                )
-            })
-            .collect();
-        let mut lost: Vec<(Key, Version)> = Vec::new();
-        let sets: Vec<Vec<(Key, Version, Option<Stored>)>> = if self.rules.has(Rule::Set) {
-            vec![full]
-        } else {
-            full.into_iter().map(|f| vec![f]).collect()
+        let mut done = Done::default();
+        let mut whole: Vec<Whole> = Vec::new();
+        for folded in &winners {
+            let Some(row) = self.complete(flight, folded, &winners, &rows, fetch, &mut done) else {
+                return Ok(None);
+            };
+            whole.push(row);
+        }
+        let sets: Vec<Vec<Whole>> = match self.rules.has(Rule::Set) {
+            true => vec![whole],
+            false => whole.into_iter().map(|f| vec![f]).collect(),
         };
         for set in sets {
             for (key, ..) in &set {
                 rows.remove(key);
             }
-            self.place(set, &mut rows, &mut lost);
+            self.place(set, &mut rows, &mut done.lost);
         }
+        // What came ahead takes nothing from anybody: its own transaction will.
+        for Ahead { key, row, .. } in &done.ahead {
+            if let Some(row) = row
+                && !rows.iter().any(|(k, r)| same_value(*k, r, *key, row))
+            {
+                rows.insert(*key, *row);
+            }
+        }
+        done.rows = rows;
         let mut undo = Vec::new();
-        for &(key, version) in &lost {
-            undo.push(
-                self.daemon
-                    .index
-                    .lose(data::relation(key), data::hash(key), version),
-            );
+        for &(key, version) in &done.lost {
+            let (relation, hash) = (data::relation(key), data::hash(key));
+            undo.push(self.daemon.index.lose(relation, hash, version));
         }
         if !rollback {
-            self.paths.lost += lost.len();
-            return Ok(Some((rows, lost)));
+            self.paths.lost += done.lost.len();
+            self.paths.ahead += done.ahead.len();
+            for ahead in &done.ahead {
+                self.announce_ahead(ahead, Lsn::MAX);
+            }
+            return Ok(Some(done));
         }
         while let Some(undo) = undo.pop() {
             if self.rules.has(Rule::Undo) {
@@ -339,6 +380,27 @@ impl Site {
             }
         }
         Ok(None)
+    }
+
+    /// A version that was fetched comes before its transaction.
+    pub fn announce_ahead(&mut self, ahead: &Ahead, local_lsn: Lsn) {
+        let &Ahead {
+            key,
+            version,
+            source,
+            row,
+        } = ahead;
+        let deleted = row.is_none();
+        self.daemon.clock.saw(version.stamp);
+        let entry = Entry {
+            version,
+            source: Some(source),
+            deleted,
+            local_lsn,
+        };
+        self.daemon
+            .index
+            .announce(data::relation(key), data::hash(key), entry);
     }
 
     fn winners(&mut self, flight: &Flight) -> Result<Vec<Folded<Key, Row>>, String> {
@@ -404,7 +466,8 @@ impl Site {
     }
 
     /// The whole row. What its image omits is in the row of before, if that is what its writer
-    /// had before it; otherwise the origin has it.
+    /// had before it. Otherwise the origin has it, maybe already as a newer version: then that
+    /// version is taken whole.
     fn complete(
         &mut self,
         flight: &Flight,
@@ -412,35 +475,90 @@ impl Site {
         winners: &[Folded<Key, Row>],
         rows: &Rows,
         fetch: Fetch,
-    ) -> Option<Stored> {
-        let row = folded.net.row()?;
+        done: &mut Done,
+    ) -> Option<Whole> {
+        let (key, version) = (folded.key, folded.last.version);
+        let Some(row) = folded.net.row() else {
+            return Some((key, version, None));
+        };
         if row.complete() {
-            return stored(row, folded.last.version, None);
+            return Some((key, version, stored(row, version, None)));
         }
-        let base = folded.moved_from.unwrap_or(folded.key);
-        let before = flight.before.get(&base).copied().flatten();
-        let seen = before.is_none_or(|e| {
-            e.source
-                .is_some_and(|s| flight.covers(folded.first.transaction, s))
-        });
+        let here = |key: Key| rows.get(&key).map(|r| r.toast);
+        let before = |key: Key| flight.before.get(&key).copied().flatten();
+        // It came ahead of its transaction, and is here whole if nobody was in its way.
+        let came = before(key).is_some_and(|e| e.version == version) && self.rules.has(Rule::Ahead);
+        if let Some(toast) = here(key).filter(|_| came) {
+            return Some((key, version, stored(row, version, Some(toast))));
+        }
+        let base = folded.moved_from.unwrap_or(key);
+        let covered = |s| flight.covers(folded.first.transaction, s);
+        let seen = before(base).is_none_or(|e| e.source.is_some_and(covered));
         let undisturbed = winners.iter().any(|w| w.key == base);
-        let local = rows.get(&base).map(|r| r.toast);
         let known = row.toast == Toast::Unchanged || !self.rules.has(Rule::Base);
-        match local.filter(|_| seen && undisturbed && known) {
-            Some(toast) => stored(row, folded.last.version, Some(toast)),
-            None => {
-                self.paths.fetched += 1;
-                stored(row, folded.last.version, fetch(flight.origin, folded.key))
-            }
+        if let Some(toast) = here(base).filter(|_| seen && undisturbed && known && !came) {
+            return Some((key, version, stored(row, version, Some(toast))));
         }
+        self.paths.fetched += 1;
+        let answer = fetch(flight.origin, key)?;
+        if !self.rules.has(Rule::Ahead) {
+            let toast = answer.row.map(|r| r.toast);
+            return Some((key, version, stored(row, version, toast)));
+        }
+        let row = answer.row.map(|r| Stored {
+            local: None,
+            writer: None,
+            ..r
+        });
+        if answer.version > version {
+            let (version, source) = (answer.version, answer.source);
+            done.ahead.push(Ahead {
+                key,
+                version,
+                source,
+                row,
+            });
+            return Some((key, version, None));
+        }
+        let row = row.map(|r| Stored {
+            writer: Some(version),
+            ..r
+        });
+        Some((key, version, row))
     }
 
-    fn place(
-        &mut self,
-        set: Vec<(Key, Version, Option<Stored>)>,
-        rows: &mut Rows,
-        lost: &mut Vec<(Key, Version)>,
-    ) {
+    /// What another site is told of a row: a version with the row that is exactly it.
+    pub fn answer(&mut self, key: Key) -> Option<Answer> {
+        self.capture(usize::MAX);
+        self.fsync();
+        let mut entry = self
+            .daemon
+            .index
+            .get(data::relation(key), data::hash(key))?;
+        let row = self.server.now.rows.get(&key).copied();
+        // What is sent but not committed is not the row yet.
+        for flight in self.daemon.flights.values().flat_map(|f| f.iter().rev()) {
+            let sent = flight
+                .folded
+                .iter()
+                .find(|f| f.key == key)
+                .map(|f| f.last.version);
+            if sent == Some(entry.version) {
+                entry = flight.before.get(&key).copied().flatten()?;
+            }
+        }
+        let row = row.filter(|_| !entry.deleted);
+        if row.is_none() && !entry.deleted {
+            return None;
+        }
+        Some(Answer {
+            version: entry.version,
+            source: entry.source?,
+            row,
+        })
+    }
+
+    fn place(&mut self, set: Vec<Whole>, rows: &mut Rows, lost: &mut Vec<(Key, Version)>) {
         let gone =
             |key: Key, version: Version| lost.iter().any(|(k, v)| *k == key && *v >= version);
         let set: Vec<_> = set
@@ -457,13 +575,15 @@ impl Site {
             version: *version,
             values: vec![value(*key, row)],
         });
+        let applied = self.applied_with_own();
         let holders = rows.iter().filter_map(|(key, row)| {
             let (relation, hash) = (data::relation(*key), data::hash(*key));
-            let entry = self.daemon.index.get(relation, hash);
-            let flown = entry.is_some_and(|e| row.writer == Some(e.version));
+            let here = |e: &Entry| {
+                row.writer == Some(e.version) || e.source.is_some_and(|s| applied.covers(s))
+            };
             Some(Holder {
                 key: hash,
-                version: self.daemon.index.standing(relation, hash, flown),
+                version: self.daemon.index.standing(relation, hash, here),
                 index: 0,
                 value: value(*key, row)?,
             })
@@ -488,11 +608,12 @@ impl Site {
 
     /// Reads the answer of the oldest committed group.
     pub fn land(&mut self) -> bool {
-        let Some(Landing { flight, lost, at }) = self.daemon.landings.pop_front() else {
+        let Some(Landing { flight, done, at }) = self.daemon.landings.pop_front() else {
             return false;
         };
         let written = flight.folded.iter().map(|f| (f.key, f.last.version));
-        for (key, version) in written.chain(lost) {
+        let ahead = done.ahead.iter().map(|a| (a.key, a.version));
+        for (key, version) in written.chain(done.lost.iter().copied()).chain(ahead) {
             let (relation, hash) = (data::relation(key), data::hash(key));
             let overtaken = self.daemon.index.landed(relation, hash, version, at);
             tell!(

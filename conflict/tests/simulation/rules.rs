@@ -31,12 +31,16 @@ pub enum Rule {
     Split,
     /// An outbox row stays until the journal has its delete.
     Keep,
+    /// A fetched row that is newer than the transaction that needs it is taken as that version.
+    Ahead,
+    /// What came ahead of its transaction is remembered over a restart.
+    KeepAhead,
     /// After a restart the clock is set above all that the journals have.
     Restore,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 15] = [
+    pub const ALL: [Rule; 17] = [
         Rule::Hybrid,
         Rule::Travel,
         Rule::Set,
@@ -51,6 +55,8 @@ impl Rule {
         Rule::AtCapture,
         Rule::Split,
         Rule::Keep,
+        Rule::Ahead,
+        Rule::KeepAhead,
         Rule::Restore,
     ];
 }

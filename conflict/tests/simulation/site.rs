@@ -55,6 +55,7 @@ pub struct Paths {
     pub careful: usize,
     pub repaired: usize,
     pub fetched: usize,
+    pub ahead: usize,
     pub unknown_base: usize,
     pub lost: usize,
     pub travelled: usize,
@@ -165,7 +166,8 @@ impl Site {
     }
 
     /// A row whose update omits a value was not written upon what the vector claims if the index
-    /// names a write that is in flight, or landed behind this commit.
+    /// names a write that is in flight, or landed behind this commit, or that the vector does not
+    /// tell of.
     fn with_known_bases(&mut self, ops: &[Op], end: Lsn) -> Vec<Op> {
         let mut ops = ops.to_vec();
         for op in &mut ops {
@@ -175,8 +177,10 @@ impl Site {
                 _ => continue,
             };
             let entry = self.daemon.index.get(data::relation(key), data::hash(key));
-            let unseen =
-                entry.is_some_and(|e| e.local_lsn >= end) || self.daemon.tail_applied >= end;
+            let claims = &self.daemon.claims;
+            let told = |p: Position| p.origin == self.me || claims.covers(p);
+            let unseen = entry.is_some_and(|e| e.local_lsn >= end || !e.source.is_some_and(told));
+            let unseen = unseen || self.daemon.tail_applied >= end;
             if unseen && row.toast == Toast::Unchanged && self.rules.has(Rule::Base) {
                 row.toast = Toast::UnknownBase;
                 self.paths.unknown_base += 1;
@@ -319,7 +323,7 @@ impl Site {
         }
     }
 
-    fn applied_with_own(&self) -> Vector {
+    pub fn applied_with_own(&self) -> Vector {
         let mut applied = self.daemon.applied.clone();
         applied.set(self.me, self.durable_end());
         applied
@@ -433,6 +437,11 @@ impl Site {
                 if there && transaction.position > self.released.get(origin) {
                     self.remember(origin, transaction, if own { Lsn::ZERO } else { insert });
                 }
+            }
+        }
+        for ahead in self.server.now.ahead.clone() {
+            if self.rules.has(Rule::KeepAhead) {
+                self.announce_ahead(&ahead, insert);
             }
         }
         for (&id, &(key, version)) in &self.server.now.outbox.clone() {
@@ -582,6 +591,7 @@ impl Paths {
         self.careful += other.careful;
         self.repaired += other.repaired;
         self.fetched += other.fetched;
+        self.ahead += other.ahead;
         self.unknown_base += other.unknown_base;
         self.lost += other.lost;
         self.travelled += other.travelled;

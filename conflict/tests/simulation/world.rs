@@ -163,10 +163,7 @@ impl World {
         if me == origin {
             return Ok(());
         }
-        let fetch = |from: NodeId, key: Key| {
-            let from = self.sites[site_of(from)].borrow();
-            from.server.now.rows.get(&key).map(|r| r.toast)
-        };
+        let fetch = |from: NodeId, key: Key| self.sites[site_of(from)].borrow_mut().answer(key);
         let fast = self.rnd.chance(70);
         let rollback = faults && self.rnd.chance(15);
         self.sites[me]

@@ -67,7 +67,8 @@ impl Table {
 }
 
 fn line(status: &Status) -> String {
-    let applied: f64 = status.origins.iter().map(|o| o.transactions_per_s).sum();
+    let applied = status.origins.iter().map(|o| o.transactions_per_s);
+    let applied = applied.fold(0.0, |sum, rate| sum + rate);
     let conflicts: u64 = status.conflicts.values().sum();
     let behind: Vec<String> = status.origins.iter().map(behind).collect();
     format!(

@@ -12,6 +12,8 @@ mod crash_of_the_daemon;
 mod crash_of_the_server;
 mod delete_against_late_update;
 mod delete_and_insert_again;
+mod example;
+mod expired_certificate;
 mod half_open;
 mod insert_against_insert;
 mod large_transaction;
