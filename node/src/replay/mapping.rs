@@ -275,7 +275,7 @@ impl Mapping {
             }
             Statement::InsertSet => {
                 let sql = format!(
-                    "insert into {table} ({}) overriding system value select * from pg_catalog.unnest({})",
+                    "insert into {table} ({}) overriding system value select * from unnest({})",
                     self.names(&written),
                     Self::params(1, written.len())
                 );
@@ -329,7 +329,7 @@ impl Mapping {
                 }
                 let p = all.len();
                 let sql = format!(
-                    "with u as (update {table} t set {} from pg_catalog.unnest({}) as n({}) where {} and {} returning 1) \
+                    "with u as (update {table} t set {} from unnest({}) as n({}) where {} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
                     values.join(", "),
                     Self::params(1, p),
@@ -357,7 +357,7 @@ impl Mapping {
             Statement::DeleteSet => {
                 let k = key.len();
                 let sql = format!(
-                    "with u as (delete from {table} t using pg_catalog.unnest({}) as n({}) where {} and {} returning 1) \
+                    "with u as (delete from {table} t using unnest({}) as n({}) where {} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
                     Self::params(1, k),
                     key.iter()
@@ -386,7 +386,7 @@ impl Mapping {
             Statement::LockSet => {
                 let k = key.len();
                 let sql = format!(
-                    "select n.ord, not {} from pg_catalog.unnest({}) with ordinality as n({}, ord) \
+                    "select n.ord, not {} from unnest({}) with ordinality as n({}, ord) \
                      join {table} t on {} for update of t",
                     guard(k + 1, k + 2),
                     Self::params(1, k),
