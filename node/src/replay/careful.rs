@@ -323,7 +323,7 @@ async fn second_unique(
                 (
                     Holder {
                         key,
-                        version: index.standing(relation, key, false),
+                        version: index.standing(relation, key, |_| false),
                         index: at,
                         value,
                     },
