@@ -143,20 +143,15 @@ async fn lock<'a>(
         return Err(Error::Shutdown);
     }
     let relation = mapping.identity.relation;
-    let now: Vec<Option<Entry>> = ctx.ledger.with_index(|index| {
-        slots
-            .iter()
-            .map(|s| index.get(relation, s.hash()))
-            .collect()
-    });
+    let now = ctx.ledger.look(relation, slots.iter().map(Slot::hash));
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
-    for ((slot, found), now) in slots.iter().zip(found).zip(now) {
+    for ((slot, found), (now, beaten)) in slots.iter().zip(found).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
         let stored = match now {
             Some(entry) if entry.version == slot.version() => {
-                slot.prior.filter(|p| p.version != slot.version())
+                beaten.or(slot.prior.filter(|p| p.version != slot.version()))
             }
             Some(entry) => Some(entry),
             None => slot.prior,
@@ -323,7 +318,7 @@ async fn second_unique(
                 (
                     Holder {
                         key,
-                        version: index.standing(relation, key, |_| false),
+                        version: index.standing(relation, key, |e| !e.in_flight()),
                         index: at,
                         value,
                     },

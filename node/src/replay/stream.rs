@@ -385,7 +385,9 @@ impl Stream {
             writer.sql("begin");
             writer.origin(group.batch.last(), group.batch.newest());
             writer.force_xid();
-            writer.run().await?;
+            writer.wal_position();
+            let reached = wal_position(&writer.run().await?);
+            context.ledger.commits_after(group.batch.origin, group.batch.last(), reached);
             let mut decided = Decided::default();
             let written = careful::write(&context, writer, &group.batch, &mut decided).await;
             let outcome = match written {
@@ -482,12 +484,14 @@ impl Stream {
         writer.sql("begin");
         writer.origin(header.position, header.stamp);
         writer.force_xid();
-        writer.run().await?;
+        writer.wal_position();
+        let reached = wal_position(&writer.run().await?);
         let mut decided = Decided::default();
         let mut work = Long {
             batch: Batch::new(self.options.origin),
             header: header.clone(),
             changes: 0,
+            reached,
         };
         let written = self
             .parts(
@@ -604,6 +608,7 @@ impl Stream {
         work.changes += batch.changes;
         let announcement = self.announce(&mut batch, false);
         let context = self.options.context.clone();
+        context.ledger.commits_after(batch.origin, batch.last(), work.reached);
         context
             .ledger
             .wait_for_blind(&announcement.blind_before)
@@ -627,6 +632,8 @@ struct Long {
     batch: Batch,
     header: Header,
     changes: u64,
+    /// The local WAL had come so far when it began.
+    reached: Lsn,
 }
 
 /// Waits for something that a batch can take, and takes it. True: it can take no more.

@@ -153,7 +153,12 @@ impl Gather {
             .get(node)
             .map_or(Lsn::ZERO, |b| b.holds.get(node))
             .max(journal_end);
-        let (state, reason) = control.state.lock().clone();
+        let (mut state, mut reason) = control.state.lock().clone();
+        if state == OriginState::Replaying && *control.paused.borrow() {
+            // Nothing waits, and nothing will be applied when it comes.
+            state = OriginState::Paused;
+            reason = Some("paused by everywrite.pause()".to_owned());
+        }
         let transactions = control.transactions.load(Ordering::Relaxed);
         let oldest = *control.oldest_waiting.lock();
         let lag_s = match oldest {

@@ -12,10 +12,11 @@
 //!
 //! - `flushed`: applied here and safe from any crash. What the own beat promises (settle).
 //! - `applied`: committed here. What causality (I4) waits for.
-//! - `dispatched`: announced to the index, perhaps not committed yet. What capture puts into a
+//! - `dispatched`: sent to the server, perhaps not committed yet. What capture puts into a
 //!   transaction. It may name too much, never too little: a local transaction can have seen every
 //!   row that is committed, and what is named too early is below its stamp all the same, so it
-//!   loses everywhere alike.
+//!   loses everywhere alike. A group that surely came after the transaction in the local WAL is
+//!   left out, so that a transaction captured late does not win over what was written after it.
 
 use std::collections::HashMap;
 
@@ -84,6 +85,16 @@ pub struct Ledger {
     sighted: watch::Sender<Vector>,
 }
 
+/// A group that is on its way or has landed, and that no local transaction was stamped above yet.
+struct Mark {
+    origin: NodeId,
+    last: Lsn,
+    newest: Stamp,
+    /// Its commit stands in the local WAL behind this place: a local transaction that ends before
+    /// it cannot have seen the group.
+    after: Lsn,
+}
+
 struct Inner {
     index: Index,
     clock: HybridClock,
@@ -91,6 +102,12 @@ struct Inner {
     flushed: Vector,
     /// For each origin the last group that was announced to be written without a look at the rows.
     blind: Vector,
+    /// Local writes that were below a group on its way when they were captured.
+    beaten: HashMap<KeyHash, Entry>,
+    /// Groups above which the next local transaction is stamped if it ends behind them.
+    marks: Vec<Mark>,
+    /// A place that the local WAL is known to have reached.
+    reached: Lsn,
     /// The end of the last local transaction that has its stamp.
     stamped_to: Lsn,
     forgotten: u64,
@@ -116,6 +133,9 @@ impl Ledger {
                 dispatched: Vector::new(),
                 flushed: Vector::new(),
                 blind: Vector::new(),
+                beaten: HashMap::new(),
+                marks: Vec::new(),
+                reached: Lsn::ZERO,
                 stamped_to: Lsn::ZERO,
                 forgotten: 0,
             }),
@@ -159,6 +179,7 @@ impl Ledger {
         travelling: &[Touched],
     ) -> Stamped {
         let mut inner = self.inner.lock();
+        inner.see_before(position);
         let stamp = inner.clock.stamp(commit_time);
         let vector = inner.dispatched.clone();
         inner.stamped_to = inner.stamped_to.max(position);
@@ -235,12 +256,28 @@ impl Ledger {
             if t.version.is_none() && t.deleted && (overtaken || t.key.is_none()) {
                 repairs.push(*t);
             }
-            inner.put(*t, entry);
+            if let (Some(Announced::Older(newer)), Some(key)) = (inner.put(*t, entry), t.key)
+                && newer.in_flight()
+            {
+                inner.beaten.insert(key, entry);
+            }
         }
+    }
+
+    /// What the index holds of each key, and a local write of it that lost to the group on its way
+    /// the moment it was captured: whoever decides that group has to record it.
+    pub fn look(&self, relation: RelationHash, keys: impl Iterator<Item = KeyHash>) -> Vec<(Option<Entry>, Option<Entry>)> {
+        let inner = self.inner.lock();
+        keys.map(|key| (inner.index.get(relation, key), inner.beaten.get(&key).copied())).collect()
     }
 
     /// Capture has announced everything up to `lsn`.
     pub fn captured(&self, lsn: Lsn) {
+        let mut inner = self.inner.lock();
+        inner.reached = inner.reached.max(lsn);
+        // Whatever is captured from now on was committed behind `lsn`.
+        inner.see_before(lsn);
+        drop(inner);
         self.captured.send_if_modified(|c| {
             let forward = c.lsn < lsn;
             c.lsn = c.lsn.max(lsn);
@@ -271,8 +308,8 @@ impl Ledger {
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Announcement {
         let mut inner = self.inner.lock();
-        inner.clock.saw(newest);
-        inner.dispatched.raise(origin, last);
+        let after = inner.reached;
+        inner.marks.push(Mark { origin, last, newest, after });
         let before = |i: Intent| {
             let before = inner.index.get(i.relation, i.key);
             inner.index.announce(i.relation, i.key, i.entry);
@@ -289,6 +326,12 @@ impl Ledger {
             fast,
             blind_before,
         }
+    }
+
+    /// The group of `origin` that ends at `last` commits behind `reached`, a place that the local
+    /// WAL has reached: what ended before it is not stamped above the group.
+    pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn) {
+        self.inner.lock().commits_after(origin, last, reached);
     }
 
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
@@ -330,7 +373,11 @@ impl Ledger {
         let mut inner = self.inner.lock();
         for (relation, key, version) in keys {
             inner.index.landed(relation, key, version, local_lsn);
+            if !inner.beaten.is_empty() {
+                inner.beaten.remove(&key);
+            }
         }
+        inner.commits_after(origin, last, local_lsn);
         drop(inner);
         self.sighted(origin, last);
         self.applied.send_if_modified(|v| v.raise(origin, last));
@@ -390,6 +437,26 @@ impl Ledger {
 }
 
 impl Inner {
+    fn commits_after(&mut self, origin: NodeId, last: Lsn, reached: Lsn) {
+        self.reached = self.reached.max(reached);
+        for mark in self.marks.iter_mut().filter(|m| m.origin == origin && m.last <= last) {
+            mark.after = mark.after.max(reached);
+        }
+    }
+
+    /// Takes in the groups that a local transaction which ends at `position` may have seen.
+    fn see_before(&mut self, position: Lsn) {
+        let Inner { marks, clock, dispatched, .. } = self;
+        marks.retain(|mark| {
+            let seen = mark.after < position;
+            if seen {
+                clock.saw(mark.newest);
+                dispatched.raise(mark.origin, mark.last);
+            }
+            !seen
+        });
+    }
+
     fn put(&mut self, t: Touched, entry: Entry) -> Option<Announced> {
         match t.key {
             Some(key) => Some(self.index.announce(t.relation, key, entry)),
