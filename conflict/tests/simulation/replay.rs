@@ -486,9 +486,16 @@ impl Site {
         }
         let here = |key: Key| rows.get(&key).map(|r| r.toast);
         let before = |key: Key| flight.before.get(&key).copied().flatten();
-        // It came ahead of its transaction, and is here whole if nobody was in its way.
-        let came = before(key).is_some_and(|e| e.version == version) && self.rules.has(Rule::Ahead);
-        if let Some(toast) = here(key).filter(|_| came) {
+        // A row that came ahead is no base, except for the transaction that carries it.
+        let ahead = |key: Key| {
+            self.server
+                .now
+                .ahead
+                .iter()
+                .find(|a| a.key == key)
+                .map(|a| a.version)
+        };
+        if let Some(toast) = here(key).filter(|_| ahead(key) == Some(version)) {
             return Some((key, version, stored(row, version, Some(toast))));
         }
         let base = folded.moved_from.unwrap_or(key);
@@ -496,7 +503,9 @@ impl Site {
         let seen = before(base).is_none_or(|e| e.source.is_some_and(covered));
         let undisturbed = winners.iter().any(|w| w.key == base);
         let known = row.toast == Toast::Unchanged || !self.rules.has(Rule::Base);
-        if let Some(toast) = here(base).filter(|_| seen && undisturbed && known && !came) {
+        if let Some(toast) =
+            here(base).filter(|_| seen && undisturbed && known && ahead(base).is_none())
+        {
             return Some((key, version, stored(row, version, Some(toast))));
         }
         self.paths.fetched += 1;

@@ -35,12 +35,15 @@ pub enum Rule {
     Ahead,
     /// What came ahead of its transaction is remembered over a restart.
     KeepAhead,
+    /// After a restart, until the claims of the last transaction are applied again, updates say
+    /// that their base is unknown and decided deletes stay.
+    Tail,
     /// After a restart the clock is set above all that the journals have.
     Restore,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 17] = [
+    pub const ALL: [Rule; 18] = [
         Rule::Hybrid,
         Rule::Travel,
         Rule::Set,
@@ -57,6 +60,7 @@ impl Rule {
         Rule::Keep,
         Rule::Ahead,
         Rule::KeepAhead,
+        Rule::Tail,
         Rule::Restore,
     ];
 }

@@ -1,5 +1,6 @@
 //! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting, restart.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use everywrite_conflict::{
@@ -120,6 +121,12 @@ impl Site {
         site
     }
 
+    /// Up to where another site's journal is here.
+    pub fn journal_position(&self, sites: &[RefCell<Site>], origin: usize) -> Lsn {
+        let origin_site = sites[origin].borrow();
+        end_of(&origin_site.journal[..self.received[origin]])
+    }
+
     pub fn durable_end(&self) -> Lsn {
         end_of(&self.journal[..self.durable])
     }
@@ -135,6 +142,11 @@ impl Site {
             self.daemon.next_record += 1;
             self.daemon.captured = record.end;
             let ops = match (&record.ops[..], record.outbox) {
+                // The index does not have all that the vector claims: it leaves later.
+                (_, Some(id)) if self.tail_is_out() => {
+                    self.daemon.emitted.remove(&id);
+                    continue;
+                }
                 ([Op::Lost(key, version)], Some(id)) => {
                     self.daemon.sent.push((record.end, id));
                     if !self.leaves(*key, *version) {
@@ -148,6 +160,11 @@ impl Site {
             };
             self.stamp(record.time, record.end, ops);
         }
+    }
+
+    /// What the last transaction before a restart claimed is not all applied again.
+    fn tail_is_out(&self) -> bool {
+        self.daemon.tail_applied == Lsn::MAX && self.rules.has(Rule::Tail)
     }
 
     fn leaves(&mut self, key: Key, version: Version) -> bool {
@@ -180,7 +197,8 @@ impl Site {
             let claims = &self.daemon.claims;
             let told = |p: Position| p.origin == self.me || claims.covers(p);
             let unseen = entry.is_some_and(|e| e.local_lsn >= end || !e.source.is_some_and(told));
-            let unseen = unseen || self.daemon.tail_applied >= end;
+            let tail = self.daemon.tail_applied >= end && self.rules.has(Rule::Tail);
+            let unseen = unseen || tail;
             if unseen && row.toast == Toast::Unchanged && self.rules.has(Rule::Base) {
                 row.toast = Toast::UnknownBase;
                 self.paths.unknown_base += 1;
@@ -289,6 +307,9 @@ impl Site {
 
     /// A session without origin takes an outbox row into the stream.
     pub fn send_outbox(&mut self, time: Stamp) {
+        if self.tail_is_out() {
+            return;
+        }
         let outbox = &self.server.now.outbox;
         let Some((&id, &(key, version))) =
             outbox.iter().find(|o| !self.daemon.emitted.contains(o.0))

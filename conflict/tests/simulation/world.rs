@@ -20,6 +20,8 @@ pub struct Shape {
     pub keys: usize,
     pub values: usize,
     pub crashes: bool,
+    /// How often, in percent, all sites come to rest instead of only telling how far they are.
+    pub rests: u64,
 }
 
 /// How a run ended.
@@ -98,28 +100,53 @@ impl World {
             32..40 => self.sites[me].borrow_mut().fsync(),
             40..44 => self.send_outbox(me),
             44..54 => self.pull(me, other),
-            54..66 => self.dispatch(me, other),
-            66..78 => self.carry_out(me, other, true)?,
+            54..66 => {
+                let with = |s: &Site, x: usize| {
+                    let here = s.journal_position(&self.sites, x);
+                    here > s.daemon.dispatched.get(node(x))
+                };
+                let origin = self.some_origin(me, with);
+                self.dispatch(me, origin);
+            }
+            66..78 => {
+                let flying = |s: &Site, x: usize| {
+                    s.daemon
+                        .flights
+                        .get(&node(x))
+                        .is_some_and(|f| !f.is_empty())
+                };
+                let origin = self.some_origin(me, flying);
+                self.carry_out(me, origin, true)?;
+            }
             78..85 => {
                 self.sites[me].borrow_mut().land();
             }
             85..88 => self.repair(me),
             88..91 => self.sites[me].borrow_mut().server.flush(),
             91..94 => self.beat(me),
-            94..98 => {
+            94..96 => {
                 self.deliver();
                 self.forget(me);
             }
-            98 => self.sites[me].borrow_mut().release(),
-            _ => {
-                if self.rnd.chance(60) && shape.crashes {
-                    self.crash(me);
-                } else {
-                    self.sites[me].borrow_mut().skew -= self.rnd.between(1, 20);
-                }
+            96 => self.sites[me].borrow_mut().release(),
+            97 if shape.crashes => self.crash(me),
+            98 if self.rnd.chance(shape.rests) => {
+                self.heal()?;
+                self.tell_all();
             }
+            98 => self.tell_all(),
+            _ => self.sites[me].borrow_mut().skew -= self.rnd.between(1, 20),
         }
         Ok(())
+    }
+
+    /// One of the origins that have something to do here, if there is one.
+    fn some_origin(&self, me: usize, has: impl Fn(&Site, usize) -> bool) -> usize {
+        let site = self.sites[me].borrow();
+        let origins = (0..self.sites.len()).filter(|&x| x != me && has(&site, x));
+        let all: Vec<usize> = origins.collect();
+        let dice = (self.clock as usize).wrapping_mul(31) + self.rnd.0 as usize;
+        all.get(dice % all.len().max(1)).copied().unwrap_or(me)
     }
 
     fn send_outbox(&mut self, me: usize) {
@@ -216,6 +243,22 @@ impl World {
             })
             .collect();
         self.sites[me].borrow_mut().forget(&everywhere);
+    }
+
+    /// Every site's beat gets everywhere at once.
+    fn tell_all(&mut self) {
+        for from in 0..self.sites.len() {
+            let beat = self.sites[from].borrow().beat();
+            for (to, site) in self.sites.iter().enumerate() {
+                if to != from {
+                    let settled = &mut site.borrow_mut().daemon.settled;
+                    settled.beat(beat.node, beat.end, beat.applied.clone());
+                }
+            }
+        }
+        for me in 0..self.sites.len() {
+            self.forget(me);
+        }
     }
 
     fn crash(&mut self, me: usize) {
@@ -347,15 +390,7 @@ impl World {
         for site in &self.sites {
             site.borrow_mut().server.flush();
         }
-        for from in 0..self.sites.len() {
-            let beat = self.sites[from].borrow().beat();
-            for (to, site) in self.sites.iter().enumerate() {
-                if to != from {
-                    let settled = &mut site.borrow_mut().daemon.settled;
-                    settled.beat(beat.node, beat.end, beat.applied.clone());
-                }
-            }
-        }
+        self.tell_all();
         for me in 0..self.sites.len() {
             // Capture passes what replay wrote last.
             let mut site = self.sites[me].borrow_mut();
