@@ -384,7 +384,8 @@ impl Index {
 
     fn next_batch(&mut self, origin: NodeId, up_to: Lsn) -> Option<Batch> {
         let queue = self.queues.get_mut(&origin)?;
-        queue.pop_front_if(|batch| batch.up_to <= up_to)
+        queue.front().filter(|batch| batch.up_to <= up_to)?;
+        queue.pop_front()
     }
 
     // Gives memory back after a backlog, without doing so at every ebb.

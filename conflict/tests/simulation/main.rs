@@ -69,7 +69,7 @@ fn all(shape: Shape, seeds: u64) -> End {
                 sum.paths.add(&end.paths);
             }
             Err(why) if std::env::var("EVERYWRITE_GO_ON").is_ok() => {
-                println!("seed {seed} of {} sites: {why}", shape.sites)
+                println!("seed {seed} of {} sites: {why}", shape.sites);
             }
             Err(why) => panic!("seed {seed} of {shape:?}: {why}"),
         }
@@ -122,7 +122,9 @@ fn one_run() {
 fn bites(rule: Rule, seeds: u64) -> Option<(u64, Shape, String)> {
     for seed in 0..seeds {
         for shape in SHAPES {
-            if let Err(why) = run(seed, Rules::without(rule), shape) {
+            if let Err(why) = run(seed, Rules::without(rule), shape)
+                && run(seed, Rules::all(), shape).is_ok()
+            {
                 return Some((seed, shape, why));
             }
         }

@@ -14,93 +14,93 @@ use crate::replay::{Flight, Landing};
 use crate::rules::{Rule, Rules};
 
 /// Position 0 of the journal: before the first transaction.
-pub fn node(site: usize) -> NodeId {
+pub(crate) fn node(site: usize) -> NodeId {
     NodeId(site as u16 + 1)
 }
 
-pub fn site_of(node: NodeId) -> usize {
+pub(crate) fn site_of(node: NodeId) -> usize {
     usize::from(node.0) - 1
 }
 
 #[derive(Clone, Debug)]
-pub struct Beat {
-    pub node: NodeId,
-    pub end: Lsn,
-    pub applied: Vector,
+pub(crate) struct Beat {
+    pub(crate) node: NodeId,
+    pub(crate) end: Lsn,
+    pub(crate) applied: Vector,
 }
 
-pub struct Site {
-    pub me: NodeId,
-    pub sites: usize,
-    pub rules: Rules,
-    pub skew: i64,
-    pub server: Server,
+pub(crate) struct Site {
+    pub(crate) me: NodeId,
+    pub(crate) sites: usize,
+    pub(crate) rules: Rules,
+    pub(crate) skew: i64,
+    pub(crate) server: Server,
     /// The own journal; up to `durable` it survives the daemon and is shipped.
-    pub journal: Vec<Transaction>,
-    pub durable: usize,
+    pub(crate) journal: Vec<Transaction>,
+    pub(crate) durable: usize,
     /// How many transactions of each site's journal are here.
-    pub received: Vec<usize>,
-    pub released: Vector,
-    pub daemon: Daemon,
+    pub(crate) received: Vec<usize>,
+    pub(crate) released: Vector,
+    pub(crate) daemon: Daemon,
     /// For the checks: the greatest version of each key that was forgotten here.
-    pub forgot: BTreeMap<Key, Version>,
-    pub forgotten: usize,
-    pub conflicts: usize,
-    pub paths: Paths,
+    pub(crate) forgot: BTreeMap<Key, Version>,
+    pub(crate) forgotten: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) paths: Paths,
 }
 
 /// How often the rare ways were gone.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Paths {
-    pub fast: usize,
-    pub careful: usize,
-    pub repaired: usize,
-    pub fetched: usize,
-    pub ahead: usize,
-    pub unknown_base: usize,
-    pub lost: usize,
-    pub travelled: usize,
-    pub overtaken: usize,
-    pub undone: usize,
-    pub over_claimed: usize,
-    pub crashes: usize,
-    pub truncates: usize,
-    pub held: usize,
-    pub split: usize,
+pub(crate) struct Paths {
+    pub(crate) fast: usize,
+    pub(crate) careful: usize,
+    pub(crate) repaired: usize,
+    pub(crate) fetched: usize,
+    pub(crate) ahead: usize,
+    pub(crate) unknown_base: usize,
+    pub(crate) lost: usize,
+    pub(crate) travelled: usize,
+    pub(crate) overtaken: usize,
+    pub(crate) undone: usize,
+    pub(crate) over_claimed: usize,
+    pub(crate) crashes: usize,
+    pub(crate) truncates: usize,
+    pub(crate) held: usize,
+    pub(crate) split: usize,
 }
 
 /// What the daemon has in memory.
-pub struct Daemon {
-    pub index: Index,
-    pub clock: HybridClock,
-    pub settled: Settled,
+pub(crate) struct Daemon {
+    pub(crate) index: Index,
+    pub(crate) clock: HybridClock,
+    pub(crate) settled: Settled,
     /// Up to where capture has read the WAL, and the number of the next record.
-    pub captured: Lsn,
-    pub next_record: usize,
+    pub(crate) captured: Lsn,
+    pub(crate) next_record: usize,
     /// Up to where what capture has read is durable in the journal.
-    pub captured_durable: Lsn,
+    pub(crate) captured_durable: Lsn,
     /// What the vectors of local transactions claim: everything dispatched.
-    pub claims: Vector,
+    pub(crate) claims: Vector,
     /// Dispatched and landed, by origin.
-    pub dispatched: Vector,
-    pub applied: Vector,
-    pub flights: BTreeMap<NodeId, VecDeque<Flight>>,
-    pub landings: VecDeque<Landing>,
-    pub repairs: BTreeMap<Key, BTreeSet<Version>>,
-    pub truncates_to_repeat: BTreeMap<u8, Version>,
+    pub(crate) dispatched: Vector,
+    pub(crate) applied: Vector,
+    pub(crate) flights: BTreeMap<NodeId, VecDeque<Flight>>,
+    pub(crate) landings: VecDeque<Landing>,
+    pub(crate) repairs: BTreeMap<Key, BTreeSet<Version>>,
+    pub(crate) truncates_to_repeat: BTreeMap<u8, Version>,
     /// The claims of the last transaction before a restart; until they are applied again, up to
     /// `tail_applied`, local transactions may not have seen what they claim.
-    pub tail: Vector,
-    pub tail_applied: Lsn,
+    pub(crate) tail: Vector,
+    pub(crate) tail_applied: Lsn,
     /// Outbox rows whose delete capture has read, with the WAL place from which they may go.
-    pub sent: Vec<(Lsn, u64)>,
-    pub emitted: BTreeSet<u64>,
+    pub(crate) sent: Vec<(Lsn, u64)>,
+    pub(crate) emitted: BTreeSet<u64>,
     /// What may be released as soon as capture is durably past a place in the WAL.
-    pub releasing: VecDeque<(Lsn, Vector)>,
+    pub(crate) releasing: VecDeque<(Lsn, Vector)>,
 }
 
 impl Site {
-    pub fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
+    pub(crate) fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
         let mut site = Site {
             me: node(me),
             sites,
@@ -122,19 +122,19 @@ impl Site {
     }
 
     /// Up to where another site's journal is here.
-    pub fn journal_position(&self, sites: &[RefCell<Site>], origin: usize) -> Lsn {
+    pub(crate) fn journal_position(&self, sites: &[RefCell<Site>], origin: usize) -> Lsn {
         let origin_site = sites[origin].borrow();
         end_of(&origin_site.journal[..self.received[origin]])
     }
 
-    pub fn durable_end(&self) -> Lsn {
+    pub(crate) fn durable_end(&self) -> Lsn {
         end_of(&self.journal[..self.durable])
     }
 
     // ---- capture ----
 
     /// Reads the next commits of the local WAL.
-    pub fn capture(&mut self, most: usize) {
+    pub(crate) fn capture(&mut self, most: usize) {
         for _ in 0..most {
             let Some(record) = self.server.wal.get(self.daemon.next_record).cloned() else {
                 return;
@@ -282,7 +282,7 @@ impl Site {
     }
 
     /// The journal's fsync. What is shipped and what replay builds on is behind it.
-    pub fn fsync(&mut self) {
+    pub(crate) fn fsync(&mut self) {
         self.durable = self.journal.len();
         self.daemon.captured_durable = self.daemon.captured;
         let durable = self.daemon.captured_durable;
@@ -296,7 +296,7 @@ impl Site {
         }
     }
 
-    pub fn capture_all(&mut self) {
+    pub(crate) fn capture_all(&mut self) {
         self.capture(usize::MAX);
         if self.rules.has(Rule::Durable) {
             self.fsync();
@@ -306,7 +306,7 @@ impl Site {
     // ---- decided deletes ----
 
     /// A session without origin takes an outbox row into the stream.
-    pub fn send_outbox(&mut self, time: Stamp) {
+    pub(crate) fn send_outbox(&mut self, time: Stamp) {
         if self.tail_is_out() {
             return;
         }
@@ -335,7 +335,7 @@ impl Site {
 
     // ---- settle ----
 
-    pub fn beat(&self) -> Beat {
+    pub(crate) fn beat(&self) -> Beat {
         // Under capture's lock: the end of what is stamped.
         Beat {
             node: self.me,
@@ -344,7 +344,7 @@ impl Site {
         }
     }
 
-    pub fn applied_with_own(&self) -> Vector {
+    pub(crate) fn applied_with_own(&self) -> Vector {
         let mut applied = self.daemon.applied.clone();
         applied.set(self.me, self.durable_end());
         applied
@@ -352,7 +352,7 @@ impl Site {
 
     /// Forgets what is stable. `everywhere` is what every site has applied, for the rule taken
     /// away that calls this stable.
-    pub fn forget(&mut self, everywhere: &Vector) {
+    pub(crate) fn forget(&mut self, everywhere: &Vector) {
         let applied = self.applied_with_own();
         let stable = if self.rules.has(Rule::Stable) {
             self.daemon.settled.stable(&applied)
@@ -389,7 +389,7 @@ impl Site {
     }
 
     /// Lets go of journal segments that nobody needs any more, this site's index included.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         let mut flushed = self.server.flushed.progress.clone();
         flushed.set(self.me, self.durable_end());
         let released = self.daemon.settled.released(&flushed);
@@ -409,7 +409,7 @@ impl Site {
 
     /// The daemon dies and starts again; with `server` the server does, too, and has lost what
     /// was not flushed. `journals` are those of all sites.
-    pub fn crash(&mut self, server: bool, journals: &[Vec<Transaction>]) {
+    pub(crate) fn crash(&mut self, server: bool, journals: &[Vec<Transaction>]) {
         self.paths.crashes += 1;
         tell!("site {} crashes, server {server}", site_of(self.me));
         if server {
@@ -533,7 +533,7 @@ impl Site {
 
     /// Removes a row that the index says is deleted: it was written over a local delete that
     /// capture had not reached.
-    pub fn repair(&mut self, key: Key) {
+    pub(crate) fn repair(&mut self, key: Key) {
         self.capture_all();
         let Some(versions) = self.daemon.repairs.remove(&key) else {
             return;
@@ -553,7 +553,7 @@ impl Site {
     }
 
     /// Removes what replay has put into a table behind a local truncate.
-    pub fn repeat_truncate(&mut self, table: u8) {
+    pub(crate) fn repeat_truncate(&mut self, table: u8) {
         self.capture_all();
         let Some(version) = self.daemon.truncates_to_repeat.remove(&table) else {
             return;
@@ -607,7 +607,7 @@ fn end_of(journal: &[Transaction]) -> Lsn {
 }
 
 impl Paths {
-    pub fn add(&mut self, other: &Paths) {
+    pub(crate) fn add(&mut self, other: &Paths) {
         self.fast += other.fast;
         self.careful += other.careful;
         self.repaired += other.repaired;

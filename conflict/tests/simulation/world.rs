@@ -13,23 +13,23 @@ use crate::site::{Beat, Paths, Site, node, site_of};
 
 /// What kind of cluster, and how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub sites: usize,
-    pub skew: i64,
-    pub steps: usize,
-    pub keys: usize,
-    pub values: usize,
-    pub crashes: bool,
+pub(crate) struct Shape {
+    pub(crate) sites: usize,
+    pub(crate) skew: i64,
+    pub(crate) steps: usize,
+    pub(crate) keys: usize,
+    pub(crate) values: usize,
+    pub(crate) crashes: bool,
     /// How often, in percent, all sites come to rest instead of only telling how far they are.
-    pub rests: u64,
+    pub(crate) rests: u64,
 }
 
 /// How a run ended.
 #[derive(Debug, Default)]
-pub struct End {
-    pub forgotten: usize,
-    pub conflicts: usize,
-    pub paths: Paths,
+pub(crate) struct End {
+    pub(crate) forgotten: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) paths: Paths,
 }
 
 struct World {
@@ -41,7 +41,7 @@ struct World {
 }
 
 /// Runs one schedule. A panic in the crate's own assertions counts as a failure.
-pub fn run(seed: u64, rules: Rules, shape: Shape) -> Result<End, String> {
+pub(crate) fn run(seed: u64, rules: Rules, shape: Shape) -> Result<End, String> {
     catch_unwind(AssertUnwindSafe(|| {
         World::new(seed, rules, shape).run(shape)
     }))
@@ -356,7 +356,7 @@ impl World {
                 for op in &transaction.ops {
                     match op {
                         Op::Insert(key, row) | Op::Update(key, row) => {
-                            write(*key, version, Some(row.plain))
+                            write(*key, version, Some(row.plain));
                         }
                         Op::Delete(key) => write(*key, version, None),
                         Op::Lost(key, version) => write(*key, *version, None),
