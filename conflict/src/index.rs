@@ -250,10 +250,19 @@ impl Index {
         }
     }
 
-    /// Whether a row that is in the table outlives a truncate of `version`.
+    /// Whether a row that is in the table outlives a truncate of `version` that comes from
+    /// another node: the index knows it and is above. All other rows go; what is stable is older
+    /// than a truncate that can still arrive.
     pub fn survives_truncate(&self, key: KeyHash, version: Version) -> bool {
         self.own(key)
             .is_some_and(|e| !e.deleted && e.version >= version)
+    }
+
+    /// Whether a row that is in the table was put there by replay behind a *local* truncate of
+    /// `version` and has to go: the index knows it and is below. All other rows stay: the
+    /// truncate itself has removed what was older, and what the index has forgotten is newer.
+    pub fn behind_truncate(&self, key: KeyHash, version: Version) -> bool {
+        self.own(key).is_some_and(|e| e.version < version)
     }
 
     /// Whether a decided delete has to leave now. To be asked when capture reads it, under the

@@ -85,6 +85,10 @@ fn a_truncate_covers_what_is_below_it() {
         .map(|n| index.survives_truncate(key(n), version(5)))
         .collect();
     assert_eq!(survives, [false, true, true, false]);
+    let behind: Vec<bool> = (1..5)
+        .map(|n| index.behind_truncate(key(n), version(5)))
+        .collect();
+    assert_eq!(behind, [true, false, false, false]);
     assert!(matches!(
         index.announce(TABLE, key(4), entry(3, 30)),
         Announced::Older(e) if e.deleted

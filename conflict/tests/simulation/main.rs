@@ -12,7 +12,9 @@ macro_rules! tell {
 
 mod data;
 mod postgres;
+mod repair;
 mod replay;
+mod restart;
 mod rnd;
 mod rules;
 mod site;

@@ -1,4 +1,4 @@
-//! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting, restart.
+//! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,8 +8,9 @@ use everywrite_conflict::{
     invariants,
 };
 
-use crate::data::{self, Key, Op, TABLES, Toast, Transaction};
+use crate::data::{self, Key, Op, Toast, Transaction};
 use crate::postgres::Server;
+use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
 use crate::rules::{Rule, Rules};
 
@@ -86,7 +87,7 @@ pub(crate) struct Daemon {
     pub(crate) applied: Vector,
     pub(crate) flights: BTreeMap<NodeId, VecDeque<Flight>>,
     pub(crate) landings: VecDeque<Landing>,
-    pub(crate) repairs: BTreeMap<Key, BTreeSet<Version>>,
+    pub(crate) repairs: BTreeMap<Key, Repair>,
     pub(crate) truncates_to_repeat: BTreeMap<u8, Version>,
     /// The claims of the last transaction before a restart; until they are applied again, up to
     /// `tail_applied`, local transactions may not have seen what they claim.
@@ -275,6 +276,7 @@ impl Site {
                     .repairs
                     .entry(folded.key)
                     .or_default()
+                    .versions
                     .insert(version);
             }
         }
@@ -397,188 +399,19 @@ impl Site {
             .releasing
             .push_back((self.server.insert, released));
         while let Some((at, released)) = self.daemon.releasing.front() {
-            if *at > self.daemon.captured_durable && self.rules.has(Rule::Captured) {
+            let daemon = &self.daemon;
+            let repairing = !daemon.repairs.is_empty() || !daemon.truncates_to_repeat.is_empty();
+            if (*at > daemon.captured_durable || repairing) && self.rules.has(Rule::Captured) {
                 break;
             }
             self.released.merge(released);
             self.daemon.releasing.pop_front();
         }
     }
-
-    // ---- restart ----
-
-    /// The daemon dies and starts again; with `server` the server does, too, and has lost what
-    /// was not flushed. `journals` are those of all sites.
-    pub(crate) fn crash(&mut self, server: bool, journals: &[Vec<Transaction>]) {
-        self.paths.crashes += 1;
-        tell!("site {} crashes, server {server}", site_of(self.me));
-        if server {
-            self.server.now = self.server.flushed.clone();
-        }
-        self.journal.truncate(self.durable);
-        let last = self.journal.last();
-        let progress = self.server.now.progress.clone();
-        let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
-        daemon.captured = end_of(&self.journal);
-        daemon.captured_durable = daemon.captured;
-        daemon.next_record = self
-            .server
-            .wal
-            .partition_point(|r| r.end <= daemon.captured);
-        daemon.claims = progress.clone();
-        daemon.dispatched = progress.clone();
-        daemon.applied = progress.clone();
-        if let Some(last) = last {
-            daemon.claims.merge(&last.vector);
-            daemon.tail = last.vector.clone();
-        }
-        daemon.tail_applied = if progress.covers_all(&daemon.tail) {
-            Lsn::ZERO
-        } else {
-            Lsn::MAX
-        };
-        self.daemon = daemon;
-        let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
-            .map(|x| {
-                let own = node(x) == self.me;
-                let end = if own { self.durable } else { self.received[x] };
-                (node(x), &journals[x][..end])
-            })
-            .collect();
-        let insert = self.server.insert;
-        for (origin, journal) in journals_here {
-            if let Some(last) = journal.last()
-                && self.rules.has(Rule::Restore)
-            {
-                self.daemon.clock.saw(last.stamp);
-            }
-            let own = origin == self.me;
-            for transaction in journal {
-                let there = own || transaction.position <= progress.get(origin);
-                if there && transaction.position > self.released.get(origin) {
-                    self.remember(origin, transaction, if own { Lsn::ZERO } else { insert });
-                }
-            }
-        }
-        for ahead in self.server.now.ahead.clone() {
-            if self.rules.has(Rule::KeepAhead) {
-                self.announce_ahead(&ahead, insert);
-            }
-        }
-        for (&id, &(key, version)) in &self.server.now.outbox.clone() {
-            // A row with this key was written after the decision: it is overtaken.
-            if self.server.now.rows.contains_key(&key) {
-                self.server.now.outbox.remove(&id);
-                continue;
-            }
-            let entry = Entry {
-                version,
-                source: None,
-                deleted: true,
-                local_lsn: insert,
-            };
-            self.daemon
-                .index
-                .announce(data::relation(key), data::hash(key), entry);
-        }
-    }
-
-    fn remember(&mut self, origin: NodeId, transaction: &Transaction, local_lsn: Lsn) {
-        let source = Some(Position {
-            origin,
-            lsn: transaction.position,
-        });
-        let own = origin == self.me && self.rules.has(Rule::Repair);
-        let version = transaction.version;
-        // A repair may have been under way.
-        let tombstone_lsn = if own { Lsn::MAX } else { local_lsn };
-        for table in transaction.truncates() {
-            let entry = Entry {
-                version,
-                source,
-                deleted: true,
-                local_lsn: tombstone_lsn,
-            };
-            self.daemon
-                .index
-                .announce_truncate(data::table(table), entry);
-            if own {
-                let repeat = self
-                    .daemon
-                    .truncates_to_repeat
-                    .entry(table)
-                    .or_insert(version);
-                *repeat = (*repeat).max(version);
-            }
-        }
-        let mut fold = Fold::new();
-        transaction.fold_into(&mut fold, 0);
-        for folded in fold.finish() {
-            let deleted = folded.net.row().is_none();
-            let local_lsn = if deleted { tombstone_lsn } else { local_lsn };
-            let entry = Entry {
-                version: folded.last.version,
-                source,
-                deleted,
-                local_lsn,
-            };
-            let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
-            self.daemon.index.announce(relation, hash, entry);
-            if deleted && own {
-                let versions = self.daemon.repairs.entry(folded.key).or_default();
-                versions.insert(folded.last.version);
-            }
-        }
-    }
-
-    /// Removes a row that the index says is deleted: it was written over a local delete that
-    /// capture had not reached.
-    pub(crate) fn repair(&mut self, key: Key) {
-        self.capture_all();
-        let Some(versions) = self.daemon.repairs.remove(&key) else {
-            return;
-        };
-        let (relation, hash) = (data::relation(key), data::hash(key));
-        let entry = self.daemon.index.get(relation, hash);
-        // What another group is about to delete is that group's.
-        let ours = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| s.origin == self.me);
-        if entry.is_some_and(|e| e.deleted && ours(&e)) {
-            self.paths.repaired += usize::from(self.server.now.rows.remove(&key).is_some());
-        }
-        let at = self.server.commit_replayed();
-        tell!("  site {} repairs key {key}: {entry:?}", site_of(self.me));
-        for version in versions {
-            self.daemon.index.landed(relation, hash, version, at);
-        }
-    }
-
-    /// Removes what replay has put into a table behind a local truncate.
-    pub(crate) fn repeat_truncate(&mut self, table: u8) {
-        self.capture_all();
-        let Some(version) = self.daemon.truncates_to_repeat.remove(&table) else {
-            return;
-        };
-        let index = &self.daemon.index;
-        let before = self.server.now.rows.len();
-        let outlives =
-            |key: &Key| key % TABLES != table || index.survives_truncate(data::hash(*key), version);
-        let flushed_rows = &mut self.server.now.rows;
-        flushed_rows.retain(|key, _| outlives(key));
-        self.paths.repaired += before - self.server.now.rows.len();
-        let at = self.server.commit_replayed();
-        tell!(
-            "  site {} repeats truncate {table} {version:?}: {:?}",
-            site_of(self.me),
-            self.server.now.rows
-        );
-        self.daemon
-            .index
-            .truncate_landed(data::table(table), version, at);
-    }
 }
 
 impl Daemon {
-    fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
+    pub(crate) fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
         Daemon {
             index: Index::new(),
             clock: HybridClock::restored(last),
@@ -602,7 +435,7 @@ impl Daemon {
     }
 }
 
-fn end_of(journal: &[Transaction]) -> Lsn {
+pub(crate) fn end_of(journal: &[Transaction]) -> Lsn {
     journal.last().map_or(Lsn::ZERO, |t| t.position)
 }
 
