@@ -19,7 +19,8 @@ pub(crate) struct Shape {
     pub(crate) steps: usize,
     pub(crate) keys: usize,
     pub(crate) values: usize,
-    pub(crate) crashes: bool,
+    /// 0: none, 1: now and then, else in percent of the steps.
+    pub(crate) crashes: u64,
     /// How often, in percent, all sites come to rest instead of only telling how far they are.
     pub(crate) rests: u64,
 }
@@ -86,6 +87,9 @@ impl World {
         let me = self.rnd.below(self.sites.len());
         let other = self.rnd.below(self.sites.len());
         tell!("site {me}, {other}");
+        if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
+            self.crash(me);
+        }
         match self.rnd.below(100) {
             0..22 => {
                 let time = self.time(me);
@@ -129,7 +133,7 @@ impl World {
                 self.forget(me);
             }
             96 => self.sites[me].borrow_mut().release(),
-            97 if shape.crashes => self.crash(me),
+            97 if shape.crashes > 0 => self.crash(me),
             98 if self.rnd.chance(shape.rests) => {
                 self.heal()?;
                 self.tell_all();
