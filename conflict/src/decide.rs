@@ -158,3 +158,7 @@ pub fn decide(
     };
     Decision { apply, conflict }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

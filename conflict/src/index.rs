@@ -250,10 +250,19 @@ impl Index {
         }
     }
 
-    /// Whether a row that is in the table outlives a truncate of `version`.
+    /// Whether a row that is in the table outlives a truncate of `version` that comes from
+    /// another node: the index knows it and is above. All other rows go; what is stable is older
+    /// than a truncate that can still arrive.
     pub fn survives_truncate(&self, key: KeyHash, version: Version) -> bool {
         self.own(key)
             .is_some_and(|e| !e.deleted && e.version >= version)
+    }
+
+    /// Whether a row that is in the table was put there by replay behind a *local* truncate of
+    /// `version` and has to go: the index knows it and is below. All other rows stay: the
+    /// truncate itself has removed what was older, and what the index has forgotten is newer.
+    pub fn behind_truncate(&self, key: KeyHash, version: Version) -> bool {
+        self.own(key).is_some_and(|e| e.version < version)
     }
 
     /// Whether a decided delete has to leave now. To be asked when capture reads it, under the
@@ -384,7 +393,8 @@ impl Index {
 
     fn next_batch(&mut self, origin: NodeId, up_to: Lsn) -> Option<Batch> {
         let queue = self.queues.get_mut(&origin)?;
-        queue.pop_front_if(|batch| batch.up_to <= up_to)
+        queue.front().filter(|batch| batch.up_to <= up_to)?;
+        queue.pop_front()
     }
 
     // Gives memory back after a backlog, without doing so at every ebb.

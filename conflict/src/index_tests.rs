@@ -1,1 +1,249 @@
+use proptest::prelude::*;
+
 use super::*;
+
+const TABLE: RelationHash = RelationHash(7);
+
+fn key(n: u64) -> KeyHash {
+    // Spread over the shards as a real hash is.
+    KeyHash(u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(n))
+}
+
+fn version(stamp: i64) -> Version {
+    Version {
+        stamp: Stamp(stamp),
+        origin: NodeId(1),
+    }
+}
+
+fn at(origin: u16, lsn: u64) -> Position {
+    Position {
+        origin: NodeId(origin),
+        lsn: Lsn(lsn),
+    }
+}
+
+fn entry(stamp: i64, lsn: u64) -> Entry {
+    Entry {
+        version: version(stamp),
+        source: Some(at(1, lsn)),
+        deleted: false,
+        local_lsn: Lsn::ZERO,
+    }
+}
+
+fn stable(lsn: u64) -> Vector {
+    [(NodeId(1), Lsn(lsn))].into_iter().collect()
+}
+
+#[test]
+fn an_entry_takes_48_bytes() {
+    assert_eq!(size_of::<(KeyHash, Slot)>(), 48);
+    let mut index = Index::new();
+    for n in 0..100_000 {
+        index.announce(TABLE, key(n), entry(1, n));
+    }
+    let each = index.memory_bytes() / 100_000;
+    assert!((64..=120).contains(&each), "{each} bytes a key");
+    assert_eq!(index.forget(&stable(99_999), Lsn::ZERO), 100_000);
+    assert!(index.memory_bytes() < 1_000_000, "memory is given back");
+}
+
+#[test]
+fn the_greater_version_stays() {
+    let mut index = Index::new();
+    assert_eq!(
+        index.announce(TABLE, key(1), entry(5, 50)),
+        Announced::Newest
+    );
+    assert_eq!(
+        index.announce(TABLE, key(1), entry(4, 40)),
+        Announced::Older(entry(5, 50))
+    );
+    assert_eq!(
+        index.announce(TABLE, key(1), entry(6, 60)),
+        Announced::Newest
+    );
+    assert_eq!(index.get(TABLE, key(1)), Some(entry(6, 60)));
+    assert_eq!(index.len(), 1);
+}
+
+#[test]
+fn a_truncate_covers_what_is_below_it() {
+    let mut index = Index::new();
+    index.announce(TABLE, key(1), entry(4, 40));
+    index.announce_truncate(TABLE, entry(5, 50));
+    index.announce(TABLE, key(2), entry(5, 50));
+    index.announce(TABLE, key(3), entry(6, 60));
+    assert!(index.get(TABLE, key(1)).unwrap().deleted);
+    assert!(index.get(TABLE, key(9)).unwrap().deleted);
+    assert!(
+        !index.get(TABLE, key(2)).unwrap().deleted,
+        "written after it, by the same transaction"
+    );
+    let survives: Vec<bool> = (1..5)
+        .map(|n| index.survives_truncate(key(n), version(5)))
+        .collect();
+    assert_eq!(survives, [false, true, true, false]);
+    let behind: Vec<bool> = (1..5)
+        .map(|n| index.behind_truncate(key(n), version(5)))
+        .collect();
+    assert_eq!(behind, [true, false, false, false]);
+    assert!(matches!(
+        index.announce(TABLE, key(4), entry(3, 30)),
+        Announced::Older(e) if e.deleted
+    ));
+    assert_eq!(index.get(RelationHash(8), key(4)), None, "another table");
+}
+
+#[test]
+fn a_decided_delete_waits_for_its_source() {
+    let mut index = Index::new();
+    index.announce(TABLE, key(1), entry(4, 40));
+    let _ = index.lose(TABLE, key(1), version(9));
+    assert!(index.get(TABLE, key(1)).unwrap().undecided());
+    assert_eq!(index.landed(TABLE, key(1), version(9), Lsn(7)), None);
+    assert_eq!(index.forget(&stable(1000), Lsn(1000)), 0, "it has not left");
+    assert!(index.travels(TABLE, key(1), version(9)));
+    let sent = Entry {
+        deleted: true,
+        ..entry(9, 90)
+    };
+    index.announce(TABLE, key(1), sent);
+    assert!(!index.travels(TABLE, key(1), version(9)), "it has left");
+    assert_eq!(
+        index.get(TABLE, key(1)),
+        Some(Entry {
+            local_lsn: Lsn(7),
+            ..sent
+        })
+    );
+    assert_eq!(
+        index.forget(&stable(1000), Lsn(6)),
+        0,
+        "capture is not past it"
+    );
+    assert_eq!(index.forget(&stable(1000), Lsn(7)), 1);
+    assert!(index.is_empty());
+}
+
+#[test]
+fn a_decided_delete_that_is_overtaken_does_not_travel() {
+    let mut index = Index::new();
+    let _ = index.lose(TABLE, key(1), version(9));
+    index.announce(TABLE, key(1), entry(10, 100));
+    assert!(!index.travels(TABLE, key(1), version(9)));
+    assert_eq!(index.forget(&stable(100), Lsn::ZERO), 1);
+    assert!(
+        !index.travels(TABLE, key(1), version(9)),
+        "not when it is forgotten either"
+    );
+    // A truncate overtakes it, too, and takes it along when it is forgotten.
+    let _ = index.lose(TABLE, key(2), version(9));
+    index.landed(TABLE, key(2), version(9), Lsn(1));
+    index.announce_truncate(TABLE, entry(11, 110));
+    assert!(!index.travels(TABLE, key(2), version(9)));
+    assert_eq!(index.forget(&stable(110), Lsn(1)), 2);
+    assert!(index.is_empty());
+}
+
+#[test]
+fn what_is_rolled_back_is_as_before() {
+    let mut index = Index::new();
+    index.announce(TABLE, key(1), entry(4, 40));
+    let known = index.lose(TABLE, key(1), version(9));
+    let unknown = index.lose(TABLE, key(2), version(9));
+    index.undo(unknown);
+    index.undo(known);
+    assert_eq!(index.get(TABLE, key(1)), Some(entry(4, 40)));
+    assert_eq!(index.get(TABLE, key(2)), None);
+    assert_eq!(
+        index.forget(&stable(40), Lsn::ZERO),
+        1,
+        "and is still forgotten"
+    );
+    // Overtaken in between: nothing to take back.
+    let undo = index.lose(TABLE, key(3), version(9));
+    index.announce(TABLE, key(3), entry(10, 100));
+    index.undo(undo);
+    assert_eq!(index.get(TABLE, key(3)), Some(entry(10, 100)));
+}
+
+#[test]
+fn landing_tells_what_has_overtaken() {
+    let mut index = Index::new();
+    let flight = Entry {
+        local_lsn: Lsn::MAX,
+        ..entry(4, 40)
+    };
+    index.announce(TABLE, key(1), flight);
+    assert_eq!(
+        index.forget(&stable(40), Lsn(Lsn::MAX.0 - 1)),
+        0,
+        "in flight"
+    );
+    let newer = Entry {
+        deleted: true,
+        ..entry(5, 50)
+    };
+    index.announce(TABLE, key(1), newer);
+    assert_eq!(index.landed(TABLE, key(1), version(4), Lsn(3)), Some(newer));
+    assert_eq!(index.landed(TABLE, key(1), version(5), Lsn(4)), None);
+    assert_eq!(index.get(TABLE, key(1)).unwrap().local_lsn, Lsn(4));
+}
+
+#[test]
+fn a_row_stands_with_its_own_version_only() {
+    let mut index = Index::new();
+    assert_eq!(index.standing(TABLE, key(1), |_| true), Version::OLD);
+    index.announce(TABLE, key(1), entry(4, 40));
+    assert_eq!(index.standing(TABLE, key(1), |_| true), version(4));
+    assert_eq!(index.standing(TABLE, key(1), |_| false), Version::OLD);
+}
+
+proptest! {
+    /// Any order of announcing gives the same entries, and only what is stable is forgotten.
+    #[test]
+    fn order_does_not_matter(
+        writes in prop::collection::vec((0u64..6, 1u16..4, 1i64..40, any::<bool>()), 1..60),
+        shuffle in any::<u64>(),
+        stable in prop::collection::vec(0u64..40, 3),
+    ) {
+        // A version is written once for each key; position and stamp of an origin grow together.
+        let announce = |index: &mut Index, &(k, origin, stamp, deleted): &(u64, u16, i64, bool)| {
+            let version = Version { stamp: Stamp(stamp), origin: NodeId(origin) };
+            let deleted = deleted ^ (stamp % 2 == 0);
+            let source = Some(at(origin, stamp as u64));
+            index.announce(TABLE, key(k), Entry { version, source, deleted, local_lsn: Lsn::ZERO });
+        };
+        let mut writes = writes;
+        let mut seen = std::collections::HashSet::new();
+        writes.retain(|w| seen.insert((w.0, w.1, w.2)));
+        let mut first = Index::new();
+        writes.iter().for_each(|w| announce(&mut first, w));
+        let greatest = |k: u64| writes.iter().filter(|w| w.0 == k).map(|w| (w.2, w.1)).max();
+        let mut order = writes.clone();
+        order.sort_by_key(|w| (w.0 ^ shuffle).wrapping_mul(w.2 as u64 | 1).rotate_left(w.1.into()));
+        let mut second = Index::new();
+        order.iter().for_each(|w| announce(&mut second, w));
+        for k in 0..6 {
+            prop_assert_eq!(first.get(TABLE, key(k)), second.get(TABLE, key(k)));
+            let now = first.get(TABLE, key(k)).map(|e| (e.version.stamp.0, e.version.origin.0));
+            prop_assert_eq!(now, greatest(k));
+        }
+        let vector: Vector = stable.iter().zip(1u16..).map(|(l, o)| (NodeId(o), Lsn(*l))).collect();
+        let forgotten = first.forget(&vector, Lsn::ZERO);
+        for k in 0..6 {
+            let kept = greatest(k).filter(|(s, o)| !vector.covers(at(*o, *s as u64)));
+            let now = first.get(TABLE, key(k)).map(|e| (e.version.stamp.0, e.version.origin.0));
+            // A batch may stay a while; what must stay, stays.
+            if kept.is_some() {
+                prop_assert_eq!(now, kept);
+            }
+        }
+        prop_assert_eq!(first.len() + forgotten, second.len());
+        let all: Vector = (1..4).map(|o| (NodeId(o), Lsn(100))).collect();
+        first.forget(&all, Lsn::ZERO);
+        prop_assert!(first.is_empty());
+    }
+}

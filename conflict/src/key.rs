@@ -107,7 +107,7 @@ impl Hasher for Identity {
 
     // Only numbers are meant to come here; bytes are mixed so that nothing breaks if they do.
     fn write(&mut self, bytes: &[u8]) {
-        self.0 = XxHash3_128::oneshot(bytes) as u64 ^ self.0;
+        self.0 ^= XxHash3_128::oneshot(bytes) as u64;
     }
 
     fn write_u64(&mut self, hash: u64) {

@@ -40,8 +40,8 @@ struct Member {
     waiting: VecDeque<(Lsn, Vector)>,
 }
 
-// While replay is behind, the beats that wait for it are thinned, not dropped: the ones that
-// stay still let the index forget in steps of a sixty-fourth of the backlog.
+// While replay is behind, the beats that wait for it are thinned evenly: the ones that stay let
+// the index forget in steps of a small part of the backlog.
 const WAITING_BEATS: usize = 64;
 
 impl Settled {
@@ -85,11 +85,7 @@ impl Settled {
             _ => member.waiting.push_back((journal_end, applied)),
         }
         if member.waiting.len() > WAITING_BEATS {
-            let mut keep = false;
-            member.waiting.retain(|_| {
-                keep = !keep;
-                keep
-            });
+            thin(&mut member.waiting);
         }
     }
 
@@ -111,9 +107,10 @@ impl Settled {
     fn ripen(&mut self, applied: &Vector) {
         for (&node, member) in &mut self.members {
             let reached = applied.get(node);
-            while let Some((_, vector)) = member.waiting.pop_front_if(|b| b.0 <= reached) {
-                member.claimed.merge(&vector);
-                member.flushed.merge(&vector);
+            while let Some((_, vector)) = member.waiting.front().filter(|b| b.0 <= reached) {
+                member.claimed.merge(vector);
+                member.flushed.merge(vector);
+                member.waiting.pop_front();
             }
         }
     }
@@ -129,6 +126,18 @@ impl Settled {
             (x, settled.min().unwrap_or_else(|| applied.get(x)))
         });
         least.collect()
+    }
+}
+
+/// Drops the beat whose neighbours are closest to each other, never the first or the last.
+fn thin(waiting: &mut VecDeque<(Lsn, Vector)>) {
+    let before = waiting.iter();
+    let after = waiting.iter().skip(2);
+    let gaps = before
+        .zip(after)
+        .map(|(before, after)| after.0.0 - before.0.0);
+    if let Some((at, _)) = gaps.enumerate().min_by_key(|(_, gap)| *gap) {
+        waiting.remove(at + 1);
     }
 }
 

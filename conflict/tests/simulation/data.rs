@@ -5,18 +5,18 @@ use everywrite_conflict::{
 };
 
 /// A primary key; odd and even ones belong to two tables.
-pub type Key = u8;
-pub const TABLES: u8 = 2;
+pub(crate) type Key = u8;
+pub(crate) const TABLES: u8 = 2;
 
-pub fn relation(key: Key) -> RelationHash {
+pub(crate) fn relation(key: Key) -> RelationHash {
     table(key % TABLES)
 }
 
-pub fn table(number: u8) -> RelationHash {
+pub(crate) fn table(number: u8) -> RelationHash {
     RelationHash(u64::from(number) + 1)
 }
 
-pub fn hash(key: Key) -> KeyHash {
+pub(crate) fn hash(key: Key) -> KeyHash {
     KeyHasher::new(relation(key))
         .cell(20, Some(&[key]), true)
         .finish()
@@ -24,7 +24,7 @@ pub fn hash(key: Key) -> KeyHash {
 
 /// The value that the stream may omit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Toast {
+pub(crate) enum Toast {
     Value(u64),
     /// Unchanged: what the row of before has.
     Unchanged,
@@ -34,11 +34,11 @@ pub enum Toast {
 
 /// A row's image in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub(crate) struct Row {
     /// The second unique key; NULL does not conflict.
-    pub value: Option<u8>,
-    pub plain: u64,
-    pub toast: Toast,
+    pub(crate) value: Option<u8>,
+    pub(crate) plain: u64,
+    pub(crate) toast: Toast,
 }
 
 impl Image for Row {
@@ -55,7 +55,7 @@ impl Image for Row {
 
 /// One message of the stream.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Insert(Key, Row),
     Update(Key, Row),
     Delete(Key),
@@ -67,17 +67,17 @@ pub enum Op {
 
 /// A transaction in its origin's journal.
 #[derive(Clone, Debug)]
-pub struct Transaction {
-    pub position: Lsn,
-    pub previous: Lsn,
-    pub stamp: Stamp,
-    pub version: Version,
-    pub vector: Vector,
-    pub ops: Vec<Op>,
+pub(crate) struct Transaction {
+    pub(crate) position: Lsn,
+    pub(crate) previous: Lsn,
+    pub(crate) stamp: Stamp,
+    pub(crate) version: Version,
+    pub(crate) vector: Vector,
+    pub(crate) ops: Vec<Op>,
 }
 
 impl Transaction {
-    pub fn truncates(&self) -> impl Iterator<Item = u8> + '_ {
+    pub(crate) fn truncates(&self) -> impl Iterator<Item = u8> + '_ {
         self.ops.iter().filter_map(|op| match op {
             Op::Truncate(table) => Some(*table),
             _ => None,
@@ -85,7 +85,7 @@ impl Transaction {
     }
 
     /// Folds its changes into `fold`, as the group's transaction `number`.
-    pub fn fold_into(&self, fold: &mut Fold<Key, Row>, number: u32) {
+    pub(crate) fn fold_into(&self, fold: &mut Fold<Key, Row>, number: u32) {
         let writer = Writer {
             version: self.version,
             transaction: number,

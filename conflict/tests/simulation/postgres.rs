@@ -10,65 +10,65 @@ use crate::rnd::Rnd;
 
 /// A row in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    pub value: Option<u8>,
-    pub plain: u64,
-    pub toast: u64,
+pub(crate) struct Stored {
+    pub(crate) value: Option<u8>,
+    pub(crate) plain: u64,
+    pub(crate) toast: u64,
     /// Where the local transaction that wrote it committed; `None` for replay.
-    pub local: Option<Lsn>,
+    pub(crate) local: Option<Lsn>,
     /// The version of the replayed write that wrote it, as far as `xmin` tells.
-    pub writer: Option<Version>,
+    pub(crate) writer: Option<Version>,
 }
 
 /// What survives a crash of the daemon, and as of the last flush a crash of the server.
 #[derive(Clone, Debug, Default)]
-pub struct State {
-    pub rows: BTreeMap<Key, Stored>,
+pub(crate) struct State {
+    pub(crate) rows: BTreeMap<Key, Stored>,
     /// Of the replication origins.
-    pub progress: Vector,
-    pub outbox: BTreeMap<u64, (Key, Version)>,
+    pub(crate) progress: Vector,
+    pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
     /// Versions whose transactions are still to come.
-    pub ahead: Vec<Ahead>,
+    pub(crate) ahead: Vec<Ahead>,
 }
 
 /// A commit of a session without origin.
 #[derive(Clone, Debug)]
-pub struct Record {
-    pub end: Lsn,
-    pub time: Stamp,
-    pub ops: Vec<Op>,
+pub(crate) struct Record {
+    pub(crate) end: Lsn,
+    pub(crate) time: Stamp,
+    pub(crate) ops: Vec<Op>,
     /// The outbox row that the session took this from.
-    pub outbox: Option<u64>,
+    pub(crate) outbox: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Server {
-    pub now: State,
-    pub flushed: State,
-    pub wal: Vec<Record>,
-    pub insert: Lsn,
-    pub next_outbox: u64,
+pub(crate) struct Server {
+    pub(crate) now: State,
+    pub(crate) flushed: State,
+    pub(crate) wal: Vec<Record>,
+    pub(crate) insert: Lsn,
+    pub(crate) next_outbox: u64,
 }
 
 impl Server {
-    pub fn advance(&mut self) -> Lsn {
+    pub(crate) fn advance(&mut self) -> Lsn {
         self.insert = Lsn(self.insert.0 + 1);
         self.insert
     }
 
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.flushed = self.now.clone();
     }
 
     /// Commits replayed rows; returns the insert position read before the commit.
-    pub fn commit_replayed(&mut self) -> Lsn {
+    pub(crate) fn commit_replayed(&mut self) -> Lsn {
         let read = self.advance();
         self.advance();
         read
     }
 
     /// Commits a local transaction and waits for its flush.
-    pub fn commit_local(&mut self, time: Stamp, ops: Vec<Op>, outbox: Option<u64>) -> Lsn {
+    pub(crate) fn commit_local(&mut self, time: Stamp, ops: Vec<Op>, outbox: Option<u64>) -> Lsn {
         let end = self.advance();
         tell!("  local commit {end}: {ops:?}");
         self.wal.push(Record {
@@ -87,7 +87,13 @@ impl Server {
     }
 
     /// A local transaction of a few changes that respects the constraints.
-    pub fn write_something(&mut self, time: Stamp, rnd: &mut Rnd, keys: usize, values: usize) {
+    pub(crate) fn write_something(
+        &mut self,
+        time: Stamp,
+        rnd: &mut Rnd,
+        keys: usize,
+        values: usize,
+    ) {
         let mut rows = self.now.rows.clone();
         let mut ops = Vec::new();
         for _ in 0..rnd.between(1, 3) {

@@ -1,6 +1,6 @@
 //! Replay at one site: dispatch a group, carry it out (fast or careful), land it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use everywrite_conflict::unique::{Candidate, Holder, Outcome, UniqueValue, resolve};
 use everywrite_conflict::{
@@ -13,51 +13,51 @@ use crate::rules::Rule;
 use crate::site::Site;
 
 /// A group that is being replayed.
-pub struct Flight {
-    pub origin: NodeId,
-    pub group: Vec<Transaction>,
-    pub folded: Vec<Folded<Key, Row>>,
+pub(crate) struct Flight {
+    pub(crate) origin: NodeId,
+    pub(crate) group: Vec<Transaction>,
+    pub(crate) folded: Vec<Folded<Key, Row>>,
     /// What the index said of the keys before the group was announced.
-    pub before: BTreeMap<Key, Option<Entry>>,
-    pub truncates: Vec<(u8, Version)>,
+    pub(crate) before: BTreeMap<Key, Option<Entry>>,
+    pub(crate) truncates: Vec<(u8, Version)>,
     /// What the guard of the fast path counts as captured: fixed when the statements are sent.
-    pub guard: Lsn,
+    pub(crate) guard: Lsn,
 }
 
 /// A committed group whose answer has not been read yet.
-pub struct Landing {
-    pub flight: Flight,
-    pub done: Done,
-    pub at: Lsn,
+pub(crate) struct Landing {
+    pub(crate) flight: Flight,
+    pub(crate) done: Done,
+    pub(crate) at: Lsn,
 }
 
 /// What a group does to the table.
 #[derive(Default)]
-pub struct Done {
-    pub rows: Rows,
-    pub lost: Vec<(Key, Version)>,
-    pub ahead: Vec<Ahead>,
+pub(crate) struct Done {
+    pub(crate) rows: Rows,
+    pub(crate) lost: Vec<(Key, Version)>,
+    pub(crate) ahead: Vec<Ahead>,
 }
 
 /// A version that came by itself, before the transaction that carries it.
 #[derive(Clone, Copy, Debug)]
-pub struct Ahead {
-    pub key: Key,
-    pub version: Version,
-    pub source: Position,
+pub(crate) struct Ahead {
+    pub(crate) key: Key,
+    pub(crate) version: Version,
+    pub(crate) source: Position,
     /// The whole row; `None`: deleted.
-    pub row: Option<Stored>,
+    pub(crate) row: Option<Stored>,
 }
 
 /// What a site says of a row when it is asked.
-pub struct Answer {
-    pub version: Version,
-    pub source: Position,
-    pub row: Option<Stored>,
+pub(crate) struct Answer {
+    pub(crate) version: Version,
+    pub(crate) source: Position,
+    pub(crate) row: Option<Stored>,
 }
 
 /// Asks a site for a row; nothing if it cannot tell yet.
-pub type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<Answer>;
+pub(crate) type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<Answer>;
 
 type Whole = (Key, Version, Option<Stored>);
 
@@ -77,7 +77,12 @@ impl Flight {
 
 impl Site {
     /// Sends the next transactions of one origin, if all is there that they have seen.
-    pub fn dispatch(&mut self, origin: NodeId, received: &[Transaction], most: usize) -> bool {
+    pub(crate) fn dispatch(
+        &mut self,
+        origin: NodeId,
+        received: &[Transaction],
+        most: usize,
+    ) -> bool {
         if self
             .daemon
             .flights
@@ -221,7 +226,7 @@ impl Site {
 
     /// Carries the next group of an origin out; with `rollback` the careful way fails before its
     /// commit, and the group stays to be tried again.
-    pub fn carry_out(
+    pub(crate) fn carry_out(
         &mut self,
         origin: NodeId,
         fetch: Fetch,
@@ -232,7 +237,7 @@ impl Site {
             .daemon
             .flights
             .get_mut(&origin)
-            .and_then(|f| f.pop_front())
+            .and_then(VecDeque::pop_front)
         else {
             return Ok(false);
         };
@@ -383,7 +388,7 @@ impl Site {
     }
 
     /// A version that was fetched comes before its transaction.
-    pub fn announce_ahead(&mut self, ahead: &Ahead, local_lsn: Lsn) {
+    pub(crate) fn announce_ahead(&mut self, ahead: &Ahead, local_lsn: Lsn) {
         let &Ahead {
             key,
             version,
@@ -486,9 +491,16 @@ impl Site {
         }
         let here = |key: Key| rows.get(&key).map(|r| r.toast);
         let before = |key: Key| flight.before.get(&key).copied().flatten();
-        // It came ahead of its transaction, and is here whole if nobody was in its way.
-        let came = before(key).is_some_and(|e| e.version == version) && self.rules.has(Rule::Ahead);
-        if let Some(toast) = here(key).filter(|_| came) {
+        // A row that came ahead is no base, except for the transaction that carries it.
+        let ahead = |key: Key| {
+            self.server
+                .now
+                .ahead
+                .iter()
+                .find(|a| a.key == key)
+                .map(|a| a.version)
+        };
+        if let Some(toast) = here(key).filter(|_| ahead(key) == Some(version)) {
             return Some((key, version, stored(row, version, Some(toast))));
         }
         let base = folded.moved_from.unwrap_or(key);
@@ -496,7 +508,9 @@ impl Site {
         let seen = before(base).is_none_or(|e| e.source.is_some_and(covered));
         let undisturbed = winners.iter().any(|w| w.key == base);
         let known = row.toast == Toast::Unchanged || !self.rules.has(Rule::Base);
-        if let Some(toast) = here(base).filter(|_| seen && undisturbed && known && !came) {
+        if let Some(toast) =
+            here(base).filter(|_| seen && undisturbed && known && ahead(base).is_none())
+        {
             return Some((key, version, stored(row, version, Some(toast))));
         }
         self.paths.fetched += 1;
@@ -528,7 +542,7 @@ impl Site {
     }
 
     /// What another site is told of a row: a version with the row that is exactly it.
-    pub fn answer(&mut self, key: Key) -> Option<Answer> {
+    pub(crate) fn answer(&mut self, key: Key) -> Option<Answer> {
         self.capture(usize::MAX);
         self.fsync();
         let mut entry = self
@@ -607,7 +621,7 @@ impl Site {
     }
 
     /// Reads the answer of the oldest committed group.
-    pub fn land(&mut self) -> bool {
+    pub(crate) fn land(&mut self) -> bool {
         let Some(Landing { flight, done, at }) = self.daemon.landings.pop_front() else {
             return false;
         };

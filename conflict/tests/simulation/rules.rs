@@ -2,7 +2,7 @@
 
 /// One rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// A stamp is above the last local one and above every replayed one.
     Hybrid,
     /// A row that loses a unique value is removed everywhere by a delete that travels.
@@ -35,12 +35,15 @@ pub enum Rule {
     Ahead,
     /// What came ahead of its transaction is remembered over a restart.
     KeepAhead,
+    /// After a restart, until the claims of the last transaction are applied again, updates say
+    /// that their base is unknown and decided deletes stay.
+    Tail,
     /// After a restart the clock is set above all that the journals have.
     Restore,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 17] = [
+    pub(crate) const ALL: [Rule; 18] = [
         Rule::Hybrid,
         Rule::Travel,
         Rule::Set,
@@ -57,33 +60,34 @@ impl Rule {
         Rule::Keep,
         Rule::Ahead,
         Rule::KeepAhead,
+        Rule::Tail,
         Rule::Restore,
     ];
 }
 
 /// The rules that are on.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     without: Option<Rule>,
 }
 
 impl Rules {
-    pub const fn all() -> Self {
+    pub(crate) const fn all() -> Self {
         Rules { without: None }
     }
 
-    pub const fn without(rule: Rule) -> Self {
+    pub(crate) const fn without(rule: Rule) -> Self {
         Rules {
             without: Some(rule),
         }
     }
 
-    pub fn has(self, rule: Rule) -> bool {
+    pub(crate) fn has(self, rule: Rule) -> bool {
         self.without != Some(rule)
     }
 
     /// Whether stamps are above what they have seen, so that the crate's assertion of it holds.
-    pub fn stamps_are_above(self) -> bool {
+    pub(crate) fn stamps_are_above(self) -> bool {
         self.has(Rule::Restore)
     }
 }

@@ -1,5 +1,6 @@
-//! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting, restart.
+//! One site: a server and the daemon beside it. Capture, outbox, beats, forgetting.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use everywrite_conflict::{
@@ -7,99 +8,100 @@ use everywrite_conflict::{
     invariants,
 };
 
-use crate::data::{self, Key, Op, TABLES, Toast, Transaction};
+use crate::data::{self, Key, Op, Toast, Transaction};
 use crate::postgres::Server;
+use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
 use crate::rules::{Rule, Rules};
 
 /// Position 0 of the journal: before the first transaction.
-pub fn node(site: usize) -> NodeId {
+pub(crate) fn node(site: usize) -> NodeId {
     NodeId(site as u16 + 1)
 }
 
-pub fn site_of(node: NodeId) -> usize {
+pub(crate) fn site_of(node: NodeId) -> usize {
     usize::from(node.0) - 1
 }
 
 #[derive(Clone, Debug)]
-pub struct Beat {
-    pub node: NodeId,
-    pub end: Lsn,
-    pub applied: Vector,
+pub(crate) struct Beat {
+    pub(crate) node: NodeId,
+    pub(crate) end: Lsn,
+    pub(crate) applied: Vector,
 }
 
-pub struct Site {
-    pub me: NodeId,
-    pub sites: usize,
-    pub rules: Rules,
-    pub skew: i64,
-    pub server: Server,
+pub(crate) struct Site {
+    pub(crate) me: NodeId,
+    pub(crate) sites: usize,
+    pub(crate) rules: Rules,
+    pub(crate) skew: i64,
+    pub(crate) server: Server,
     /// The own journal; up to `durable` it survives the daemon and is shipped.
-    pub journal: Vec<Transaction>,
-    pub durable: usize,
+    pub(crate) journal: Vec<Transaction>,
+    pub(crate) durable: usize,
     /// How many transactions of each site's journal are here.
-    pub received: Vec<usize>,
-    pub released: Vector,
-    pub daemon: Daemon,
+    pub(crate) received: Vec<usize>,
+    pub(crate) released: Vector,
+    pub(crate) daemon: Daemon,
     /// For the checks: the greatest version of each key that was forgotten here.
-    pub forgot: BTreeMap<Key, Version>,
-    pub forgotten: usize,
-    pub conflicts: usize,
-    pub paths: Paths,
+    pub(crate) forgot: BTreeMap<Key, Version>,
+    pub(crate) forgotten: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) paths: Paths,
 }
 
 /// How often the rare ways were gone.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Paths {
-    pub fast: usize,
-    pub careful: usize,
-    pub repaired: usize,
-    pub fetched: usize,
-    pub ahead: usize,
-    pub unknown_base: usize,
-    pub lost: usize,
-    pub travelled: usize,
-    pub overtaken: usize,
-    pub undone: usize,
-    pub over_claimed: usize,
-    pub crashes: usize,
-    pub truncates: usize,
-    pub held: usize,
-    pub split: usize,
+pub(crate) struct Paths {
+    pub(crate) fast: usize,
+    pub(crate) careful: usize,
+    pub(crate) repaired: usize,
+    pub(crate) fetched: usize,
+    pub(crate) ahead: usize,
+    pub(crate) unknown_base: usize,
+    pub(crate) lost: usize,
+    pub(crate) travelled: usize,
+    pub(crate) overtaken: usize,
+    pub(crate) undone: usize,
+    pub(crate) over_claimed: usize,
+    pub(crate) crashes: usize,
+    pub(crate) truncates: usize,
+    pub(crate) held: usize,
+    pub(crate) split: usize,
 }
 
 /// What the daemon has in memory.
-pub struct Daemon {
-    pub index: Index,
-    pub clock: HybridClock,
-    pub settled: Settled,
+pub(crate) struct Daemon {
+    pub(crate) index: Index,
+    pub(crate) clock: HybridClock,
+    pub(crate) settled: Settled,
     /// Up to where capture has read the WAL, and the number of the next record.
-    pub captured: Lsn,
-    pub next_record: usize,
+    pub(crate) captured: Lsn,
+    pub(crate) next_record: usize,
     /// Up to where what capture has read is durable in the journal.
-    pub captured_durable: Lsn,
+    pub(crate) captured_durable: Lsn,
     /// What the vectors of local transactions claim: everything dispatched.
-    pub claims: Vector,
+    pub(crate) claims: Vector,
     /// Dispatched and landed, by origin.
-    pub dispatched: Vector,
-    pub applied: Vector,
-    pub flights: BTreeMap<NodeId, VecDeque<Flight>>,
-    pub landings: VecDeque<Landing>,
-    pub repairs: BTreeMap<Key, BTreeSet<Version>>,
-    pub truncates_to_repeat: BTreeMap<u8, Version>,
+    pub(crate) dispatched: Vector,
+    pub(crate) applied: Vector,
+    pub(crate) flights: BTreeMap<NodeId, VecDeque<Flight>>,
+    pub(crate) landings: VecDeque<Landing>,
+    pub(crate) repairs: BTreeMap<Key, Repair>,
+    pub(crate) truncates_to_repeat: BTreeMap<u8, Version>,
     /// The claims of the last transaction before a restart; until they are applied again, up to
     /// `tail_applied`, local transactions may not have seen what they claim.
-    pub tail: Vector,
-    pub tail_applied: Lsn,
+    pub(crate) tail: Vector,
+    pub(crate) tail_applied: Lsn,
     /// Outbox rows whose delete capture has read, with the WAL place from which they may go.
-    pub sent: Vec<(Lsn, u64)>,
-    pub emitted: BTreeSet<u64>,
+    pub(crate) sent: Vec<(Lsn, u64)>,
+    pub(crate) emitted: BTreeSet<u64>,
     /// What may be released as soon as capture is durably past a place in the WAL.
-    pub releasing: VecDeque<(Lsn, Vector)>,
+    pub(crate) releasing: VecDeque<(Lsn, Vector)>,
 }
 
 impl Site {
-    pub fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
+    pub(crate) fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
         let mut site = Site {
             me: node(me),
             sites,
@@ -120,14 +122,20 @@ impl Site {
         site
     }
 
-    pub fn durable_end(&self) -> Lsn {
+    /// Up to where another site's journal is here.
+    pub(crate) fn journal_position(&self, sites: &[RefCell<Site>], origin: usize) -> Lsn {
+        let origin_site = sites[origin].borrow();
+        end_of(&origin_site.journal[..self.received[origin]])
+    }
+
+    pub(crate) fn durable_end(&self) -> Lsn {
         end_of(&self.journal[..self.durable])
     }
 
     // ---- capture ----
 
     /// Reads the next commits of the local WAL.
-    pub fn capture(&mut self, most: usize) {
+    pub(crate) fn capture(&mut self, most: usize) {
         for _ in 0..most {
             let Some(record) = self.server.wal.get(self.daemon.next_record).cloned() else {
                 return;
@@ -135,6 +143,11 @@ impl Site {
             self.daemon.next_record += 1;
             self.daemon.captured = record.end;
             let ops = match (&record.ops[..], record.outbox) {
+                // The index does not have all that the vector claims: it leaves later.
+                (_, Some(id)) if self.tail_is_out() => {
+                    self.daemon.emitted.remove(&id);
+                    continue;
+                }
                 ([Op::Lost(key, version)], Some(id)) => {
                     self.daemon.sent.push((record.end, id));
                     if !self.leaves(*key, *version) {
@@ -148,6 +161,11 @@ impl Site {
             };
             self.stamp(record.time, record.end, ops);
         }
+    }
+
+    /// What the last transaction before a restart claimed is not all applied again.
+    fn tail_is_out(&self) -> bool {
+        self.daemon.tail_applied == Lsn::MAX && self.rules.has(Rule::Tail)
     }
 
     fn leaves(&mut self, key: Key, version: Version) -> bool {
@@ -180,7 +198,8 @@ impl Site {
             let claims = &self.daemon.claims;
             let told = |p: Position| p.origin == self.me || claims.covers(p);
             let unseen = entry.is_some_and(|e| e.local_lsn >= end || !e.source.is_some_and(told));
-            let unseen = unseen || self.daemon.tail_applied >= end;
+            let tail = self.daemon.tail_applied >= end && self.rules.has(Rule::Tail);
+            let unseen = unseen || tail;
             if unseen && row.toast == Toast::Unchanged && self.rules.has(Rule::Base) {
                 row.toast = Toast::UnknownBase;
                 self.paths.unknown_base += 1;
@@ -257,6 +276,7 @@ impl Site {
                     .repairs
                     .entry(folded.key)
                     .or_default()
+                    .versions
                     .insert(version);
             }
         }
@@ -264,7 +284,7 @@ impl Site {
     }
 
     /// The journal's fsync. What is shipped and what replay builds on is behind it.
-    pub fn fsync(&mut self) {
+    pub(crate) fn fsync(&mut self) {
         self.durable = self.journal.len();
         self.daemon.captured_durable = self.daemon.captured;
         let durable = self.daemon.captured_durable;
@@ -278,7 +298,7 @@ impl Site {
         }
     }
 
-    pub fn capture_all(&mut self) {
+    pub(crate) fn capture_all(&mut self) {
         self.capture(usize::MAX);
         if self.rules.has(Rule::Durable) {
             self.fsync();
@@ -288,7 +308,10 @@ impl Site {
     // ---- decided deletes ----
 
     /// A session without origin takes an outbox row into the stream.
-    pub fn send_outbox(&mut self, time: Stamp) {
+    pub(crate) fn send_outbox(&mut self, time: Stamp) {
+        if self.tail_is_out() {
+            return;
+        }
         let outbox = &self.server.now.outbox;
         let Some((&id, &(key, version))) =
             outbox.iter().find(|o| !self.daemon.emitted.contains(o.0))
@@ -314,7 +337,7 @@ impl Site {
 
     // ---- settle ----
 
-    pub fn beat(&self) -> Beat {
+    pub(crate) fn beat(&self) -> Beat {
         // Under capture's lock: the end of what is stamped.
         Beat {
             node: self.me,
@@ -323,7 +346,7 @@ impl Site {
         }
     }
 
-    pub fn applied_with_own(&self) -> Vector {
+    pub(crate) fn applied_with_own(&self) -> Vector {
         let mut applied = self.daemon.applied.clone();
         applied.set(self.me, self.durable_end());
         applied
@@ -331,7 +354,7 @@ impl Site {
 
     /// Forgets what is stable. `everywhere` is what every site has applied, for the rule taken
     /// away that calls this stable.
-    pub fn forget(&mut self, everywhere: &Vector) {
+    pub(crate) fn forget(&mut self, everywhere: &Vector) {
         let applied = self.applied_with_own();
         let stable = if self.rules.has(Rule::Stable) {
             self.daemon.settled.stable(&applied)
@@ -368,7 +391,7 @@ impl Site {
     }
 
     /// Lets go of journal segments that nobody needs any more, this site's index included.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         let mut flushed = self.server.flushed.progress.clone();
         flushed.set(self.me, self.durable_end());
         let released = self.daemon.settled.released(&flushed);
@@ -376,188 +399,19 @@ impl Site {
             .releasing
             .push_back((self.server.insert, released));
         while let Some((at, released)) = self.daemon.releasing.front() {
-            if *at > self.daemon.captured_durable && self.rules.has(Rule::Captured) {
+            let daemon = &self.daemon;
+            let repairing = !daemon.repairs.is_empty() || !daemon.truncates_to_repeat.is_empty();
+            if (*at > daemon.captured_durable || repairing) && self.rules.has(Rule::Captured) {
                 break;
             }
             self.released.merge(released);
             self.daemon.releasing.pop_front();
         }
     }
-
-    // ---- restart ----
-
-    /// The daemon dies and starts again; with `server` the server does, too, and has lost what
-    /// was not flushed. `journals` are those of all sites.
-    pub fn crash(&mut self, server: bool, journals: &[Vec<Transaction>]) {
-        self.paths.crashes += 1;
-        tell!("site {} crashes, server {server}", site_of(self.me));
-        if server {
-            self.server.now = self.server.flushed.clone();
-        }
-        self.journal.truncate(self.durable);
-        let last = self.journal.last();
-        let progress = self.server.now.progress.clone();
-        let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
-        daemon.captured = end_of(&self.journal);
-        daemon.captured_durable = daemon.captured;
-        daemon.next_record = self
-            .server
-            .wal
-            .partition_point(|r| r.end <= daemon.captured);
-        daemon.claims = progress.clone();
-        daemon.dispatched = progress.clone();
-        daemon.applied = progress.clone();
-        if let Some(last) = last {
-            daemon.claims.merge(&last.vector);
-            daemon.tail = last.vector.clone();
-        }
-        daemon.tail_applied = if progress.covers_all(&daemon.tail) {
-            Lsn::ZERO
-        } else {
-            Lsn::MAX
-        };
-        self.daemon = daemon;
-        let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
-            .map(|x| {
-                let own = node(x) == self.me;
-                let end = if own { self.durable } else { self.received[x] };
-                (node(x), &journals[x][..end])
-            })
-            .collect();
-        let insert = self.server.insert;
-        for (origin, journal) in journals_here {
-            if let Some(last) = journal.last()
-                && self.rules.has(Rule::Restore)
-            {
-                self.daemon.clock.saw(last.stamp);
-            }
-            let own = origin == self.me;
-            for transaction in journal {
-                let there = own || transaction.position <= progress.get(origin);
-                if there && transaction.position > self.released.get(origin) {
-                    self.remember(origin, transaction, if own { Lsn::ZERO } else { insert });
-                }
-            }
-        }
-        for ahead in self.server.now.ahead.clone() {
-            if self.rules.has(Rule::KeepAhead) {
-                self.announce_ahead(&ahead, insert);
-            }
-        }
-        for (&id, &(key, version)) in &self.server.now.outbox.clone() {
-            // A row with this key was written after the decision: it is overtaken.
-            if self.server.now.rows.contains_key(&key) {
-                self.server.now.outbox.remove(&id);
-                continue;
-            }
-            let entry = Entry {
-                version,
-                source: None,
-                deleted: true,
-                local_lsn: insert,
-            };
-            self.daemon
-                .index
-                .announce(data::relation(key), data::hash(key), entry);
-        }
-    }
-
-    fn remember(&mut self, origin: NodeId, transaction: &Transaction, local_lsn: Lsn) {
-        let source = Some(Position {
-            origin,
-            lsn: transaction.position,
-        });
-        let own = origin == self.me && self.rules.has(Rule::Repair);
-        let version = transaction.version;
-        // A repair may have been under way.
-        let tombstone_lsn = if own { Lsn::MAX } else { local_lsn };
-        for table in transaction.truncates() {
-            let entry = Entry {
-                version,
-                source,
-                deleted: true,
-                local_lsn: tombstone_lsn,
-            };
-            self.daemon
-                .index
-                .announce_truncate(data::table(table), entry);
-            if own {
-                let repeat = self
-                    .daemon
-                    .truncates_to_repeat
-                    .entry(table)
-                    .or_insert(version);
-                *repeat = (*repeat).max(version);
-            }
-        }
-        let mut fold = Fold::new();
-        transaction.fold_into(&mut fold, 0);
-        for folded in fold.finish() {
-            let deleted = folded.net.row().is_none();
-            let local_lsn = if deleted { tombstone_lsn } else { local_lsn };
-            let entry = Entry {
-                version: folded.last.version,
-                source,
-                deleted,
-                local_lsn,
-            };
-            let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
-            self.daemon.index.announce(relation, hash, entry);
-            if deleted && own {
-                let versions = self.daemon.repairs.entry(folded.key).or_default();
-                versions.insert(folded.last.version);
-            }
-        }
-    }
-
-    /// Removes a row that the index says is deleted: it was written over a local delete that
-    /// capture had not reached.
-    pub fn repair(&mut self, key: Key) {
-        self.capture_all();
-        let Some(versions) = self.daemon.repairs.remove(&key) else {
-            return;
-        };
-        let (relation, hash) = (data::relation(key), data::hash(key));
-        let entry = self.daemon.index.get(relation, hash);
-        // What another group is about to delete is that group's.
-        let ours = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| s.origin == self.me);
-        if entry.is_some_and(|e| e.deleted && ours(&e)) {
-            self.paths.repaired += usize::from(self.server.now.rows.remove(&key).is_some());
-        }
-        let at = self.server.commit_replayed();
-        tell!("  site {} repairs key {key}: {entry:?}", site_of(self.me));
-        for version in versions {
-            self.daemon.index.landed(relation, hash, version, at);
-        }
-    }
-
-    /// Removes what replay has put into a table behind a local truncate.
-    pub fn repeat_truncate(&mut self, table: u8) {
-        self.capture_all();
-        let Some(version) = self.daemon.truncates_to_repeat.remove(&table) else {
-            return;
-        };
-        let index = &self.daemon.index;
-        let before = self.server.now.rows.len();
-        let outlives =
-            |key: &Key| key % TABLES != table || index.survives_truncate(data::hash(*key), version);
-        let flushed_rows = &mut self.server.now.rows;
-        flushed_rows.retain(|key, _| outlives(key));
-        self.paths.repaired += before - self.server.now.rows.len();
-        let at = self.server.commit_replayed();
-        tell!(
-            "  site {} repeats truncate {table} {version:?}: {:?}",
-            site_of(self.me),
-            self.server.now.rows
-        );
-        self.daemon
-            .index
-            .truncate_landed(data::table(table), version, at);
-    }
 }
 
 impl Daemon {
-    fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
+    pub(crate) fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
         Daemon {
             index: Index::new(),
             clock: HybridClock::restored(last),
@@ -581,12 +435,12 @@ impl Daemon {
     }
 }
 
-fn end_of(journal: &[Transaction]) -> Lsn {
+pub(crate) fn end_of(journal: &[Transaction]) -> Lsn {
     journal.last().map_or(Lsn::ZERO, |t| t.position)
 }
 
 impl Paths {
-    pub fn add(&mut self, other: &Paths) {
+    pub(crate) fn add(&mut self, other: &Paths) {
         self.fast += other.fast;
         self.careful += other.careful;
         self.repaired += other.repaired;

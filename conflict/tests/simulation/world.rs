@@ -13,21 +13,24 @@ use crate::site::{Beat, Paths, Site, node, site_of};
 
 /// What kind of cluster, and how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub sites: usize,
-    pub skew: i64,
-    pub steps: usize,
-    pub keys: usize,
-    pub values: usize,
-    pub crashes: bool,
+pub(crate) struct Shape {
+    pub(crate) sites: usize,
+    pub(crate) skew: i64,
+    pub(crate) steps: usize,
+    pub(crate) keys: usize,
+    pub(crate) values: usize,
+    /// 0: none, 1: now and then, else in percent of the steps.
+    pub(crate) crashes: u64,
+    /// How often, in percent, all sites come to rest instead of only telling how far they are.
+    pub(crate) rests: u64,
 }
 
 /// How a run ended.
 #[derive(Debug, Default)]
-pub struct End {
-    pub forgotten: usize,
-    pub conflicts: usize,
-    pub paths: Paths,
+pub(crate) struct End {
+    pub(crate) forgotten: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) paths: Paths,
 }
 
 struct World {
@@ -39,7 +42,7 @@ struct World {
 }
 
 /// Runs one schedule. A panic in the crate's own assertions counts as a failure.
-pub fn run(seed: u64, rules: Rules, shape: Shape) -> Result<End, String> {
+pub(crate) fn run(seed: u64, rules: Rules, shape: Shape) -> Result<End, String> {
     catch_unwind(AssertUnwindSafe(|| {
         World::new(seed, rules, shape).run(shape)
     }))
@@ -84,6 +87,9 @@ impl World {
         let me = self.rnd.below(self.sites.len());
         let other = self.rnd.below(self.sites.len());
         tell!("site {me}, {other}");
+        if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
+            self.crash(me);
+        }
         match self.rnd.below(100) {
             0..22 => {
                 let time = self.time(me);
@@ -98,28 +104,53 @@ impl World {
             32..40 => self.sites[me].borrow_mut().fsync(),
             40..44 => self.send_outbox(me),
             44..54 => self.pull(me, other),
-            54..66 => self.dispatch(me, other),
-            66..78 => self.carry_out(me, other, true)?,
+            54..66 => {
+                let with = |s: &Site, x: usize| {
+                    let here = s.journal_position(&self.sites, x);
+                    here > s.daemon.dispatched.get(node(x))
+                };
+                let origin = self.some_origin(me, with);
+                self.dispatch(me, origin);
+            }
+            66..78 => {
+                let flying = |s: &Site, x: usize| {
+                    s.daemon
+                        .flights
+                        .get(&node(x))
+                        .is_some_and(|f| !f.is_empty())
+                };
+                let origin = self.some_origin(me, flying);
+                self.carry_out(me, origin, true)?;
+            }
             78..85 => {
                 self.sites[me].borrow_mut().land();
             }
             85..88 => self.repair(me),
             88..91 => self.sites[me].borrow_mut().server.flush(),
             91..94 => self.beat(me),
-            94..98 => {
+            94..96 => {
                 self.deliver();
                 self.forget(me);
             }
-            98 => self.sites[me].borrow_mut().release(),
-            _ => {
-                if self.rnd.chance(60) && shape.crashes {
-                    self.crash(me);
-                } else {
-                    self.sites[me].borrow_mut().skew -= self.rnd.between(1, 20);
-                }
+            96 => self.sites[me].borrow_mut().release(),
+            97 if shape.crashes > 0 => self.crash(me),
+            98 if self.rnd.chance(shape.rests) => {
+                self.heal()?;
+                self.tell_all();
             }
+            98 => self.tell_all(),
+            _ => self.sites[me].borrow_mut().skew -= self.rnd.between(1, 20),
         }
         Ok(())
+    }
+
+    /// One of the origins that have something to do here, if there is one.
+    fn some_origin(&self, me: usize, has: impl Fn(&Site, usize) -> bool) -> usize {
+        let site = self.sites[me].borrow();
+        let origins = (0..self.sites.len()).filter(|&x| x != me && has(&site, x));
+        let all: Vec<usize> = origins.collect();
+        let dice = (self.clock as usize).wrapping_mul(31) + self.rnd.0 as usize;
+        all.get(dice % all.len().max(1)).copied().unwrap_or(me)
     }
 
     fn send_outbox(&mut self, me: usize) {
@@ -218,6 +249,22 @@ impl World {
         self.sites[me].borrow_mut().forget(&everywhere);
     }
 
+    /// Every site's beat gets everywhere at once.
+    fn tell_all(&mut self) {
+        for from in 0..self.sites.len() {
+            let beat = self.sites[from].borrow().beat();
+            for (to, site) in self.sites.iter().enumerate() {
+                if to != from {
+                    let settled = &mut site.borrow_mut().daemon.settled;
+                    settled.beat(beat.node, beat.end, beat.applied.clone());
+                }
+            }
+        }
+        for me in 0..self.sites.len() {
+            self.forget(me);
+        }
+    }
+
     fn crash(&mut self, me: usize) {
         let server = self.rnd.chance(40);
         let journals: Vec<Vec<Transaction>> = self
@@ -313,7 +360,7 @@ impl World {
                 for op in &transaction.ops {
                     match op {
                         Op::Insert(key, row) | Op::Update(key, row) => {
-                            write(*key, version, Some(row.plain))
+                            write(*key, version, Some(row.plain));
                         }
                         Op::Delete(key) => write(*key, version, None),
                         Op::Lost(key, version) => write(*key, *version, None),
@@ -347,15 +394,7 @@ impl World {
         for site in &self.sites {
             site.borrow_mut().server.flush();
         }
-        for from in 0..self.sites.len() {
-            let beat = self.sites[from].borrow().beat();
-            for (to, site) in self.sites.iter().enumerate() {
-                if to != from {
-                    let settled = &mut site.borrow_mut().daemon.settled;
-                    settled.beat(beat.node, beat.end, beat.applied.clone());
-                }
-            }
-        }
+        self.tell_all();
         for me in 0..self.sites.len() {
             // Capture passes what replay wrote last.
             let mut site = self.sites[me].borrow_mut();
