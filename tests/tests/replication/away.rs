@@ -13,8 +13,8 @@ async fn write(cluster: &Cluster) {
     // Random bytes, so that nothing is compressed away.
     for round in 0..WRITTEN_MIB / 8 {
         let sql = format!(
-            "insert into items select {round} * 10000 + g, g, (select string_agg(md5(random()::text || g), '') \
-             from generate_series(1, 32)) from generate_series(1, 8000) g"
+            "insert into items select {round} * 10000 + g, g, (select string_agg(md5(random()::text || g || i), '') \
+             from generate_series(1, 32) i) from generate_series(1, 8000) g"
         );
         client.batch_execute(&sql).await.unwrap();
     }
