@@ -37,9 +37,20 @@ pub struct Repair {
     /// Schema and name of the table.
     pub table: (String, String),
     /// The deleted row as the stream gives it and the relation it is of; `None` for a TRUNCATE.
-    pub row: Option<(Bytes, std::sync::Arc<OwnedRelation>)>,
+    pub row: Option<RepairRow>,
     /// The version of the delete.
     pub version: Version,
+}
+
+/// The key of a row to look at again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RepairRow {
+    /// The relation that the cells are of.
+    pub relation: std::sync::Arc<OwnedRelation>,
+    /// How many cells.
+    pub count: u16,
+    /// The cells of a row with that key, as pgoutput writes them.
+    pub cells: Bytes,
 }
 
 /// What one message brought about.
@@ -478,9 +489,7 @@ impl Assembler {
                                 relation.owned.namespace.clone(),
                                 relation.owned.name.clone(),
                             ),
-                            row: t
-                                .key
-                                .map(|_| (change.clone(), std::sync::Arc::clone(&relation.owned))),
+                            row: key_cells(&message, &relation.owned).filter(|_| t.key.is_some()),
                             version,
                         }));
                     }
@@ -670,6 +679,19 @@ pub(crate) fn travelling(delete: &crate::admin::message::TravellingDelete) -> To
         deleted: true,
         version: Some(delete.version),
     }
+}
+
+/// The key that a change takes away.
+fn key_cells(message: &Message<'_>, relation: &std::sync::Arc<OwnedRelation>) -> Option<RepairRow> {
+    let tuple = match message {
+        Message::Delete { key, old, .. } | Message::Update { key, old, .. } => key.or(*old)?,
+        _ => return None,
+    };
+    Some(RepairRow {
+        relation: std::sync::Arc::clone(relation),
+        count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
+        cells: Bytes::copy_from_slice(tuple.as_bytes()),
+    })
 }
 
 /// Adds what a change touches.

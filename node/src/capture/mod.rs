@@ -25,7 +25,7 @@ mod service;
 mod shapes;
 mod spool;
 
-pub use assembler::{Assembled, Assembler, Repair, Signal};
+pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};
 pub(crate) use assembler::{touch_with, travelling};
 pub use error::Error;
 pub(crate) use service::chain;

@@ -15,7 +15,7 @@ use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
 use crate::pg::replication::{self, Event, Feedback};
-use crate::settle::Ledger;
+use crate::settle::{Ledger, progress};
 
 /// The slot and the publication are named so.
 pub(super) const NAME: &str = "everywrite";
@@ -123,6 +123,10 @@ impl Capture {
             .client()
             .await?;
         self.check_slot(&catalog).await?;
+        // A new connection to the slot often means a new server process: streams that sit idle
+        // on dead sessions begin anew, and what a crash took away is noticed.
+        progress(&catalog, &self.ledger).await?;
+        self.ledger.server_started();
         assembler.restart();
         let target = self.options.target.named("everywrite");
         let options = replication::Options::new(NAME);

@@ -15,14 +15,14 @@
 //! Everything happens in one transaction; an error leaves nothing behind but index entries, which
 //! are announcements and hold in any case, and the undecided ones of lost rows, which are undone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome as Unique, UniqueValue, resolve};
 use everywrite_conflict::{
-    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Version,
-    decide,
+    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Vector,
+    Version, decide,
 };
 
 use super::Error;
@@ -62,6 +62,8 @@ pub(super) struct Decided {
     pub lost: Vec<(RelationHash, KeyHash, Version)>,
     /// Conflicts by kind.
     pub conflicts: HashMap<Kind, u64>,
+    /// (table, version) of truncates, whose entries land with the transaction.
+    pub(super) truncated: Vec<(RelationHash, Version)>,
     /// Deletes were put into the outbox.
     pub outbox: bool,
 }
@@ -282,6 +284,12 @@ async fn second_unique(
     let mut holders = Vec::new();
     let mut rows: HashMap<KeyHash, RowKey> = HashMap::new();
     let mut recent = false;
+    // What the batch itself overwrites goes first and holds nothing.
+    let overwritten: HashSet<KeyHash> = cases
+        .iter()
+        .filter(|c| c.decision.apply)
+        .map(|c| c.slot.hash())
+        .collect();
     for answer in &asked {
         let Some(case) = cases.get(answer.case) else {
             continue;
@@ -296,7 +304,11 @@ async fn second_unique(
         if let Some(value) = candidate.values.get_mut(answer.index) {
             *value = Some(answer.value);
         }
-        if let Some(holder) = &answer.holder {
+        if let Some(holder) = answer
+            .holder
+            .as_ref()
+            .filter(|h| !overwritten.contains(&h.hash))
+        {
             recent |= answer.recent;
             rows.insert(holder.hash, holder.clone());
             holders.push((holder.hash, answer.index, answer.value));
@@ -311,6 +323,8 @@ async fn second_unique(
     for case in cases.iter().filter(|c| c.image.is_some()) {
         rows.insert(case.slot.hash(), case.slot.folded.key.clone());
     }
+    let committed = committed(ctx, writer, relation, &holders).await?;
+    let here = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| committed.covers(s));
     let outcomes = ctx.ledger.with_index(|index| {
         let versions: Vec<(Holder, Option<Entry>)> = holders
             .iter()
@@ -318,7 +332,7 @@ async fn second_unique(
                 (
                     Holder {
                         key,
-                        version: index.standing(relation, key, |e| !e.in_flight()),
+                        version: index.standing(relation, key, here),
                         index: at,
                         value,
                     },
@@ -326,8 +340,7 @@ async fn second_unique(
                 )
             })
             .collect();
-        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided() || e.in_flight())) {
-            // What another origin has on its way may be the row that stands here, or not yet.
+        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
             return None;
         }
         let entries: HashMap<KeyHash, Option<Entry>> =
@@ -380,6 +393,45 @@ async fn second_unique(
         lost.push(Lost { key: row, version });
     }
     Ok(lost)
+}
+
+/// For holders that another origin has on its way: how far that origin is committed. The rows are
+/// locked, so each is either the write on its way, and then it is committed, or will be replaced
+/// by it.
+async fn committed(
+    ctx: &Context,
+    writer: &mut Writer,
+    relation: RelationHash,
+    holders: &[(KeyHash, usize, UniqueValue)],
+) -> Result<Vector, Error> {
+    let keys = holders.iter().map(|h| h.0);
+    let on_way = ctx
+        .ledger
+        .look(relation, keys)
+        .into_iter()
+        .filter_map(|e| e.0)
+        .filter(Entry::in_flight);
+    let mut origins: Vec<NodeId> = on_way.filter_map(|e| e.source).map(|s| s.origin).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    let mut committed = Vector::new();
+    for origin in origins {
+        let at = writer.sql(&format!(
+            "select pg_replication_origin_progress('everywrite_{origin}', false)"
+        ));
+        let outcomes = writer.run().await?;
+        let cell = outcomes
+            .get(at)
+            .and_then(|o| o.rows.first())
+            .and_then(|r| r.first())
+            .cloned()
+            .flatten();
+        let lsn = cell
+            .and_then(|c| c.as_ref().try_into().ok())
+            .map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)));
+        committed.set(origin, lsn);
+    }
+    Ok(committed)
 }
 
 /// One answer about one unique index.

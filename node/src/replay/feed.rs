@@ -255,6 +255,11 @@ impl Feed {
         }
     }
 
+    /// The position of the transaction at the front.
+    pub fn position(&self) -> Lsn {
+        self.header().map_or(Lsn::ZERO, |h| h.position)
+    }
+
     /// Takes the front as a transaction to be applied on its own: its header and changes (none
     /// yet for a large one).
     pub(super) fn take(&mut self) -> Option<(Header, Bytes)> {
@@ -381,11 +386,16 @@ impl Feed {
             match raw.first() {
                 Some(b'T') => look.truncates = true,
                 Some(b'M') => {
-                    if let Message::Message { content, .. } = decode(&raw, false)?
-                        && let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content)
-                    {
-                        look.travels = true;
-                        look.travelled.push(delete);
+                    if let Message::Message { content, .. } = decode(&raw, false)? {
+                        // A kind that only a newer daemon knows has an effect that must not be skipped.
+                        let message = WalMessage::decode(content).map_err(|e| Error::Schema {
+                            table: "(message)".to_owned(),
+                            what: format!("{e}: this daemon must be upgraded"),
+                        })?;
+                        if let WalMessage::Delete(delete) = message {
+                            look.travels = true;
+                            look.travelled.push(delete);
+                        }
                     }
                 }
                 _ => {

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::careful::Context;
 use super::table::Table;
-use crate::capture::Repair;
+use crate::capture::{Repair, RepairRow};
 use crate::pg::Target;
-use crate::pg::pgoutput::{Cell, Message, OwnedRelation, decode};
+use crate::pg::pgoutput::{Cell, Tuple};
 use crate::pg::pipeline::{Batch, Session};
 use crate::settle::Identity;
 
@@ -89,17 +89,7 @@ async fn look(target: &Target, context: &Context, repair: &Repair) -> Result<u64
         session.query_simple(&sql).await?;
     }
     let rows = match &repair.row {
-        Some((change, relation)) => {
-            one_row(
-                context,
-                &mut session,
-                &table,
-                change,
-                relation,
-                repair.version,
-            )
-            .await?
-        }
+        Some(row) => one_row(context, &mut session, &table, row, repair.version).await?,
         None => older_rows(&mut session, &table, repair.version).await?,
     };
     session.query_simple("commit").await?;
@@ -120,17 +110,13 @@ async fn one_row(
     context: &Context,
     session: &mut Session,
     table: &Table,
-    change: &bytes::Bytes,
-    relation: &OwnedRelation,
+    row: &RepairRow,
     version: Version,
 ) -> Result<u64, Error> {
     let pk = (!table.primary_key.is_empty()).then_some(table.primary_key.as_slice());
+    let relation = &row.relation;
     let identity = Identity::of(relation, pk);
-    let key = match decode(change, false)? {
-        Message::Delete { key, old, .. } | Message::Update { key, old, .. } => key.or(old),
-        _ => None,
-    };
-    let Some(key) = key else { return Ok(0) };
+    let key = Tuple::from_parts(row.count, &row.cells);
     let hash = identity.hash(&key).map_err(|source| Error::Key {
         table: table.name.clone(),
         source,

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Vector, Version};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
@@ -26,12 +26,13 @@ use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::writer::Writer;
 use super::{Error, truncate};
+use crate::capture::{Repair, RepairRow};
 use crate::journal::record::{Changes, Frame, Header};
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::{Outcome, Session};
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Stability};
+use crate::settle::{Announcement, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -56,8 +57,8 @@ pub struct Options {
     pub journals: Arc<Journals>,
     /// What deciding needs.
     pub context: Context,
-    /// What is stable.
-    pub stability: Arc<Stability>,
+    /// Rows to be looked at again.
+    pub repairs: mpsc::UnboundedSender<Repair>,
     /// Pause, skip, state.
     pub control: Arc<Control>,
     /// Rung when deletes stand in the outbox.
@@ -73,6 +74,8 @@ pub struct Stream {
     /// Everything up to here was on its way before: decided with care when it comes again.
     announced: Lsn,
     single: bool,
+    /// The first transaction of what is being applied.
+    current: Lsn,
 }
 
 /// A group on its way, or about to be.
@@ -92,6 +95,7 @@ impl Stream {
             priors: HashMap::new(),
             announced: Lsn::ZERO,
             single: false,
+            current: Lsn::ZERO,
         })
     }
 
@@ -133,14 +137,12 @@ impl Stream {
                 self.single = true;
                 continue;
             }
-            let state = if held {
-                OriginState::Held
-            } else {
-                OriginState::Disconnected
+            let (state, reason) = match &error {
+                Error::Again | Error::Guard => (OriginState::Waiting, text),
+                _ if held => (OriginState::Held, self.held(&text)),
+                _ => (OriginState::Disconnected, text),
             };
-            if !matches!(error, Error::Again | Error::Guard) {
-                self.options.control.set(state, Some(text));
-            }
+            self.options.control.set(state, Some(reason));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.options.control.kick.notified() => {}
@@ -150,9 +152,25 @@ impl Stream {
         }
     }
 
+    /// Why the stream is held and what can be done.
+    fn held(&self, text: &str) -> String {
+        let name = self
+            .options
+            .names
+            .get(&self.options.origin)
+            .cloned()
+            .unwrap_or_default();
+        format!(
+            "the transaction at {at} cannot be applied: {text}; it is tried again by itself once that is mended, \
+             or left out with: select everywrite.skip_transaction('{name}', '{at}')",
+            at = self.current
+        )
+    }
+
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
         let (session, progress) = self.connect().await?;
+        let mut server = self.options.context.ledger.watch_server();
         self.wait_for_journal(progress).await?;
         let o = &self.options;
         o.context.ledger.applied_is(o.origin, progress);
@@ -175,13 +193,22 @@ impl Stream {
         loop {
             if on_way.is_none() {
                 if next.is_empty() {
-                    let front = feed.ready().await?;
+                    let front = tokio::select! {
+                        front = feed.ready() => front?,
+                        // An idle session does not notice that its server is gone.
+                        _ = server.changed() => return Err(Error::Again),
+                    };
+                    self.current = feed.position();
                     if front != Front::Transaction {
                         self.long(&mut feed, &mut writer, front).await?;
                         continue;
                     }
                     feed.grow(&mut next).await?;
                 }
+                self.current = next
+                    .transactions
+                    .first()
+                    .map_or(self.current, |h| h.position);
                 let batch = std::mem::replace(&mut next, Batch::new(self.options.origin));
                 full = false;
                 if !batch.is_empty() {
@@ -207,6 +234,8 @@ impl Stream {
         let o = &self.options;
         let name = format!("everywrite_{}", o.origin);
         let target = o.target.named(format!("everywrite replay {}", o.origin));
+        // If the server has crashed, every stream must know before one of them goes on.
+        progress(&target.client().await?, &o.context.ledger).await?;
         let mut session = Session::connect(&target, &[]).await?;
         for sql in [
             "set session_replication_role = replica".to_owned(),
@@ -387,7 +416,9 @@ impl Stream {
             writer.force_xid();
             writer.wal_position();
             let reached = wal_position(&writer.run().await?);
-            context.ledger.commits_after(group.batch.origin, group.batch.last(), reached);
+            context
+                .ledger
+                .commits_after(group.batch.origin, group.batch.last(), reached);
             let mut decided = Decided::default();
             let written = careful::write(&context, writer, &group.batch, &mut decided).await;
             let outcome = match written {
@@ -426,19 +457,19 @@ impl Stream {
                 .iter()
                 .map(move |s| (t.mapping.identity.relation, s.hash(), s.version()))
         });
-        o.context.ledger.landed(
+        let lost = decided.lost.iter().copied();
+        let look_again = o.context.ledger.landed(
             batch.origin,
             batch.last(),
             local_lsn,
-            slots.chain(decided.lost.iter().copied()),
+            slots.chain(lost),
+            &decided.truncated,
         );
+        self.look_again(batch, &look_again);
         if !self.priors.is_empty() {
             for slot in batch.tables.iter().flat_map(|t| &t.slots) {
                 self.priors.remove(&(slot.hash(), slot.version()));
             }
-        }
-        if let Some(header) = batch.transactions.last() {
-            o.stability.replayed(o.origin, &header.vector);
         }
         feed.applied(batch.last());
         let count = |n: usize| u64::try_from(n).unwrap_or(0);
@@ -453,6 +484,38 @@ impl Stream {
             // The one that failed is behind us.
             self.single = false;
             feed.single = false;
+        }
+    }
+
+    /// Rows that a local delete, captured while they were on their way, may have preceded.
+    fn look_again(&self, batch: &Batch, keys: &[KeyHash]) {
+        if keys.is_empty() {
+            return;
+        }
+        for table in &batch.tables {
+            for slot in table.slots.iter().filter(|s| keys.contains(&s.hash())) {
+                let tuple = slot.folded.key.image.tuple();
+                let relation = table.mapping.identity.relation;
+                let newer = self
+                    .options
+                    .context
+                    .ledger
+                    .with_index(|index| index.get(relation, slot.hash()));
+                let Some(newer) = newer else { continue };
+                let repair = Repair {
+                    table: (
+                        table.mapping.table.schema.clone(),
+                        table.mapping.table.name.clone(),
+                    ),
+                    row: Some(RepairRow {
+                        relation: Arc::new(table.mapping.relation.clone()),
+                        count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
+                        cells: bytes::Bytes::copy_from_slice(tuple.as_bytes()),
+                    }),
+                    version: newer.version,
+                };
+                let _ = self.options.repairs.send(repair);
+            }
         }
     }
 
@@ -608,7 +671,9 @@ impl Stream {
         work.changes += batch.changes;
         let announcement = self.announce(&mut batch, false);
         let context = self.options.context.clone();
-        context.ledger.commits_after(batch.origin, batch.last(), work.reached);
+        context
+            .ledger
+            .commits_after(batch.origin, batch.last(), work.reached);
         context
             .ledger
             .wait_for_blind(&announcement.blind_before)

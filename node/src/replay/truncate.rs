@@ -34,8 +34,6 @@ pub(super) async fn write(
         origin,
         lsn: header.position,
     };
-    // Before the tables are locked: what is on its way blindly may be waiting for one of them.
-    let blind = ctx.ledger.blind();
     for mapping in tables {
         let entry = Entry {
             version,
@@ -46,9 +44,15 @@ pub(super) async fn write(
         ctx.ledger
             .announce_truncate(mapping.identity.relation, entry);
     }
-    let mut others = blind;
+    // After the announcement, which no blind group passes by, and before the tables are locked.
+    let mut others = ctx.ledger.blind();
     others.set(origin, Lsn::ZERO);
-    ctx.ledger.wait_for_blind(&others).await;
+    if !ctx.ledger.wait_for_blind_briefly(&others).await {
+        return Err(Error::Again);
+    }
+    decided
+        .truncated
+        .extend(tables.iter().map(|m| (m.identity.relation, version)));
     for mapping in tables {
         writer.sql(&format!(
             "lock table {} in access exclusive mode",

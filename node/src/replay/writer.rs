@@ -263,7 +263,13 @@ impl Writer {
     }
 
     /// Finds and locks the rows that hold a row's values of a unique index.
-    pub(super) fn holders(&mut self, mapping: &Mapping, row: &Image, index: usize, horizon: u32) -> usize {
+    pub(super) fn holders(
+        &mut self,
+        mapping: &Mapping,
+        row: &Image,
+        index: usize,
+        horizon: u32,
+    ) -> usize {
         let all: Vec<usize> = (0..mapping.columns.len()).collect();
         let cells: Vec<Cell<'_>> = row.tuple().iter().collect();
         let bind = self.statement(mapping, &Statement::Holders(index));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use everywrite_config::{Settings, SslMode};
-use everywrite_conflict::{Lsn, NodeId, Vector};
+use everywrite_conflict::{Lsn, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::journal::{self, Journals};
 use crate::link::{self, Link};
 use crate::pg::{Target, Tls, TlsMode};
 use crate::replay::{self, Answers, Control, Limits, Rows, Stream};
-use crate::settle::{Barriers, Beats, Ledger, Stability, Steward};
+use crate::settle::{Barriers, Beats, Ledger, Stability, Steward, progress};
 use crate::telemetry::PostgresStatus;
 use crate::telemetry::metrics::Metrics;
 
@@ -184,6 +184,7 @@ impl Shared {
             target: self.target.clone(),
             spool: self.settings.node.data_directory.join("spool"),
         };
+        let repairs_of_streams = repairs.clone();
         let capture = Capture::new(
             options,
             own.clone(),
@@ -252,7 +253,7 @@ impl Shared {
                 },
                 journals: Arc::clone(&self.journals),
                 context: context.clone(),
-                stability: Arc::clone(&stability),
+                repairs: repairs_of_streams.clone(),
                 control: Arc::clone(control),
                 outbox: Arc::clone(&outbox),
             };
@@ -293,24 +294,7 @@ impl Shared {
         }));
         schema::register_nodes(&client, self.me, &sites).await?;
         self.read_decisions(&client).await?;
-        let mut applied = Vector::new();
-        let progress = client
-            .query(
-                "select o.roname, (pg_replication_origin_progress(o.roname, true) - '0/0'::pg_lsn)::bigint
-                   from pg_replication_origin o where o.roname like 'everywrite\\_%'",
-                &[],
-            )
-            .await?;
-        for row in progress {
-            let name: String = row.get(0);
-            let lsn: Option<i64> = row.get(1);
-            let node = name
-                .strip_prefix("everywrite_")
-                .and_then(|n| n.parse().ok());
-            if let (Some(node), Some(lsn)) = (node, lsn) {
-                applied.set(NodeId(node), Lsn(lsn.unsigned_abs()));
-            }
-        }
+        let applied = progress(&client, &self.ledger).await?;
         let here: i64 = client
             .query_one(
                 "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint",

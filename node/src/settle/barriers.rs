@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use everywrite_conflict::{Lsn, NodeId, Vector};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +120,7 @@ impl Setter {
     }
 
     async fn set(&mut self, client: &tokio_postgres::Client) -> Result<(), crate::pg::Error> {
-        let applied = self.ledger.applied();
+        let applied = progress(client, &self.ledger).await?;
         let row = client
             .query_one("select pg_snapshot_xmin(pg_current_snapshot())::text", &[])
             .await?;
@@ -139,10 +140,14 @@ impl Setter {
         loop {
             let content = WalMessage::Barrier(self.last).encode().unwrap_or_default();
             client
-                .execute("select pg_logical_emit_message(true, 'everywrite', $1::bytea)", &[&content.as_ref()])
+                .execute(
+                    "select pg_logical_emit_message(true, 'everywrite', $1::bytea)",
+                    &[&content.as_ref()],
+                )
                 .await?;
             // One that was written before the slot was made never comes; any later one will do.
-            let passed = tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
+            let passed =
+                tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
             match passed {
                 Ok(_) => break,
                 Err(_) => self.last += 1,
@@ -152,4 +157,32 @@ impl Setter {
         self.ledger.flushed_is(&applied);
         Ok(())
     }
+}
+
+/// Asks the server how far every origin is applied, flushed, and tells the ledger: it notices then
+/// if the server has forgotten something in a crash.
+pub(crate) async fn progress(
+    client: &tokio_postgres::Client,
+    ledger: &Ledger,
+) -> Result<Vector, crate::pg::Error> {
+    let before = ledger.applied();
+    let rows = client
+        .query(
+            "select o.roname::text, (pg_replication_origin_progress(o.roname, true) - '0/0'::pg_lsn)::bigint
+               from pg_replication_origin o where o.roname like 'everywrite\\_%'",
+            &[],
+        )
+        .await?;
+    let mut progress = Vector::new();
+    for row in rows {
+        let (name, lsn): (String, Option<i64>) = (row.get(0), row.get(1));
+        let node = name
+            .strip_prefix("everywrite_")
+            .and_then(|n| n.parse().ok());
+        if let (Some(node), Some(lsn)) = (node, lsn) {
+            progress.set(NodeId(node), Lsn(lsn.unsigned_abs()));
+        }
+    }
+    ledger.reconcile(&before, &progress);
+    Ok(progress)
 }

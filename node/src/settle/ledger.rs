@@ -19,6 +19,7 @@
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp,
@@ -26,6 +27,9 @@ use everywrite_conflict::{
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+/// A transaction with locks waits so long for groups that may be waiting for it.
+const BLIND: Duration = Duration::from_millis(500);
 
 /// One key that a transaction wrote.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,7 @@ pub struct Ledger {
     applied: watch::Sender<Vector>,
     captured: watch::Sender<Captured>,
     sighted: watch::Sender<Vector>,
+    server: watch::Sender<u64>,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -142,6 +147,7 @@ impl Ledger {
             applied: watch::Sender::new(Vector::new()),
             captured: watch::Sender::new(Captured::default()),
             sighted: watch::Sender::new(Vector::new()),
+            server: watch::Sender::new(0),
         }
     }
 
@@ -266,9 +272,19 @@ impl Ledger {
 
     /// What the index holds of each key, and a local write of it that lost to the group on its way
     /// the moment it was captured: whoever decides that group has to record it.
-    pub fn look(&self, relation: RelationHash, keys: impl Iterator<Item = KeyHash>) -> Vec<(Option<Entry>, Option<Entry>)> {
+    pub fn look(
+        &self,
+        relation: RelationHash,
+        keys: impl Iterator<Item = KeyHash>,
+    ) -> Vec<(Option<Entry>, Option<Entry>)> {
         let inner = self.inner.lock();
-        keys.map(|key| (inner.index.get(relation, key), inner.beaten.get(&key).copied())).collect()
+        keys.map(|key| {
+            (
+                inner.index.get(relation, key),
+                inner.beaten.get(&key).copied(),
+            )
+        })
+        .collect()
     }
 
     /// Capture has announced everything up to `lsn`.
@@ -309,7 +325,12 @@ impl Ledger {
     ) -> Announcement {
         let mut inner = self.inner.lock();
         let after = inner.reached;
-        inner.marks.push(Mark { origin, last, newest, after });
+        inner.marks.push(Mark {
+            origin,
+            last,
+            newest,
+            after,
+        });
         let before = |i: Intent| {
             let before = inner.index.get(i.relation, i.key);
             inner.index.announce(i.relation, i.key, i.entry);
@@ -347,6 +368,14 @@ impl Ledger {
         let _ = sighted.wait_for(|v| v.covers_all(blind)).await;
     }
 
+    /// The same for a transaction that already has locks, for which a blind group may be waiting:
+    /// false if that may be so.
+    pub async fn wait_for_blind_briefly(&self, blind: &Vector) -> bool {
+        tokio::time::timeout(BLIND, self.wait_for_blind(blind))
+            .await
+            .is_ok()
+    }
+
     /// What is on its way unlooked at now: for whoever is about to look at rows outside a group.
     pub fn blind(&self) -> Vector {
         self.inner.lock().blind.clone()
@@ -362,30 +391,75 @@ impl Ledger {
         f(&mut self.inner.lock().index)
     }
 
-    /// A group is committed here; `local_lsn` was read in it before its commit.
+    /// A group is committed here; `local_lsn` was read in it before its commit. Returns the keys
+    /// whose rows have to be looked at again.
     pub fn landed(
         &self,
         origin: NodeId,
         last: Lsn,
         local_lsn: Lsn,
         keys: impl IntoIterator<Item = (RelationHash, KeyHash, Version)>,
-    ) {
+        truncates: &[(RelationHash, Version)],
+    ) -> Vec<KeyHash> {
         let mut inner = self.inner.lock();
+        let mut look_again = Vec::new();
         for (relation, key, version) in keys {
-            inner.index.landed(relation, key, version, local_lsn);
+            let newer = inner.index.landed(relation, key, version, local_lsn);
+            // A local delete that was captured meanwhile: it may have come before this row.
+            let local = |e: &Entry| e.deleted && e.source.is_some_and(|s| s.origin == self.me);
+            if newer.as_ref().is_some_and(local) {
+                look_again.push(key);
+            }
             if !inner.beaten.is_empty() {
                 inner.beaten.remove(&key);
             }
+        }
+        for (relation, version) in truncates {
+            inner.index.truncate_landed(*relation, *version, local_lsn);
         }
         inner.commits_after(origin, last, local_lsn);
         drop(inner);
         self.sighted(origin, last);
         self.applied.send_if_modified(|v| v.raise(origin, last));
+        look_again
     }
 
-    /// Sets what is applied to what the server says (it may have forgotten the newest groups in a crash).
+    /// Sets what is applied to what the server says.
     pub fn applied_is(&self, origin: NodeId, lsn: Lsn) {
         self.applied.send_modify(|v| v.set(origin, lsn));
+    }
+
+    /// Compares what was applied before the server was asked with the `progress` that it says it
+    /// has: less means that it crashed and has forgotten its newest commits. Every stream has to
+    /// begin anew then, and none may rely on what is gone.
+    pub fn reconcile(&self, before: &Vector, progress: &Vector) {
+        let lost: Vec<(NodeId, Lsn)> = before
+            .iter()
+            .map(|(n, _)| (n, progress.get(n)))
+            .filter(|(n, lsn)| *lsn < before.get(*n))
+            .collect();
+        if !lost.is_empty() {
+            tracing::warn!(progress = ?progress, "the server has forgotten its newest commits in a crash, they are applied again");
+            self.applied
+                .send_modify(|v| lost.iter().for_each(|(n, lsn)| v.set(*n, *lsn)));
+            self.server.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
+    /// local transaction that is still to be stamped came before it.
+    pub fn flushed_is(&self, progress: &Vector) {
+        self.inner.lock().flushed.merge(progress);
+    }
+
+    /// The server was started anew: every session is gone, whether or not it has noticed.
+    pub fn server_started(&self) {
+        self.server.send_modify(|generation| *generation += 1);
+    }
+
+    /// Changes whenever the sessions have to be made anew.
+    pub fn watch_server(&self) -> watch::Receiver<u64> {
+        self.server.subscribe()
     }
 
     /// What is committed here.
@@ -396,11 +470,6 @@ impl Ledger {
     /// Follows what is committed here.
     pub fn watch_applied(&self) -> watch::Receiver<Vector> {
         self.applied.subscribe()
-    }
-
-    /// `applied`, read before a barrier that capture has met since: it is flushed.
-    pub fn flushed_is(&self, applied: &Vector) {
-        self.inner.lock().flushed.merge(applied);
     }
 
     /// What is applied here and safe from any crash.
@@ -439,14 +508,23 @@ impl Ledger {
 impl Inner {
     fn commits_after(&mut self, origin: NodeId, last: Lsn, reached: Lsn) {
         self.reached = self.reached.max(reached);
-        for mark in self.marks.iter_mut().filter(|m| m.origin == origin && m.last <= last) {
+        for mark in self
+            .marks
+            .iter_mut()
+            .filter(|m| m.origin == origin && m.last <= last)
+        {
             mark.after = mark.after.max(reached);
         }
     }
 
     /// Takes in the groups that a local transaction which ends at `position` may have seen.
     fn see_before(&mut self, position: Lsn) {
-        let Inner { marks, clock, dispatched, .. } = self;
+        let Inner {
+            marks,
+            clock,
+            dispatched,
+            ..
+        } = self;
         marks.retain(|mark| {
             let seen = mark.after < position;
             if seen {

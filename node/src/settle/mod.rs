@@ -7,6 +7,7 @@ mod ledger;
 mod steward;
 
 pub use barriers::Barriers;
+pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub use keys::{Identity, KeyError};
 pub use ledger::{Announcement, Captured, Intent, Ledger, Stamped, Touched, describe};

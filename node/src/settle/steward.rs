@@ -37,7 +37,7 @@ impl Stability {
         }
     }
 
-    /// A transaction of `origin` with this vector is applied here.
+    /// A transaction of `origin` with this vector is applied and flushed here.
     pub fn replayed(&self, origin: NodeId, vector: &Vector) {
         self.settled.lock().replayed(origin, vector);
     }
@@ -49,7 +49,7 @@ impl Stability {
             .beat(beat.node, beat.journal_end, beat.applied.clone());
     }
 
-    /// What the index may forget, given what is applied here (and the own journal's end).
+    /// What the index may forget, given what is applied and flushed here (and the own journal's end).
     pub fn stable(&self, applied: &Vector) -> Vector {
         self.settled.lock().stable(applied)
     }
@@ -160,16 +160,15 @@ impl Steward {
                 }
             }
             let own_end = self.journals.get(self.me).map_or(Lsn::ZERO, |j| j.end());
-            let mut applied = self.ledger.applied();
-            applied.set(self.me, own_end);
-            let stable = self.stability.stable(&applied);
+            // Flushed, not only committed: what a crash takes away comes again.
+            let mut flushed = self.ledger.flushed();
+            flushed.set(self.me, own_end);
+            let stable = self.stability.stable(&flushed);
             self.ledger.forget(&stable);
             if cut.elapsed() < CUT {
                 continue;
             }
             cut = tokio::time::Instant::now();
-            let mut flushed = self.ledger.flushed();
-            flushed.set(self.me, own_end);
             let released = self.stability.released(&flushed);
             for journal in self.journals.all() {
                 let origin = journal.origin();
