@@ -118,8 +118,12 @@ impl Reader {
             };
             match read {
                 Ok((from, bytes)) => {
-                    if let Some(chunk) = self.take(piece.at, from, bytes)? {
-                        return Ok(chunk);
+                    match self.take(piece.at, from, bytes) {
+                        Ok(Some(chunk)) => return Ok(chunk),
+                        Ok(None) => {}
+                        // What was read was cut off meanwhile, and something else stands there.
+                        Err(_) if self.shared.state.lock().cuts != self.cuts => {}
+                        Err(err) => return Err(err),
                     }
                 }
                 // The bytes were taken away while they were read.

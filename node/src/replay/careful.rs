@@ -420,16 +420,7 @@ async fn committed(
             "select pg_replication_origin_progress('everywrite_{origin}', false)"
         ));
         let outcomes = writer.run().await?;
-        let cell = outcomes
-            .get(at)
-            .and_then(|o| o.rows.first())
-            .and_then(|r| r.first())
-            .cloned()
-            .flatten();
-        let lsn = cell
-            .and_then(|c| c.as_ref().try_into().ok())
-            .map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)));
-        committed.set(origin, lsn);
+        committed.set(origin, super::stream::lsn_text(outcomes.get(at)));
     }
     Ok(committed)
 }

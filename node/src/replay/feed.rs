@@ -256,7 +256,7 @@ impl Feed {
     }
 
     /// The position of the transaction at the front.
-    pub fn position(&self) -> Lsn {
+    pub(super) fn position(&self) -> Lsn {
         self.header().map_or(Lsn::ZERO, |h| h.position)
     }
 

@@ -258,15 +258,7 @@ impl Stream {
         let outcome = session
             .query_simple("select pg_replication_origin_session_progress(true)")
             .await?;
-        let cell = outcome
-            .first()
-            .and_then(|o| o.rows.first())
-            .and_then(|r| r.first())
-            .cloned()
-            .flatten();
-        let progress = cell
-            .and_then(|c| c.as_ref().try_into().ok())
-            .map_or(Lsn::ZERO, |b| Lsn(u64::from_be_bytes(b)));
+        let progress = lsn_text(outcome.first());
         Ok((session, progress))
     }
 
@@ -726,6 +718,16 @@ async fn commit(writer: &mut Writer, decided: &Decided) -> Result<Lsn, Error> {
     let mut outcomes = writer.run().await?;
     outcomes.pop();
     Ok(wal_position(&outcomes))
+}
+
+/// A position in the text form of simple queries; nothing yet if it is NULL.
+pub(super) fn lsn_text(outcome: Option<&Outcome>) -> Lsn {
+    let cell = outcome
+        .and_then(|o| o.rows.first())
+        .and_then(|r| r.first())
+        .and_then(Option::as_ref);
+    let text = cell.and_then(|c| std::str::from_utf8(c).ok());
+    text.and_then(|t| t.parse().ok()).unwrap_or(Lsn::ZERO)
 }
 
 /// The answer of the last statement, `pg_current_wal_insert_lsn()`.

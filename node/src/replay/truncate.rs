@@ -125,11 +125,11 @@ async fn row_by_row(
         .filter_map(|i| mapping.columns.get(i))
         .map(|c| c.quoted.as_str())
         .collect();
-    let at = writer.sql(&format!(
-        "select {} from {}",
-        names.join(", "),
-        mapping.table.quoted
-    ));
+    let sql = format!("select {} from {}", names.join(", "), mapping.table.quoted);
+    // Prepared, because only then the rows come in binary.
+    let at = writer
+        .bind(&format!("m{}keys", mapping.number), &sql, &[])
+        .execute();
     let outcomes = writer.run().await?;
     let known: std::collections::HashMap<KeyHash, Entry> = interesting.iter().copied().collect();
     let mut gone: Vec<RowKey> = Vec::new();

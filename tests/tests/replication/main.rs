@@ -19,6 +19,7 @@ mod insert_against_insert;
 mod large_transaction;
 mod multi_row_transactions;
 mod new_table;
+mod nothing_twice;
 mod pause_and_resume;
 mod primary_key_change;
 mod read_your_writes;
