@@ -1,38 +1,85 @@
 //! When all sites have applied everything of each other, and whether they then hold the same rows.
+//!
+//! Each round leaves a mark behind everything that a site has committed (`everywrite.last_commit()`,
+//! which makes a transaction behind that place travel), waits until every other site has applied that
+//! place, and compares. A delete that has to travel leaves after the row that it removes, so a round
+//! that finds a difference is followed by another one.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use everywrite_conflict::{Lsn, NodeId};
+use everywrite_conflict::Lsn;
 
 use crate::checker::{self, Digest};
 use crate::cluster::Site;
 use crate::wait;
 
-/// Waits until nothing is under way and all sites hold the same rows in every table. The number of
-/// rows; what differs in the end is the error.
+/// Waits until every site has applied what every other one has committed, and all hold the same rows
+/// in every table. The number of rows; what differs in the end is the error.
 pub async fn reached(sites: &[Site], limit: Duration) -> anyhow::Result<u64> {
-    let agreed = wait::until("all sites to hold the same rows", limit, async || {
-        nothing_under_way(sites).await?;
-        let digests = digests(sites).await.map_err(|err| format!("{err:#}"))?;
-        // Once more: a delete that has to travel leaves after the row that it removes.
-        nothing_under_way(sites).await?;
-        checker::same_everywhere(&digests)
-    });
-    match agreed.await {
-        Ok(rows) => Ok(rows),
-        Err(err) => {
-            let rows = differing_rows(sites).await.unwrap_or_default();
-            bail!("{err:#}\n{rows}")
+    let begin = Instant::now();
+    loop {
+        let left = limit.saturating_sub(begin.elapsed());
+        let reason = match round(sites, left).await {
+            Ok(Ok(rows)) => return Ok(rows),
+            Ok(Err(difference)) => difference,
+            Err(err) => format!("{err:#}"),
+        };
+        if begin.elapsed() < limit {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
         }
+        let rows = differing_rows(sites).await.unwrap_or_default();
+        bail!("the sites do not agree after {limit:?}: {reason}\n{rows}");
     }
 }
 
-/// The end of what has been written at a site.
-pub async fn committed(site: &Site) -> anyhow::Result<Lsn> {
-    let lsn = site.value("select pg_current_wal_flush_lsn()").await?;
-    lsn.parse().context("a WAL position")
+async fn round(sites: &[Site], limit: Duration) -> anyhow::Result<Result<u64, String>> {
+    let begin = Instant::now();
+    for origin in sites {
+        let place = mark(origin, limit.saturating_sub(begin.elapsed())).await?;
+        for reader in sites.iter().filter(|s| s.node.id() != origin.node.id()) {
+            applied(reader, origin, place, limit.saturating_sub(begin.elapsed())).await?;
+        }
+    }
+    Ok(checker::same_everywhere(&digests(sites).await?))
+}
+
+/// A place behind all that a site has committed until now. Waits for a server that is not up yet.
+pub async fn mark(site: &Site, limit: Duration) -> anyhow::Result<Lsn> {
+    let what = format!("a mark at {}", site.node.name());
+    wait::until(&what, limit, async || {
+        let place = site.value("select everywrite.last_commit()").await;
+        let place = place.map_err(|err| format!("{err:#}"))?;
+        place.parse().map_err(|_| format!("not a place: {place}"))
+    })
+    .await
+}
+
+/// Waits until `reader` has applied `origin` up to `place`.
+pub async fn applied(
+    reader: &Site,
+    origin: &Site,
+    place: Lsn,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let names = (origin.node.name(), reader.node.name());
+    let what = format!("{} up to {place} at {}", names.0, names.1);
+    wait::until(&what, limit, async || {
+        let stream = reader.origin(origin).await;
+        let stream = stream.map_err(|err| format!("{err:#}"))?;
+        if stream.applied >= place {
+            return Ok(());
+        }
+        Err(format!(
+            "applied {} of {}, {:?} {}",
+            stream.applied,
+            stream.origin_end,
+            stream.state,
+            stream.reason.unwrap_or_default()
+        ))
+    })
+    .await
 }
 
 /// Each site's digest of each table.
@@ -45,48 +92,13 @@ async fn digests(sites: &[Site]) -> anyhow::Result<Vec<Digest>> {
     Ok(digests)
 }
 
-/// Whether every site's WAL is captured and applied everywhere, by the nodes' own word.
-async fn nothing_under_way(sites: &[Site]) -> Result<(), String> {
-    let mut ends: BTreeMap<NodeId, Lsn> = BTreeMap::new();
-    let mut statuses = Vec::new();
-    for site in sites {
-        let say = |err: anyhow::Error| format!("{}: {err:#}", site.node.name());
-        let committed = committed(site).await.map_err(say)?;
-        let status = site.node.status().await.map_err(say)?;
-        if status.capture.captured_lsn < committed {
-            return Err(format!(
-                "{} captured up to {} of {committed}",
-                status.name, status.capture.captured_lsn
-            ));
-        }
-        ends.insert(status.node, status.capture.journal_end);
-        statuses.push(status);
-    }
-    for status in &statuses {
-        for origin in &status.origins {
-            let end = ends.get(&origin.node).copied().unwrap_or_default();
-            if origin.applied < end {
-                return Err(format!(
-                    "{} has applied {} up to {} of {end}: {:?} {:?}",
-                    status.name, origin.name, origin.applied, origin.state, origin.reason
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A few of the rows that are not the same everywhere.
 async fn differing_rows(sites: &[Site]) -> anyhow::Result<String> {
     let digests = digests(sites).await?;
+    let mut pairs = sites.iter().zip(&digests);
+    let (first, here) = pairs.next().context("no sites")?;
     let mut report = String::new();
-    let Some(((first, here), others)) = sites.iter().zip(&digests).next().map(|first| {
-        let others = sites.iter().zip(&digests).skip(1);
-        (first, others)
-    }) else {
-        return Ok(report);
-    };
-    for (other, there) in others {
+    for (other, there) in pairs {
         for (table, digest) in &here.tables {
             if there.tables.get(table).is_none_or(|d| d == digest) {
                 continue;

@@ -123,7 +123,7 @@ pub async fn differing_rows(
     let [one, other] = sets.as_slice() else {
         bail!("two sets are two sets");
     };
-    let short = |row: &String| row.chars().take(200).collect::<String>();
+    let short = |row: &String| row.chars().take(100).collect::<String>();
     Ok(one
         .difference(other)
         .map(|row| format!("< {}", short(row)))

@@ -332,22 +332,8 @@ impl Cluster {
     /// Waits until `reader` has applied all that `origin` has committed until now.
     pub async fn caught_up(&self, reader: usize, origin: usize) -> anyhow::Result<()> {
         let (reader, origin) = (self.site(reader), self.site(origin));
-        let committed = agreement::committed(origin).await?;
-        let what = format!("{} at {}", origin.node.name(), reader.node.name());
-        wait::until(&what, wait::LIMIT, async || {
-            let status = origin.node.status().await;
-            let capture = status.map_err(|err| format!("{err:#}"))?.capture;
-            if capture.captured_lsn < committed {
-                return Err(format!("captured up to {} only", capture.captured_lsn));
-            }
-            let stream = reader.origin(origin).await;
-            let stream = stream.map_err(|err| format!("{err:#}"))?;
-            if stream.applied < capture.journal_end {
-                return Err(format!("{stream:?}, origin at {}", capture.journal_end));
-            }
-            Ok(())
-        })
-        .await
+        let place = agreement::mark(origin, wait::LIMIT).await?;
+        agreement::applied(reader, origin, place, wait::LIMIT).await
     }
 
     /// Waits until all sites have applied everything of each other and hold the same rows in every

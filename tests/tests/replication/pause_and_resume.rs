@@ -26,8 +26,8 @@ async fn a_paused_peer_waits_and_then_catches_up() {
         .unwrap();
     cluster.site(2).wait_value(COUNT, "2").await.unwrap();
     b.wait_value(COUNT, "1").await.unwrap();
-    let state = b.value("select state from everywrite.status where name = 'a'");
-    assert_eq!(state.await.unwrap(), "paused");
+    let state = "select state from everywrite.status where name = 'a'";
+    b.wait_value(state, "paused").await.unwrap();
 
     // A restart changes nothing about it.
     cluster.site_mut(1).node.stop().unwrap();
