@@ -151,7 +151,13 @@ async fn lock<'a>(
     for ((slot, found), (now, beaten)) in slots.iter().zip(found).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
+        // A later group of the same origin may have been announced already: that is no opponent.
+        let later = |e: &Entry| {
+            e.source
+                .is_some_and(|s| s.origin == batch.origin && s.lsn > batch.last())
+        };
         let stored = match now {
+            Some(entry) if later(&entry) => beaten.or(slot.prior),
             Some(entry) if entry.version == slot.version() => {
                 beaten.or(slot.prior.filter(|p| p.version != slot.version()))
             }

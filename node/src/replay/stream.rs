@@ -326,6 +326,10 @@ impl Stream {
         mut batch: Batch,
     ) -> Result<Option<Group>, Error> {
         let announcement = self.announce(&mut batch, true);
+        if spans(&batch) {
+            self.single = true;
+            return Err(Error::Again);
+        }
         let group = Group {
             batch,
             blind_before: announcement.blind_before,
@@ -699,6 +703,14 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
         Front::Transaction => feed.grow(batch).await,
         Front::Steps | Front::Large => Ok(true),
     }
+}
+
+/// Whether another origin's write of some key falls between the batch's writes of it. What the
+/// later ones leave out is then in that write, not in the earlier ones: the transactions have to
+/// be replayed one by one.
+fn spans(batch: &Batch) -> bool {
+    let between = |s: &super::batch::Slot| s.prior.is_some_and(|p| s.folded.spans(p.version));
+    batch.tables.iter().flat_map(|t| &t.slots).any(between)
 }
 
 fn nothing(slots: &[super::batch::Slot]) -> bool {

@@ -311,6 +311,7 @@ impl Shared {
             &applied,
         );
         let here = Lsn(here.unsigned_abs());
+        self.ledger.restored_to(here);
         let began = Instant::now();
         let read = replay::rebuild(
             &client,

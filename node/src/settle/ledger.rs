@@ -111,6 +111,8 @@ struct Inner {
     beaten: HashMap<KeyHash, Entry>,
     /// Groups above which the next local transaction is stamped if it ends behind them.
     marks: Vec<Mark>,
+    /// The end of the local WAL when this process began.
+    restored_to: Lsn,
     /// A place that the local WAL is known to have reached.
     reached: Lsn,
     /// The end of the last local transaction that has its stamp.
@@ -140,6 +142,7 @@ impl Ledger {
                 blind: Vector::new(),
                 beaten: HashMap::new(),
                 marks: Vec::new(),
+                restored_to: Lsn::ZERO,
                 reached: Lsn::ZERO,
                 stamped_to: Lsn::ZERO,
                 forgotten: 0,
@@ -163,6 +166,16 @@ impl Ledger {
         inner.flushed.merge(applied);
         drop(inner);
         self.applied.send_modify(|v| v.merge(applied));
+    }
+
+    /// The local WAL ended at `here` when this process began.
+    pub fn restored_to(&self, here: Lsn) {
+        self.inner.lock().restored_to = here;
+    }
+
+    /// A place that the local WAL is known to have reached.
+    pub fn reached(&self) -> Lsn {
+        self.inner.lock().reached
     }
 
     /// Puts back what the journals say was written (at start, before capture and replay run).
@@ -196,7 +209,13 @@ impl Ledger {
             let (Some(key), Some(version)) = (t.key, t.version) else {
                 continue;
             };
-            let leave = inner.index.travels(t.relation, key, version);
+            // What a crash took from memory is decided by what the journals say: nothing newer of
+            // the key was released while this delete was still to be captured.
+            let restored = position <= inner.restored_to
+                && inner.index.get(t.relation, key).is_none_or(|e| {
+                    e.version < version || (e.version == version && e.source.is_none())
+                });
+            let leave = inner.index.travels(t.relation, key, version) || restored;
             if leave {
                 self.announce_local(
                     &mut inner,
@@ -410,7 +429,10 @@ impl Ledger {
             if newer.as_ref().is_some_and(local) {
                 look_again.push(key);
             }
-            if !inner.beaten.is_empty() {
+            // A later group of the same origin may still have to answer for it.
+            let last = |e: &Entry| e.version == version;
+            if !inner.beaten.is_empty() && inner.index.get(relation, key).as_ref().is_none_or(last)
+            {
                 inner.beaten.remove(&key);
             }
         }
@@ -489,9 +511,9 @@ impl Ledger {
         self.inner.lock().stamped_to
     }
 
-    /// Forgets what is stable; returns how many keys that were.
-    pub fn forget(&self, stable: &Vector) -> usize {
-        let captured = self.captured.borrow().lsn;
+    /// Forgets what is stable; returns how many keys that were. `captured`: local WAL up to here is
+    /// durable in the own journal.
+    pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
         let mut inner = self.inner.lock();
         let n = inner.index.forget(stable, captured);
         inner.forgotten += n as u64;

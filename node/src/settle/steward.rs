@@ -149,6 +149,7 @@ impl Steward {
 
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
+        let mut before: Option<(Vector, Lsn)> = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -164,12 +165,27 @@ impl Steward {
             let mut flushed = self.ledger.flushed();
             flushed.set(self.me, own_end);
             let stable = self.stability.stable(&flushed);
-            self.ledger.forget(&stable);
+            let captured = self.ledger.watch_captured().borrow().lsn;
+            let captured = if own_end >= self.ledger.stamped_to() {
+                captured
+            } else {
+                own_end.min(captured)
+            };
+            self.ledger.forget(&stable, captured);
             if cut.elapsed() < CUT {
                 continue;
             }
             cut = tokio::time::Instant::now();
             let released = self.stability.released(&flushed);
+            // Only once capture is durably behind the place where this was found: a local
+            // transaction that came before it may still have to be compared with what would go.
+            let found = (released, self.ledger.reached());
+            let Some((released, _)) = before
+                .replace(found)
+                .filter(|(_, reached)| *reached <= captured)
+            else {
+                continue;
+            };
             for journal in self.journals.all() {
                 let origin = journal.origin();
                 // The index is rebuilt from the journals: what is not stable must stay.
