@@ -117,6 +117,13 @@ impl Reader {
                 done.map_err(|_| self.closed())?
             };
             match read {
+                // The index knew a place that was not durable yet when the piece was cut out.
+                Ok((from, bytes)) if bytes.is_empty() => {
+                    self.at = Some(At {
+                        offset: Some(from),
+                        ..piece.at
+                    });
+                }
                 Ok((from, bytes)) => {
                     match self.take(piece.at, from, bytes) {
                         Ok(Some(chunk)) => return Ok(chunk),
