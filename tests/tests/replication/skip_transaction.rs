@@ -11,8 +11,7 @@ async fn the_reason_has_the_statement_that_leaves_it_out() {
     let (a, b) = (cluster.site(0), cluster.site(1));
     let rule = "alter table items add constraint tidy check (note <> 'unwanted')";
     b.execute(rule).await.unwrap();
-    for note in ["before", "unwanted", "wanted"] {
-        let id = note.len();
+    for (id, note) in ["before", "unwanted", "wanted"].iter().enumerate() {
         let insert = format!("insert into items values ({id}, 0, '{note}')");
         a.execute(&insert).await.unwrap();
     }
