@@ -110,7 +110,7 @@ pub(super) async fn write(
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
         // A unique violation here is somebody who came in between.
         match writer.run().await {
-            Err(Error::Guard) => return Err(Error::Again),
+            Err(Error::Guard) => return Err(Error::Again("a row came in between")),
             other => other?,
         };
     }
@@ -165,7 +165,7 @@ async fn lock<'a>(
             None => slot.prior,
         };
         if stored.is_some_and(|e| e.undecided()) {
-            return Err(Error::Again);
+            return Err(Error::Again("another origin is deciding the same row"));
         }
         if let Some(source) = stored.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
@@ -264,7 +264,7 @@ async fn complete(
                 }
             }
         };
-        case.image = Some(image.filled(values.iter().map(|v| v.as_ref().map(Bytes::as_ref))));
+        case.image = Some(image.completed(values.iter().map(|v| v.as_ref().map(Bytes::as_ref))));
     }
     Ok(())
 }
@@ -363,7 +363,9 @@ async fn second_unique(
         Some((outcomes, entries))
     });
     let Some((outcomes, entries)) = outcomes else {
-        return Err(Error::Again);
+        return Err(Error::Again(
+            "another origin is deciding a row with the same unique value",
+        ));
     };
     let ours = entries
         .values()

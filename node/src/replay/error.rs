@@ -44,8 +44,8 @@ pub enum Error {
     #[error("the fast path's guard failed")]
     Guard,
     /// Somebody wrote in between: try again.
-    #[error("somebody wrote in between")]
-    Again,
+    #[error("trying again: {0}")]
+    Again(&'static str),
     /// Missing TOAST values could not be had from any site that knows the row.
     #[error(
         "a TOAST value that the stream leaves out is needed and no site that has it can be reached: {0}"
@@ -65,7 +65,7 @@ impl Error {
                 Some(code) => pg::sqlstate::classify(code.code()),
                 None => Class::Retry,
             },
-            Error::Guard | Error::Again | Error::Toast(_) | Error::Shutdown => Class::Retry,
+            Error::Guard | Error::Again(_) | Error::Toast(_) | Error::Shutdown => Class::Retry,
             Error::Schema { .. } | Error::NoKey(_) | Error::Key { .. } => Class::Park,
             Error::Journal(_) | Error::Decode(_) => Class::Park,
         }

@@ -161,7 +161,7 @@ impl Feed {
     /// The next frame of a large transaction.
     pub(super) async fn part(&mut self) -> Result<Frame, Error> {
         self.peek().await?;
-        self.front.take().ok_or(Error::Again)
+        self.front.take().ok_or(Error::Again("the journal was cut"))
     }
 
     fn header(&self) -> Option<&Header> {
@@ -251,7 +251,7 @@ impl Feed {
                     Front::Transaction
                 })
             }
-            _ => Err(Error::Again),
+            _ => Err(Error::Again("the journal was cut")),
         }
     }
 
@@ -354,7 +354,7 @@ impl Feed {
             _ => return Ok(()),
         };
         let Some(mapping) = self.mappings.get(&shape) else {
-            return Err(Error::Again);
+            return Err(Error::Again("a table was described anew"));
         };
         batch.push(shape, mapping, raw, &message)
     }

@@ -11,6 +11,7 @@ pub struct Image {
     cells: Bytes,
     incomplete: bool,
     text: bool,
+    filled: bool,
 }
 
 impl Image {
@@ -21,6 +22,7 @@ impl Image {
             cells: message.slice_ref(tuple.as_bytes()),
             incomplete: tuple.iter().any(|c| c == Cell::Unchanged),
             text: tuple.iter().any(|c| matches!(c, Cell::Text(_))),
+            filled: false,
         }
     }
 
@@ -39,6 +41,7 @@ impl Image {
             cells: out.freeze(),
             incomplete,
             text,
+            filled: false,
         }
     }
 
@@ -57,6 +60,11 @@ impl Image {
         self.text
     }
 
+    /// Whether values that its writer left out were taken from an earlier image of the same group.
+    pub(super) fn filled(&self) -> bool {
+        self.filled
+    }
+
     /// Bytes it holds.
     pub fn len(&self) -> usize {
         self.cells.len()
@@ -73,7 +81,7 @@ impl Image {
     }
 
     /// This row with `values` in the place of the cells that are missing, in their order.
-    pub fn filled<'a>(&self, values: impl IntoIterator<Item = Option<&'a [u8]>>) -> Self {
+    pub fn completed<'a>(&self, values: impl IntoIterator<Item = Option<&'a [u8]>>) -> Self {
         let mut values = values.into_iter();
         let cells: Vec<Cell<'_>> = self
             .tuple()
@@ -105,6 +113,7 @@ impl everywrite_conflict::Image for Image {
                 .map(|(new, old)| if new == Cell::Unchanged { old } else { new })
                 .collect();
             *self = Image::from_cells(cells.into_iter());
+            self.filled = true;
         }
     }
 }

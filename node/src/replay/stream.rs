@@ -24,6 +24,7 @@ use super::batch::Batch;
 use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
+use super::image::Image;
 use super::writer::Writer;
 use super::{Error, truncate};
 use crate::capture::{Repair, RepairRow};
@@ -74,6 +75,7 @@ pub struct Stream {
     /// Everything up to here was on its way before: decided with care when it comes again.
     announced: Lsn,
     single: bool,
+    single_until: Lsn,
     /// The first transaction of what is being applied.
     current: Lsn,
 }
@@ -95,6 +97,7 @@ impl Stream {
             priors: HashMap::new(),
             announced: Lsn::ZERO,
             single: false,
+            single_until: Lsn::ZERO,
             current: Lsn::ZERO,
         })
     }
@@ -134,11 +137,11 @@ impl Stream {
             }
             if held && !self.single {
                 // Once more, one transaction at a time: the one that fails is then the first.
-                self.single = true;
+                self.one_by_one(self.announced);
                 continue;
             }
             let (state, reason) = match &error {
-                Error::Again | Error::Guard => (OriginState::Waiting, text),
+                Error::Again(_) | Error::Guard => (OriginState::Waiting, text),
                 _ if held => (OriginState::Held, self.held(&text)),
                 _ => (OriginState::Disconnected, text),
             };
@@ -165,6 +168,12 @@ impl Stream {
              or left out with: select everywrite.skip_transaction('{name}', '{at}')",
             at = self.current
         )
+    }
+
+    /// Up to `last` one transaction a group.
+    fn one_by_one(&mut self, last: Lsn) {
+        self.single = true;
+        self.single_until = self.single_until.max(last);
     }
 
     /// Connects, and applies until something fails.
@@ -196,7 +205,7 @@ impl Stream {
                     let front = tokio::select! {
                         front = feed.ready() => front?,
                         // An idle session does not notice that its server is gone.
-                        _ = server.changed() => return Err(Error::Again),
+                        _ = server.changed() => return Err(Error::Again("the server was started anew")),
                     };
                     self.current = feed.position();
                     if front != Front::Transaction {
@@ -327,8 +336,10 @@ impl Stream {
     ) -> Result<Option<Group>, Error> {
         let announcement = self.announce(&mut batch, true);
         if spans(&batch) {
-            self.single = true;
-            return Err(Error::Again);
+            self.one_by_one(batch.last());
+            return Err(Error::Again(
+                "another site's write falls between those of a group",
+            ));
         }
         let group = Group {
             batch,
@@ -432,7 +443,7 @@ impl Stream {
                 }
                 Err(error) => {
                     decided.undo(&context.ledger);
-                    let again = matches!(error, Error::Again | Error::Guard)
+                    let again = matches!(error, Error::Again(_) | Error::Guard)
                         || matches!(&error, Error::Postgres(e) if e.code().is_some_and(|c| c.starts_with("40")));
                     if !again {
                         return Err(error);
@@ -442,7 +453,7 @@ impl Stream {
                 }
             }
         }
-        Err(Error::Again)
+        Err(Error::Again("too many attempts"))
     }
 
     /// A group is committed.
@@ -476,8 +487,7 @@ impl Stream {
             .changes
             .fetch_add(batch.changes, Ordering::Relaxed);
         self.decided(decided);
-        if self.single {
-            // The one that failed is behind us.
+        if self.single && batch.last() >= self.single_until {
             self.single = false;
             feed.single = false;
         }
@@ -613,7 +623,11 @@ impl Stream {
                 Frame::LargePart { .. } => {}
                 Frame::LargeEnd { .. } => return self.flush(writer, work, decided).await,
                 // It was cut off in the journal and comes again.
-                _ => return Err(Error::Again),
+                _ => {
+                    return Err(Error::Again(
+                        "a large transaction was cut off and comes again",
+                    ));
+                }
             }
         }
     }
@@ -709,7 +723,9 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
 /// later ones leave out is then in that write, not in the earlier ones: the transactions have to
 /// be replayed one by one.
 fn spans(batch: &Batch) -> bool {
-    let between = |s: &super::batch::Slot| s.prior.is_some_and(|p| s.folded.spans(p.version));
+    let between = |s: &super::batch::Slot| {
+        s.image().is_some_and(Image::filled) && s.prior.is_some_and(|p| s.folded.spans(p.version))
+    };
     batch.tables.iter().flat_map(|t| &t.slots).any(between)
 }
 

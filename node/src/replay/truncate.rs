@@ -48,7 +48,7 @@ pub(super) async fn write(
     let mut others = ctx.ledger.blind();
     others.set(origin, Lsn::ZERO);
     if !ctx.ledger.wait_for_blind_briefly(&others).await {
-        return Err(Error::Again);
+        return Err(Error::Again("groups of other origins are on their way"));
     }
     decided
         .truncated
