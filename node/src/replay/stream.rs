@@ -304,11 +304,16 @@ impl Stream {
                 batch.intents(),
                 |priors| {
                     let harmless = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
-                        let seen =
-                            |e: &Entry| e.source.is_some_and(|s| batch.covers(slot.folded.last, s));
-                        let complete = slot.image().is_none_or(|i| !i.incomplete())
-                            || slot.folded.moved_from.is_none();
-                        prior.as_ref().is_none_or(seen) && complete
+                        let whole = slot.image().is_none_or(|i| !i.incomplete());
+                        // What the group leaves out is in the row that its first writer saw.
+                        let by = if whole {
+                            slot.folded.last
+                        } else {
+                            slot.folded.first
+                        };
+                        let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(by, s));
+                        let stays = whole || slot.folded.moved_from.is_none();
+                        prior.as_ref().is_none_or(seen) && stays
                     };
                     fast_allowed && slots.iter().zip(priors).all(harmless)
                 },
