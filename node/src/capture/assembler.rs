@@ -432,6 +432,7 @@ impl Assembler {
                 commit_time,
                 xid: open.xid,
                 vector: stamped.vector,
+                seen: stamped.seen,
                 changes: open.count,
             };
             record::encode_transaction(&mut self.frames, &header, &open.changes);
@@ -523,6 +524,7 @@ impl Assembler {
             commit_time,
             xid,
             vector: stamped.vector,
+            seen: stamped.seen,
             changes: 0,
         };
         let Some(pieces) = pieces else {

@@ -9,7 +9,7 @@
 //!   4 LARGE_PART   u64 position | changes
 //!   5 LARGE_END    u64 position | u32 number of changes
 //! header := u64 position | u64 previous | i64 stamp | i64 commit time | u32 xid
-//!           | u16 n | n × (u16 node, u64 lsn), nodes ascending | u32 number of changes
+//!           | u16 n | n × (u16 node, u64 lsn, u64 seen), nodes ascending | u32 number of changes
 //! changes := ( u32 length | pgoutput message with its tag byte )…
 //! ```
 //!
@@ -53,6 +53,9 @@ pub struct Header {
     pub xid: u32,
     /// What the origin had applied of the others when the transaction was captured.
     pub vector: Vector,
+    /// What of that it has surely seen: at most `vector`. The rest came in the moment in which it
+    /// committed, before or after it; such writes count as concurrent.
+    pub seen: Vector,
     /// How many changes follow; 0 for a large transaction, whose end says it.
     pub changes: u32,
 }
@@ -243,7 +246,7 @@ fn frame(out: &mut BytesMut, body_len: usize, body: impl FnOnce(&mut BytesMut)) 
 }
 
 fn header_len(header: &Header) -> usize {
-    8 + 8 + 8 + 8 + 4 + 2 + header.vector.iter().len() * 10 + 4
+    8 + 8 + 8 + 8 + 4 + 2 + header.vector.iter().len() * 18 + 4
 }
 
 /// The header as it stands in frames and in the segments' own headers.
@@ -258,6 +261,7 @@ pub(super) fn encode_header(out: &mut BytesMut, header: &Header) {
     for (node, lsn) in header.vector.iter() {
         out.put_u16(node.0);
         out.put_u64(lsn.0);
+        out.put_u64(header.seen.get(node).0);
     }
     out.put_u32(header.changes);
 }
@@ -270,10 +274,11 @@ pub(super) fn decode_header(buf: &mut Bytes) -> Result<Header, Error> {
         let stamp = Stamp(buf.try_get_i64()?);
         let commit_time = Stamp(buf.try_get_i64()?);
         let xid = buf.try_get_u32()?;
-        let mut vector = Vector::new();
+        let (mut vector, mut seen) = (Vector::new(), Vector::new());
         for _ in 0..buf.try_get_u16()? {
             let node = NodeId(buf.try_get_u16()?);
             vector.set(node, Lsn(buf.try_get_u64()?));
+            seen.set(node, Lsn(buf.try_get_u64()?));
         }
         Ok(Header {
             position,
@@ -282,6 +287,7 @@ pub(super) fn decode_header(buf: &mut Bytes) -> Result<Header, Error> {
             commit_time,
             xid,
             vector,
+            seen,
             changes: buf.try_get_u32()?,
         })
     };

@@ -19,9 +19,14 @@ fn header() -> impl Strategy<Value = Header> {
                     .into_iter()
                     .map(|(n, l)| (NodeId(n), Lsn(l)))
                     .collect(),
+                seen: Vector::new(),
                 changes,
             },
         )
+        .prop_map(|header| Header {
+            seen: header.vector.clone(),
+            ..header
+        })
 }
 
 fn bytes() -> impl Strategy<Value = Bytes> {

@@ -307,7 +307,7 @@ impl Batch {
         if position.origin == self.origin {
             header.position >= position.lsn
         } else {
-            header.vector.covers(position)
+            header.seen.covers(position)
         }
     }
 

@@ -234,6 +234,15 @@ impl Stream {
                 }
             };
             let Some(group) = on_way.take() else { continue };
+            let after = writer.receive().await?;
+            if outcome.is_ok() {
+                let ledger = &self.options.context.ledger;
+                ledger.committed_before(
+                    group.batch.origin,
+                    group.batch.last(),
+                    wal_position(&after),
+                );
+            }
             self.arrived(&mut feed, &mut writer, group, outcome).await?;
         }
     }
@@ -373,6 +382,9 @@ impl Stream {
             writer.force_xid();
         }
         writer.wal_position();
+        writer.sync();
+        // After the commit: what is captured from here on has seen the group.
+        writer.wal_position();
         writer.send().await?;
         Ok(Some(group))
     }
@@ -438,7 +450,9 @@ impl Stream {
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok(position) => {
+                Ok((position, after)) => {
+                    let (origin, last) = (group.batch.origin, group.batch.last());
+                    context.ledger.committed_before(origin, last, after);
                     self.options
                         .control
                         .careful_groups
@@ -583,7 +597,9 @@ impl Stream {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(position) => {
+            Ok((position, after)) => {
+                let ledger = &self.options.context.ledger;
+                ledger.committed_before(self.options.origin, header.position, after);
                 self.options
                     .control
                     .careful_groups
@@ -740,17 +756,19 @@ fn nothing(slots: &[super::batch::Slot]) -> bool {
         .all(|s| matches!(s.folded.net, everywrite_conflict::Net::Nothing))
 }
 
-/// Ends a careful transaction. What was decided about somebody's row must not be forgotten by a
+/// Ends a careful transaction: (the WAL position before its commit, one after it). What was decided about somebody's row must not be forgotten by a
 /// crash, because it would not be recorded a second time: such a commit is flushed.
-async fn commit(writer: &mut Writer, decided: &Decided) -> Result<Lsn, Error> {
+async fn commit(writer: &mut Writer, decided: &Decided) -> Result<(Lsn, Lsn), Error> {
     if !decided.conflicts.is_empty() || decided.outbox {
         writer.sql("set local synchronous_commit = local");
     }
     writer.wal_position();
     writer.sql("commit");
+    writer.wal_position();
     let mut outcomes = writer.run().await?;
-    outcomes.pop();
-    Ok(wal_position(&outcomes))
+    let after = wal_position(&outcomes);
+    outcomes.truncate(outcomes.len().saturating_sub(2));
+    Ok((wal_position(&outcomes), after))
 }
 
 /// A position in the text form of simple queries; nothing yet if it is NULL.

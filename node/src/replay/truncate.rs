@@ -104,7 +104,7 @@ fn seen(header: &Header, position: Position, entry: &Entry) -> bool {
         if s.origin == position.origin {
             s.lsn <= position.lsn
         } else {
-            header.vector.covers(s)
+            header.seen.covers(s)
         }
     })
 }

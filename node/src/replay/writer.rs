@@ -120,6 +120,11 @@ impl Writer {
         .execute()
     }
 
+    /// Ends what is one transaction; what follows is another.
+    pub(super) fn sync(&mut self) {
+        self.out.sync();
+    }
+
     /// Writes net changes of one table: deletes, then updates, then inserts, so that what a row
     /// gives up is free before another takes it.
     pub(super) fn write(

@@ -307,7 +307,8 @@ impl Shared {
         let own = self.journals.get_or_open(self.me)?;
         let last = own.last_header();
         self.ledger.restore(
-            last.as_ref().map(|h| (h.position, h.stamp, &h.vector)),
+            last.as_ref()
+                .map(|h| (h.position, h.stamp, &h.vector, &h.seen)),
             &applied,
         );
         let here = Lsn(here.unsigned_abs());

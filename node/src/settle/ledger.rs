@@ -51,6 +51,8 @@ pub struct Stamped {
     pub stamp: Stamp,
     /// Its vector.
     pub vector: Vector,
+    /// What of that it has surely seen.
+    pub seen: Vector,
     /// Keys (or whole tables) whose row here may be one that this transaction, committed before
     /// the row was replayed, has deleted: to be looked at again.
     pub repairs: Vec<Touched>,
@@ -98,12 +100,16 @@ struct Mark {
     /// Its commit stands in the local WAL behind this place: a local transaction that ends before
     /// it cannot have seen the group.
     after: Lsn,
+    /// Once it has landed: its commit stands before this place.
+    before: Option<Lsn>,
 }
 
 struct Inner {
     index: Index,
     clock: HybridClock,
     dispatched: Vector,
+    /// What of `dispatched` stands in the local WAL before whatever is captured next.
+    seen: Vector,
     flushed: Vector,
     /// For each origin the last group that was announced to be written without a look at the rows.
     blind: Vector,
@@ -138,6 +144,7 @@ impl Ledger {
                 index: Index::default(),
                 clock: HybridClock::default(),
                 dispatched: Vector::new(),
+                seen: Vector::new(),
                 flushed: Vector::new(),
                 blind: Vector::new(),
                 beaten: HashMap::new(),
@@ -155,9 +162,10 @@ impl Ledger {
     }
 
     /// Takes up what the own journal and the server remember: stamps only go up, vectors too.
-    pub fn restore(&self, own: Option<(Lsn, Stamp, &Vector)>, applied: &Vector) {
+    pub fn restore(&self, own: Option<(Lsn, Stamp, &Vector, &Vector)>, applied: &Vector) {
         let mut inner = self.inner.lock();
-        if let Some((position, stamp, vector)) = own {
+        if let Some((position, stamp, vector, seen)) = own {
+            inner.seen.merge(seen);
             inner.clock = HybridClock::restored(stamp);
             inner.dispatched.merge(vector);
             inner.stamped_to = position;
@@ -170,7 +178,19 @@ impl Ledger {
 
     /// The local WAL ended at `here` when this process began.
     pub fn restored_to(&self, here: Lsn) {
-        self.inner.lock().restored_to = here;
+        let mut inner = self.inner.lock();
+        inner.restored_to = here;
+        // What the server had at start was committed before that place, and perhaps after some
+        // of what is still to be captured.
+        for (origin, last) in self.applied.borrow().iter() {
+            inner.marks.push(Mark {
+                origin,
+                last,
+                newest: Stamp::MIN,
+                after: Lsn::ZERO,
+                before: Some(here),
+            });
+        }
     }
 
     /// A place that the local WAL is known to have reached.
@@ -200,7 +220,7 @@ impl Ledger {
         let mut inner = self.inner.lock();
         inner.see_before(position);
         let stamp = inner.clock.stamp(commit_time);
-        let vector = inner.dispatched.clone();
+        let (vector, seen) = (inner.dispatched.clone(), inner.seen.clone());
         inner.stamped_to = inner.stamped_to.max(position);
         let mut repairs = Vec::new();
         self.announce_local(&mut inner, position, stamp, touched, &mut repairs);
@@ -230,6 +250,7 @@ impl Ledger {
         Stamped {
             stamp,
             vector,
+            seen,
             repairs,
             leaves,
         }
@@ -349,6 +370,7 @@ impl Ledger {
             last,
             newest,
             after,
+            before: None,
         });
         let before = |i: Intent| {
             let before = inner.index.get(i.relation, i.key);
@@ -372,6 +394,20 @@ impl Ledger {
     /// WAL has reached: what ended before it is not stamped above the group.
     pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn) {
         self.inner.lock().commits_after(origin, last, reached);
+    }
+
+    /// The group of `origin` that ends at `last` is committed, before the place `reached` of the
+    /// local WAL: what ends behind it has seen it.
+    pub fn committed_before(&self, origin: NodeId, last: Lsn, reached: Lsn) {
+        let mut inner = self.inner.lock();
+        inner.reached = inner.reached.max(reached);
+        for mark in inner
+            .marks
+            .iter_mut()
+            .filter(|m| m.origin == origin && m.last <= last)
+        {
+            mark.before.get_or_insert(reached);
+        }
     }
 
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
@@ -471,7 +507,11 @@ impl Ledger {
     /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
     /// local transaction that is still to be stamped came before it.
     pub fn flushed_is(&self, progress: &Vector) {
-        self.inner.lock().flushed.merge(progress);
+        let mut inner = self.inner.lock();
+        inner.flushed.merge(progress);
+        // The barrier stands behind all of that, and capture has passed it.
+        inner.seen.merge(progress);
+        inner.dispatched.merge(progress);
     }
 
     /// The server was started anew: every session is gone, whether or not it has noticed.
@@ -540,20 +580,27 @@ impl Inner {
     }
 
     /// Takes in the groups that a local transaction which ends at `position` may have seen.
+    /// Takes in the groups that a local transaction which ends at `position` may have seen, and
+    /// tells those that it has surely seen.
     fn see_before(&mut self, position: Lsn) {
         let Inner {
             marks,
             clock,
             dispatched,
+            seen,
             ..
         } = self;
         marks.retain(|mark| {
-            let seen = mark.after < position;
-            if seen {
-                clock.saw(mark.newest);
-                dispatched.raise(mark.origin, mark.last);
+            if mark.after >= position {
+                return true;
             }
-            !seen
+            clock.saw(mark.newest);
+            dispatched.raise(mark.origin, mark.last);
+            let surely = mark.before.is_some_and(|before| before <= position);
+            if surely {
+                seen.raise(mark.origin, mark.last);
+            }
+            !surely
         });
     }
 

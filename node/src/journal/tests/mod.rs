@@ -52,6 +52,9 @@ impl Maker {
             vector: [(NodeId(1), position), (NodeId(2), Lsn(5))]
                 .into_iter()
                 .collect(),
+            seen: [(NodeId(1), position), (NodeId(2), Lsn(5))]
+                .into_iter()
+                .collect(),
             changes,
         }
     }

@@ -289,6 +289,7 @@ fn header(position: Lsn, previous: Lsn) -> Header {
         commit_time: Stamp(position.0 as i64),
         xid: 7,
         vector: Vector::new(),
+        seen: Vector::new(),
         changes: 1,
     }
 }
