@@ -349,8 +349,11 @@ async fn second_unique(
         if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
             return None;
         }
-        let entries: HashMap<KeyHash, Option<Entry>> =
-            versions.iter().map(|v| (v.0.key, v.1)).collect();
+        // What is only on its way is not the row that stands here.
+        let entries: HashMap<KeyHash, Option<Entry>> = versions
+            .iter()
+            .map(|v| (v.0.key, v.1.filter(here)))
+            .collect();
         let outcomes = resolve(
             candidates.into_values().collect(),
             versions.into_iter().map(|v| v.0).collect(),
