@@ -63,7 +63,7 @@ impl Node {
             .with_context(|| format!("make the data directory {}", folder.display()))?;
         let options = journal::Options {
             segment_bytes: settings.journal.segment_size.bytes(),
-            quota_bytes: settings.journal.quota.map(|q| q.bytes()),
+            quota_bytes: settings.journal.quota.map(everywrite_config::Size::bytes),
         };
         let journals = Arc::new(Journals::open(&folder.join("journal"), options)?);
         let own = journals.get_or_open(me)?;
