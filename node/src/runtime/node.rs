@@ -133,6 +133,13 @@ impl Node {
     }
 }
 
+/// What the streams of all origins share.
+struct Streams {
+    context: replay::Context,
+    repairs: mpsc::UnboundedSender<capture::Repair>,
+    outbox: Arc<Notify>,
+}
+
 impl Shared {
     /// Waits for the server, prepares it, and starts what works with it.
     async fn bring_up(
@@ -239,6 +246,17 @@ impl Shared {
             return;
         }
         *self.waiting.lock() = None;
+        let streams = Streams {
+            context,
+            repairs: repairs_of_streams,
+            outbox,
+        };
+        self.start_streams(&streams, &tasks, &shutdown);
+        tracing::info!("ready");
+    }
+
+    /// One stream of replay for each origin.
+    fn start_streams(&self, streams: &Streams, tasks: &TaskTracker, shutdown: &CancellationToken) {
         for (&origin, control) in &self.controls {
             let options = replay::Options {
                 origin,
@@ -252,10 +270,10 @@ impl Shared {
                     max_clock_skew: self.settings.replication.max_clock_skew,
                 },
                 journals: Arc::clone(&self.journals),
-                context: context.clone(),
-                repairs: repairs_of_streams.clone(),
+                context: streams.context.clone(),
+                repairs: streams.repairs.clone(),
                 control: Arc::clone(control),
-                outbox: Arc::clone(&outbox),
+                outbox: Arc::clone(&streams.outbox),
             };
             match Stream::new(options) {
                 Ok(stream) => {
@@ -266,7 +284,6 @@ impl Shared {
                 }
             }
         }
-        tracing::info!("ready");
     }
 
     /// The schema is there, the members are registered, the index is rebuilt.
