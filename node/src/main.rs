@@ -16,7 +16,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Write a node's settings, the cluster's authority and the node's certificate
-    Init(init::InitArgs),
+    Init(Box<init::InitArgs>),
     /// Say what a server needs before it can take part
     Check(check::CheckArgs),
     /// Run the node
@@ -28,7 +28,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Init(args) => init::run(args),
+        Command::Init(args) => init::run(*args),
         Command::Check(args) => check::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -58,7 +58,7 @@ pub struct RepairRow {
 pub enum Assembled {
     /// Nothing to do yet, or frames were added.
     Done,
-    /// A large transaction was committed: drive [`LargeCommit::step`] until it ends.
+    /// A large transaction was committed: drive [`Assembler::step`] until it ends.
     Large(Box<LargeCommit>),
 }
 

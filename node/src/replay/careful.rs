@@ -159,7 +159,7 @@ async fn lock<'a>(
         let stored = match now {
             Some(entry) if later(&entry) => beaten.or(slot.prior),
             Some(entry) if entry.version == slot.version() => {
-                beaten.or(slot.prior.filter(|p| p.version != slot.version()))
+                beaten.or_else(|| slot.prior.filter(|p| p.version != slot.version()))
             }
             Some(entry) => Some(entry),
             None => slot.prior,
@@ -570,7 +570,7 @@ fn record(
             &history::Entry {
                 kind,
                 applied: case.decision.apply,
-                row: case.image.as_ref().or(case.slot.image()),
+                row: case.image.as_ref().or_else(|| case.slot.image()),
                 key,
                 local_key: key,
                 names_local: false,

@@ -70,11 +70,7 @@ pub(super) async fn write(
             let concerns = |(_, e): &(KeyHash, Entry)| {
                 !e.deleted && (e.version > version || !seen(header, position, e))
             };
-            index
-                .iter()
-                .filter(concerns)
-                .map(|(k, e)| (k, e))
-                .collect::<Vec<_>>()
+            index.iter().filter(concerns).collect::<Vec<_>>()
         });
         if interesting.is_empty() || mapping.identity.columns.is_empty() {
             plain.push(mapping.table.quoted.as_str());

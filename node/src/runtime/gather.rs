@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::node::Shared;
 use super::rates::Rates;
 use crate::admin::schema;
+use crate::journal::Journal;
 use crate::link;
 use crate::replay::Control;
 use crate::telemetry::{CaptureStatus, IndexStatus, OriginState, OriginStatus, PeerStatus, Status};
@@ -130,7 +131,7 @@ impl Gather {
             },
             error,
             captured_lsn,
-            journal_end: own.as_ref().map_or(Lsn::ZERO, |j| j.end()),
+            journal_end: own.as_ref().map_or(Lsn::ZERO, Journal::end),
             lag_bytes: s
                 .progress
                 .server_lsn
@@ -146,7 +147,7 @@ impl Gather {
     fn origin(&self, node: NodeId, control: &Control, now: Instant) -> OriginStatus {
         let s = &self.shared;
         let journal = s.journals.get(node);
-        let journal_end = journal.as_ref().map_or(Lsn::ZERO, |j| j.end());
+        let journal_end = journal.as_ref().map_or(Lsn::ZERO, Journal::end);
         let applied = s.ledger.applied().get(node);
         let origin_end = s
             .beats

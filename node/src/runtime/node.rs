@@ -63,7 +63,7 @@ impl Node {
             .with_context(|| format!("make the data directory {}", folder.display()))?;
         let options = journal::Options {
             segment_bytes: settings.journal.segment_size.bytes(),
-            quota_bytes: settings.journal.quota.map(|q| q.bytes()),
+            quota_bytes: settings.journal.quota.map(everywrite_config::Size::bytes),
         };
         let journals = Arc::new(Journals::open(&folder.join("journal"), options)?);
         let own = journals.get_or_open(me)?;
@@ -131,6 +131,13 @@ impl Node {
         self.http.finished().await;
         self.link.closed().await;
     }
+}
+
+/// What the streams of all origins share.
+struct Streams {
+    context: replay::Context,
+    repairs: mpsc::UnboundedSender<capture::Repair>,
+    outbox: Arc<Notify>,
 }
 
 impl Shared {
@@ -239,6 +246,17 @@ impl Shared {
             return;
         }
         *self.waiting.lock() = None;
+        let streams = Streams {
+            context,
+            repairs: repairs_of_streams,
+            outbox,
+        };
+        self.start_streams(&streams, &tasks, &shutdown);
+        tracing::info!("ready");
+    }
+
+    /// One stream of replay for each origin.
+    fn start_streams(&self, streams: &Streams, tasks: &TaskTracker, shutdown: &CancellationToken) {
         for (&origin, control) in &self.controls {
             let options = replay::Options {
                 origin,
@@ -252,10 +270,10 @@ impl Shared {
                     max_clock_skew: self.settings.replication.max_clock_skew,
                 },
                 journals: Arc::clone(&self.journals),
-                context: context.clone(),
-                repairs: repairs_of_streams.clone(),
+                context: streams.context.clone(),
+                repairs: streams.repairs.clone(),
                 control: Arc::clone(control),
-                outbox: Arc::clone(&outbox),
+                outbox: Arc::clone(&streams.outbox),
             };
             match Stream::new(options) {
                 Ok(stream) => {
@@ -266,7 +284,6 @@ impl Shared {
                 }
             }
         }
-        tracing::info!("ready");
     }
 
     /// The schema is there, the members are registered, the index is rebuilt.

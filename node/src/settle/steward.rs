@@ -194,7 +194,7 @@ impl Steward {
                     Ok(0) => {}
                     Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
                     Err(error) => {
-                        tracing::warn!(%origin, error = %error, "the journal could not be cut")
+                        tracing::warn!(%origin, error = %error, "the journal could not be cut");
                     }
                 }
             }

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// temporary folder]
     #[arg(long)]
     work: Option<PathBuf>,
-    /// Folder for results [default: bench-results/<time>]
+    /// Folder for results [default: one named by the time, under bench-results]
     #[arg(long)]
     out: Option<PathBuf>,
     /// The `everywrite` program [default: beside this program, built first when run through cargo]

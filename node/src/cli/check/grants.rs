@@ -26,12 +26,13 @@ const FUNCTIONS: [&str; 12] = [
 ];
 
 /// Open to everybody unless somebody closed them.
-const PUBLIC_FUNCTIONS: [&str; 7] = [
+const PUBLIC_FUNCTIONS: [&str; 8] = [
     "pg_create_logical_replication_slot(name, name, boolean, boolean)",
     "pg_current_wal_lsn()",
     "pg_current_wal_flush_lsn()",
     "pg_current_wal_insert_lsn()",
-    "pg_logical_emit_message(boolean, text, bytea)",
+    "pg_logical_emit_message(boolean, text, bytea)", // 15 and 16
+    "pg_logical_emit_message(boolean, text, bytea, boolean)", // since 17
     "pg_xact_commit_timestamp(xid)",
     "pg_xact_commit_timestamp_origin(xid)",
 ];
@@ -53,6 +54,7 @@ pub(super) async fn findings(client: &Client, server: &Server) -> Result<Vec<Fin
         found.extend(functions(client, server).await?);
         found.extend(tables(client, server).await?);
     }
+    found.extend(messages(client, server).await?);
     found.extend(schema(client, server).await?);
     found.extend(publication(client, server).await?);
     Ok(found)
@@ -230,6 +232,43 @@ async fn functions(client: &Client, server: &Server) -> Result<Vec<Finding>, Err
             lacking.join(", ")
         )),
     ])
+}
+
+/// Whether every role may write messages that look like the daemon's own.
+async fn messages(client: &Client, server: &Server) -> Result<Vec<Finding>, Error> {
+    let rows = client
+        .query(
+            "select p.oid::regprocedure::text, p.proargtypes[2] = 'bytea'::regtype
+               from pg_proc p
+              where p.pronamespace = 'pg_catalog'::regnamespace
+                and p.proname = 'pg_logical_emit_message'
+                and has_function_privilege('public', p.oid, 'execute')
+              order by 2, 1",
+            &[],
+        )
+        .await
+        .map_err(Error::reading("who may write WAL messages"))?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut finding = Finding::warning(
+        "function pg_logical_emit_message",
+        "may be called by every role",
+    )
+    .why("a role that may run SQL here can forge the daemon's messages, and with them delete rows at every site, also of tables that it may not write");
+    for row in &rows {
+        let function: String = row.get(0);
+        finding = finding.mend(format!(
+            "revoke execute on function {function} from public;"
+        ));
+        if row.get(1) && !server.superuser {
+            finding = finding.mend(format!(
+                "grant execute on function {function} to {};",
+                server.role_ident
+            ));
+        }
+    }
+    Ok(vec![finding])
 }
 
 /// Tables the role cannot read and write, one finding for each schema.

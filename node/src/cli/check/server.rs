@@ -252,10 +252,14 @@ async fn capacity(client: &Client, server: &Server, site: &Site) -> Result<Vec<F
     let (slots, own_slot): (i64, i64) = (row.get(0), row.get(1));
     let (senders, own_sender): (i64, i64) = (row.get(2), row.get(3));
     let (origins, names): (i64, Vec<String>) = (row.get(4), row.get(5));
+    // Each peer's transactions have one, and so have repairs.
+    let repair = format!("{NAME}_repair");
     let lacking_origins = site
         .peers
         .iter()
-        .filter(|peer| !names.contains(&format!("{NAME}_{peer}")))
+        .map(|peer| format!("{NAME}_{peer}"))
+        .chain([repair])
+        .filter(|name| !names.contains(name))
         .count();
     let lacking_origins = i64::try_from(lacking_origins).unwrap_or(i64::MAX);
     // Since 18 origins have a limit of their own.
@@ -284,7 +288,7 @@ async fn capacity(client: &Client, server: &Server, site: &Site) -> Result<Vec<F
             ..room(
                 server,
                 origin_limit,
-                "origins (one for each peer)",
+                "origins (one for each peer, one for repairs)",
                 origins,
                 lacking_origins,
             )

@@ -12,7 +12,7 @@
 //! - A slice keeps the whole read (up to 128 KiB, or one large message) alive. Who keeps slices for
 //!   long must copy them.
 //! - Notices, notifications and parameter changes can come between any two messages
-//!   ([`is_aside`]).
+//!   (`is_aside`).
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
