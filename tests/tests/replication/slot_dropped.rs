@@ -16,9 +16,14 @@ async fn a_dropped_slot_is_told_and_never_replaced_in_silence() {
     cluster.converged().await.unwrap();
     cluster.site_mut(0).node.stop().unwrap();
     let a = cluster.site(0);
-    a.execute("select pg_drop_replication_slot('everywrite')")
-        .await
-        .unwrap();
+    let drop = "select pg_drop_replication_slot('everywrite')";
+    // The server's side of the connection ends a moment after the daemon.
+    wait::until("the slot to be dropped", wait::LIMIT, async || {
+        let dropped = a.execute(drop).await;
+        dropped.map_err(|err| format!("{err:#}"))
+    })
+    .await
+    .unwrap();
     a.execute("insert into items values (2, 0, 'not in any slot')")
         .await
         .unwrap();
