@@ -48,6 +48,6 @@ pub(in crate::pg) fn is_aside(tag: u8, body: &[u8]) -> bool {
 fn log_notice(body: &[u8]) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let notice = ServerError::decode(body);
-        tracing::debug!(severity = notice.severity, notice = %notice.summary(), "notice from postgresql");
+        tracing::debug!(notice = %notice, "notice from postgresql");
     }
 }
