@@ -11,8 +11,8 @@
 //! Traps:
 //! - A slice keeps the whole read (up to 128 KiB, or one large message) alive. Who keeps slices for
 //!   long must copy them.
-//! - Notices, notifications and parameter changes can come between any two messages
-//!   ([`is_aside`]).
+//! - Notices, notifications and parameter changes can come between any two messages: see
+//!   `is_aside`.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
