@@ -72,14 +72,13 @@ pub enum Error {
     Authentication(String),
     /// The server refused the connection or a command.
     #[error("{0}")]
-    Server(#[source] Box<ServerError>),
+    Server(Box<ServerError>),
     /// The server refused one statement of a batch, and skipped those behind it.
     #[error("statement {index} of the batch failed: {error}")]
     Statement {
         /// Which one, counted from 0 since the last Sync: so many statements before it succeeded.
         index: usize,
         /// Why.
-        #[source]
         error: Box<ServerError>,
     },
     /// Reading or writing failed.

@@ -1,11 +1,14 @@
 //! What the server says when it refuses.
 
+use std::borrow::Cow;
+
 use super::sqlstate::{self, Class};
 
 /// An ErrorResponse with all its fields.
 ///
-/// `Display` is one line for people: severity, message, code, and the detail and hint if there are
-/// any. Detail can contain values of rows, so logs should use [`summary`](Self::summary).
+/// `Display` is one line for people and logs: severity, message, code and hint. It leaves out what
+/// can be a row's value: the detail, the context, and what the messages of class 22 quote. Those are
+/// for the conflict history and for whoever may see the rows.
 ///
 /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,27 +102,22 @@ impl ServerError {
         self.code == "0A000" && self.routine.as_deref() == Some("RevalidateCachedQuery")
     }
 
-    /// Message and code, without anything that could hold values of rows.
-    pub fn summary(&self) -> String {
-        // The messages of class 22 quote the value they could not convert.
-        let message = match self.code.starts_with("22") {
-            true => "the server refused a value",
-            false => &self.message,
+    /// The message, without the values that messages of class 22 (data exception) quote.
+    pub fn message_without_values(&self) -> Cow<'_, str> {
+        let quotes = (self.message.find('"'), self.message.rfind('"'));
+        let (true, (Some(first), Some(last))) = (self.code.starts_with("22"), quotes) else {
+            return Cow::Borrowed(&self.message);
         };
-        format!("{message} (SQLSTATE {})", self.code)
+        let before = self.message.get(..first).unwrap_or_default();
+        let after = self.message.get(last + 1..).unwrap_or_default();
+        Cow::Owned(format!("{before}\"…\"{after}"))
     }
 }
 
 impl std::fmt::Display for ServerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}: {} (SQLSTATE {})",
-            self.severity, self.message, self.code
-        )?;
-        if let Some(detail) = &self.detail {
-            write!(f, "; detail: {detail}")?;
-        }
+        let message = self.message_without_values();
+        write!(f, "{}: {message} (SQLSTATE {})", self.severity, self.code)?;
         if let Some(hint) = &self.hint {
             write!(f, "; hint: {hint}")?;
         }
@@ -128,3 +126,45 @@ impl std::fmt::Display for ServerError {
 }
 
 impl std::error::Error for ServerError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = b"SFEHLER\0VERROR\0C22P02\0Minvalid input syntax for type integer: \"4\"2\"\0\
+        DKey (id)=(1)\0Hask someone\0P7\0Wfunction f\0ttab\0cc\0nt_pkey\0Fint.c\0L12\0Rpg_strtoint\0\
+        ?unknown\0\0";
+
+    #[test]
+    fn all_fields_are_read_and_unknown_ones_skipped() {
+        let error = ServerError::decode(BODY);
+        assert_eq!(error.severity, "ERROR");
+        assert_eq!(error.code, "22P02");
+        assert_eq!(error.detail.as_deref(), Some("Key (id)=(1)"));
+        assert_eq!((error.position, error.line), (Some(7), Some(12)));
+        assert_eq!(error.table.as_deref(), Some("tab"));
+        assert_eq!(error.constraint.as_deref(), Some("t_pkey"));
+        assert!(!error.is_fatal());
+    }
+
+    #[test]
+    fn what_is_printed_holds_no_values() {
+        let error = ServerError::decode(BODY);
+        let expected = "ERROR: invalid input syntax for type integer: \"…\" (SQLSTATE 22P02); \
+                        hint: ask someone";
+        assert_eq!(error.to_string(), expected);
+        let named = ServerError {
+            code: "42P01".into(),
+            message: "relation \"t\" does not exist".into(),
+            ..error
+        };
+        assert_eq!(named.message_without_values(), named.message);
+    }
+
+    #[test]
+    fn nonsense_is_survived() {
+        for body in [&b""[..], b"\0", b"M", b"M\xff\xfe\0", b"C\0\0\0"] {
+            let _ = ServerError::decode(body).to_string();
+        }
+    }
+}

@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! - Reading goes on while writing, so both sides' full socket buffers cannot block each other.
-//! - Every await may be cancelled; the next call goes on where it was.
+//! - `send` and `receive` may be cancelled; the next call goes on where they were.
 //! - After an error the server skips everything up to the Sync. The session is usable again once
 //!   [`Session::receive`] has returned that error. In an explicit transaction the server is then in
 //!   a failed transaction: send `ROLLBACK`.
@@ -22,7 +22,7 @@
 //!   explicit one. `SAVEPOINT` and `LOCK TABLE` need the explicit one.
 //! - A Parse that succeeded stays, even if its transaction is rolled back.
 //! - `COPY … FROM STDIN` must come with its data ([`Batch::copy_in`]): without it the server
-//!   swallows the Sync and waits for ever.
+//!   swallows the Sync and would wait for ever. `COPY … TO STDOUT` is not for these sessions.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING>
 

@@ -24,7 +24,7 @@ pub enum TransactionStatus {
 
 /// An ordinary SQL session with batches on their way.
 ///
-/// All methods may be cancelled. What a cancelled [`send`](Self::send) has left unsent goes out with
+/// [`send`](Self::send) and [`receive`](Self::receive) may be cancelled. What a cancelled [`send`](Self::send) has left unsent goes out with
 /// the next call.
 pub struct Session {
     connection: Connection,
@@ -90,12 +90,15 @@ impl Session {
             if self.in_flight.is_empty() && !self.broken {
                 return Err(Error::Protocol("nothing was asked".to_owned()));
             }
-            self.progress().await?;
+            match self.progress().await {
+                Err(error) if !self.finished.is_empty() => self.finished.push_back(Err(error)),
+                moved => moved?,
+            }
         }
     }
 
     /// [`send`](Self::send), then [`receive`](Self::receive) until nothing is in flight: the
-    /// outcomes of all statements, or the first error.
+    /// outcomes of all statements, or the first error. If it is cancelled, outcomes are lost.
     pub async fn run(&mut self, batch: &mut Batch) -> Result<Vec<Outcome>, Error> {
         self.send(batch).await?;
         let mut all = Ok(Vec::new());
@@ -113,7 +116,8 @@ impl Session {
     }
 
     /// Runs one or more statements (with `;` between) as one simple query, after all that is in
-    /// flight was received. One outcome for each; rows in text format.
+    /// flight was received. One outcome for each; rows in text format. If it is cancelled, outcomes
+    /// are lost.
     pub async fn query_simple(&mut self, sql: &str) -> Result<Vec<Outcome>, Error> {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out).map_err(|_| Error::ZeroByte {
@@ -187,14 +191,26 @@ impl Session {
                 read = frames.fill() => read,
                 written = outbox.flush() => match written {
                     Ok(()) => Ok(()),
-                    // A server that ends a session says why before it closes the socket.
-                    Err(error) => Err(last_words(&mut self.connection).await.unwrap_or(error)),
+                    Err(error) => Err(self.hear_out(error).await),
                 },
             }
         };
         moved
             .and_then(|()| self.answers())
             .map_err(|error| self.break_with(error))
+    }
+
+    /// Writing failed: reads what the server had said before it hung up. That is why it did, and the
+    /// outcomes of groups that it had finished.
+    async fn hear_out(&mut self, error: Error) -> Error {
+        // Bounded: a half-dead network must not hold us.
+        let wait = std::time::Duration::from_secs(1);
+        while let Ok(Ok(())) = tokio::time::timeout(wait, self.connection.frames.fill()).await {
+            if let Err(nonsense) = self.answers() {
+                return nonsense;
+            }
+        }
+        error
     }
 
     /// What a server said before it hung up explains more than that it did.
@@ -290,16 +306,4 @@ impl Session {
         });
         Ok(())
     }
-}
-
-/// Reads on until the server has hung up, for the reason it may have given.
-async fn last_words(connection: &mut Connection) -> Option<Error> {
-    // Bounded: a half-dead network must not hold us.
-    let wait = std::time::Duration::from_secs(1);
-    while let Ok(Ok(frame)) = tokio::time::timeout(wait, connection.next()).await {
-        if frame.tag == b'E' {
-            return Some(ServerError::decode(&frame.body).into());
-        }
-    }
-    None
 }
