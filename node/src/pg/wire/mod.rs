@@ -11,8 +11,8 @@
 //! Traps:
 //! - A slice keeps the whole read (up to 128 KiB, or one large message) alive. Who keeps slices for
 //!   long must copy them.
-//! - Notices, notifications and parameter changes can come between any two messages
-//!   (`is_aside`).
+//! - Notices, notifications and parameter changes can come between any two messages: see
+//!   `is_aside`.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
@@ -48,6 +48,6 @@ pub(in crate::pg) fn is_aside(tag: u8, body: &[u8]) -> bool {
 fn log_notice(body: &[u8]) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let notice = ServerError::decode(body);
-        tracing::debug!(severity = notice.severity, notice = %notice.summary(), "notice from postgresql");
+        tracing::debug!(notice = %notice, "notice from postgresql");
     }
 }
