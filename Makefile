@@ -37,7 +37,8 @@ test: postgres ## format, lints, unit, property and integration tests, and a sho
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --exclude everywrite-tests --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
 
 soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak

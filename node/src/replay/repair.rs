@@ -19,6 +19,7 @@ use crate::capture::{Repair, RepairRow};
 use crate::pg::Target;
 use crate::pg::pgoutput::{Cell, Tuple};
 use crate::pg::pipeline::{Batch, Session};
+use crate::pg::sqlstate::Class;
 use crate::settle::Identity;
 
 /// The replication origin of repairs: what they write is not captured.
@@ -57,7 +58,12 @@ pub async fn run(
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(table, error = %error.chain(), "a second look at a row failed, trying again");
+                    // The session of the look before may still hold the origin: nothing to see to.
+                    if error.class() == Class::Retry {
+                        tracing::debug!(table, error = %error.chain(), "a second look at a row comes again");
+                    } else {
+                        tracing::warn!(table, error = %error.chain(), "a second look at a row failed, trying again");
+                    }
                     tokio::select! {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}

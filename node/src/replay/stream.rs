@@ -328,14 +328,30 @@ impl Stream {
                 },
             )
         };
-        for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
-            let at = (slot.hash(), slot.version());
+        let origin = batch.origin;
+        let positions: Vec<_> = batch
+            .tables
+            .iter()
+            .flat_map(|t| &t.slots)
+            .map(|s| batch.position(s))
+            .collect();
+        for ((slot, prior), position) in batch.slots_mut().zip(&announcement.priors).zip(positions)
+        {
+            // The change itself, or a later one of this origin, was announced before, in a group
+            // that did not land: what the key met then is what it meets now.
+            let own = |e: &Entry| {
+                e.source
+                    .is_some_and(|s| s.origin == origin && s.lsn >= position.lsn)
+            };
             slot.prior = match prior {
-                Some(entry) if entry.version == at.1 => self.priors.get(&at).copied(),
+                Some(entry) if own(entry) => {
+                    self.priors.get(&(slot.hash(), entry.version)).copied()
+                }
                 prior => *prior,
             };
-            if let (Some(prior), false) = (slot.prior, announcement.fast) {
-                self.priors.insert(at, prior);
+            let foreign = |e: &Entry| e.source.is_none_or(|s| s.origin != origin);
+            if let Some(prior) = slot.prior.filter(foreign) {
+                self.priors.insert((slot.hash(), slot.version()), prior);
             }
         }
         announcement
