@@ -18,17 +18,23 @@ use crate::wait;
 /// in every table. The number of rows; what differs in the end is the error.
 pub async fn reached(sites: &[Site], limit: Duration) -> anyhow::Result<u64> {
     let begin = Instant::now();
+    let mut difference = None;
     loop {
         let left = limit.saturating_sub(begin.elapsed());
-        let reason = match round(sites, left).await {
+        let outcome = match round(sites, left).await {
             Ok(Ok(rows)) => return Ok(rows),
-            Ok(Err(difference)) => difference,
+            Ok(Err(found)) => {
+                difference = Some(found.clone());
+                found
+            }
             Err(err) => format!("{err:#}"),
         };
         if begin.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }
+        // The last round has no time left: what the last whole one has found says more.
+        let reason = difference.unwrap_or(outcome);
         let rows = differing_rows(sites).await.unwrap_or_default();
         bail!("the sites do not agree after {limit:?}: {reason}\n{rows}");
     }
