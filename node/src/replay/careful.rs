@@ -431,7 +431,7 @@ async fn committed(
             "select pg_replication_origin_progress('everywrite_{origin}', false)"
         ));
         let outcomes = writer.run().await?;
-        committed.set(origin, super::stream::lsn_text(outcomes.get(at)));
+        committed.set(origin, super::wal_position::lsn_text(outcomes.get(at)));
     }
     Ok(committed)
 }

@@ -30,6 +30,7 @@ mod stream;
 mod table;
 mod toast;
 mod truncate;
+mod wal_position;
 mod writer;
 
 pub use careful::Context;
