@@ -247,7 +247,7 @@ impl Assembler {
                 content,
                 ..
             } => {
-                self.message(payload, streaming, transactional, prefix, content, signal)?;
+                self.message(payload, transactional, prefix, content, signal)?;
             }
             Message::Commit {
                 end_lsn,
@@ -343,7 +343,6 @@ impl Assembler {
     fn message(
         &mut self,
         payload: &Bytes,
-        streaming: bool,
         transactional: bool,
         prefix: &str,
         content: &[u8],
@@ -391,7 +390,6 @@ impl Assembler {
             }
             return Ok(());
         }
-        let _ = streaming;
         let open = self.open()?;
         if open.replayed {
             return Ok(());

@@ -105,7 +105,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(writer, batch, &table.mapping, &cases, decided);
-        change(ctx, writer, &table.mapping, &cases, &lost, decided)?;
+        change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
         // A unique violation here is somebody who came in between.
@@ -493,7 +493,7 @@ async fn ask_holders(
 }
 
 /// A row of nothing but its key, in the layout of the mapping; `key` in the order of the key cells.
-fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey, Error> {
+pub(super) fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey, Error> {
     let mut cells = vec![Cell::Null; mapping.columns.len()];
     for (i, value) in mapping.key_cells().zip(key) {
         if let (Some(cell), Some(value)) = (cells.get_mut(i), value) {
@@ -585,7 +585,6 @@ fn record(
 
 /// Writes what was decided.
 fn change(
-    ctx: &Context,
     writer: &mut Writer,
     mapping: &Mapping,
     cases: &[Case<'_>],
@@ -625,7 +624,6 @@ fn change(
             lost.iter().map(|l| travelling(mapping, l)).collect();
         outbox(writer, mapping, &contents?);
     }
-    let _ = ctx;
     Ok(())
 }
 

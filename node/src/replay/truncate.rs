@@ -3,18 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use everywrite_conflict::{Entry, KeyHash, Kind, Lsn, NodeId, Position, Version};
 
 use super::Error;
 use super::batch::RowKey;
-use super::careful::{Context, Decided};
+use super::careful::{self, Context, Decided};
 use super::history;
-use super::image::Image;
 use super::mapping::Mapping;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
-use crate::pg::pgoutput::Cell;
 
 /// Truncates the tables inside the open transaction: plainly where nothing newer is known,
 /// otherwise row by row.
@@ -132,7 +129,7 @@ async fn row_by_row(
     let mut ours = Lsn::ZERO;
     let mut conflicts: HashSet<KeyHash> = HashSet::new();
     for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-        let key = key_of(mapping, row)?;
+        let key = careful::key_row(mapping, row)?;
         let entry = known.get(&key.hash);
         if let Some(source) = entry.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
@@ -177,21 +174,4 @@ async fn row_by_row(
     }
     writer.run().await?;
     Ok(())
-}
-
-fn key_of(mapping: &Mapping, row: &[Option<Bytes>]) -> Result<RowKey, Error> {
-    let mut cells = vec![Cell::Null; mapping.columns.len()];
-    for (i, value) in mapping.key_cells().zip(row) {
-        if let (Some(cell), Some(value)) = (cells.get_mut(i), value) {
-            *cell = Cell::Binary(value);
-        }
-    }
-    let image = Image::from_cells(cells.into_iter());
-    let hash = mapping.identity.hash(&image.tuple());
-    let hash = hash.map_err(|source| Error::Key {
-        table: mapping.name(),
-        source,
-    })?;
-    hash.map(|hash| RowKey { hash, image })
-        .ok_or_else(|| Error::NoKey(mapping.name()))
 }
