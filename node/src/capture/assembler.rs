@@ -31,22 +31,20 @@ pub enum Signal {
     Repair(Repair),
 }
 
-/// A local delete that a replayed row may stand over.
+/// A row that may stand although it is gone: see [`crate::settle::Stamped::repairs`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repair {
-    /// Schema and name of the table.
-    pub table: (String, String),
-    /// The deleted row as the stream gives it and the relation it is of; `None` for a TRUNCATE.
+    /// The table, as the stream describes it.
+    pub relation: std::sync::Arc<OwnedRelation>,
+    /// The row's key; `None` for all rows of a table that was truncated.
     pub row: Option<RepairRow>,
-    /// The version of the delete.
+    /// The version of the local write. If the row is gone, then by this one or a greater one.
     pub version: Version,
 }
 
 /// The key of a row to look at again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RepairRow {
-    /// The relation that the cells are of.
-    pub relation: std::sync::Arc<OwnedRelation>,
     /// How many cells.
     pub count: u16,
     /// The cells of a row with that key, as pgoutput writes them.
@@ -477,18 +475,17 @@ impl Assembler {
                 continue;
             }
             for t in &touched {
-                let wanted = |r: &&Touched| r.relation == t.relation && r.key == t.key && t.deleted;
+                let wanted = |r: &&Touched| {
+                    r.relation == t.relation && r.key == t.key && r.deleted == t.deleted
+                };
                 if repairs.iter().any(|r| wanted(&r)) {
                     for relation in by_shape
                         .values()
                         .filter(|r| r.identity.relation == t.relation)
                     {
                         signal(Signal::Repair(Repair {
-                            table: (
-                                relation.owned.namespace.clone(),
-                                relation.owned.name.clone(),
-                            ),
-                            row: key_cells(&message, &relation.owned).filter(|_| t.key.is_some()),
+                            relation: std::sync::Arc::clone(&relation.owned),
+                            row: key_cells(&message, t.deleted).filter(|_| t.key.is_some()),
                             version,
                         }));
                     }
@@ -681,14 +678,15 @@ pub(crate) fn travelling(delete: &crate::admin::message::TravellingDelete) -> To
     }
 }
 
-/// The key that a change takes away.
-fn key_cells(message: &Message<'_>, relation: &std::sync::Arc<OwnedRelation>) -> Option<RepairRow> {
+/// The key that a change takes away, or gives.
+pub(crate) fn key_cells(message: &Message<'_>, deleted: bool) -> Option<RepairRow> {
     let tuple = match message {
-        Message::Delete { key, old, .. } | Message::Update { key, old, .. } => key.or(*old)?,
+        Message::Delete { key, old, .. } => key.or(*old)?,
+        Message::Update { key, old, .. } if deleted => key.or(*old)?,
+        Message::Insert { new, .. } | Message::Update { new, .. } => *new,
         _ => return None,
     };
     Some(RepairRow {
-        relation: std::sync::Arc::clone(relation),
         count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
         cells: Bytes::copy_from_slice(tuple.as_bytes()),
     })

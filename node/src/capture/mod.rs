@@ -26,7 +26,7 @@ mod shapes;
 mod spool;
 
 pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};
-pub(crate) use assembler::{touch_with, travelling};
+pub(crate) use assembler::{key_cells, touch_with, travelling};
 pub use error::Error;
 pub(crate) use service::chain;
 pub use service::{Capture, Options, Progress};

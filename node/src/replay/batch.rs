@@ -312,7 +312,7 @@ impl Batch {
     }
 
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
-    pub(super) fn intents(&self) -> impl Iterator<Item = Intent> + '_ {
+    pub(super) fn intents(&self) -> impl Iterator<Item = Intent> + Clone + '_ {
         let slots = self.tables.iter().flat_map(|t| {
             t.slots
                 .iter()

@@ -21,12 +21,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome as Unique, UniqueValue, resolve};
 use everywrite_conflict::{
-    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Undo, Vector,
-    Version, decide,
+    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Vector, Version,
+    decide,
 };
 
 use super::Error;
-use super::batch::{Batch, RowKey, Slot};
+use super::batch::{Batch, RowKey, Slot, TableBatch};
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
@@ -36,7 +36,7 @@ use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
 use crate::admin::schema::{INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, Ledger};
+use crate::settle::{Barriers, Ledger, Lost};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -56,8 +56,8 @@ pub struct Context {
 /// What a careful transaction has decided so far; to be undone if it is rolled back.
 #[derive(Default)]
 pub(super) struct Decided {
-    /// Index entries of lost rows.
-    undo: Vec<Undo>,
+    /// Rows that go because others have their unique values.
+    removed: Vec<Lost>,
     /// (table, key, version) whose entries land with the transaction.
     pub lost: Vec<(RelationHash, KeyHash, Version)>,
     /// Conflicts by kind.
@@ -69,9 +69,19 @@ pub(super) struct Decided {
 }
 
 impl Decided {
+    /// Whether it has decided this version of a row.
+    pub(super) fn has(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
+        self.lost.contains(&(relation, key, version))
+    }
+
     /// The transaction was rolled back.
     pub(super) fn undo(self, ledger: &Ledger) {
-        ledger.with_index(|index| self.undo.into_iter().rev().for_each(|u| index.undo(u)));
+        ledger.keep(self.removed);
+    }
+
+    /// The transaction is committed.
+    pub(super) fn stands(&self, ledger: &Ledger) {
+        ledger.lost(&self.removed);
     }
 }
 
@@ -96,7 +106,7 @@ pub(super) async fn write(
     decided: &mut Decided,
 ) -> Result<(), Error> {
     for table in &batch.tables {
-        let mut cases = lock(ctx, writer, batch, &table.mapping, &table.slots).await?;
+        let mut cases = lock(ctx, writer, batch, table, decided).await?;
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
         let lost =
             if table.mapping.second_unique.is_empty() || !cases.iter().any(|c| c.image.is_some()) {
@@ -129,10 +139,11 @@ fn operation(net: &Net<Image>) -> Operation {
 async fn lock<'a>(
     ctx: &Context,
     writer: &mut Writer,
-    batch: &'a Batch,
-    mapping: &Mapping,
-    slots: &'a [Slot],
+    batch: &Batch,
+    table: &'a TableBatch,
+    decided: &Decided,
 ) -> Result<Vec<Case<'a>>, Error> {
+    let (mapping, slots) = (&*table.mapping, &table.slots);
     if slots.is_empty() {
         return Ok(Vec::new());
     }
@@ -156,15 +167,16 @@ async fn lock<'a>(
             e.source
                 .is_some_and(|s| s.origin == batch.origin && s.lsn > batch.last())
         };
+        let before = slot.prior.filter(|p| p.version != slot.version());
+        let before = beaten.into_iter().chain(before).max_by_key(|e| e.version);
         let stored = match now {
-            Some(entry) if later(&entry) => beaten.or(slot.prior),
-            Some(entry) if entry.version == slot.version() => {
-                beaten.or_else(|| slot.prior.filter(|p| p.version != slot.version()))
-            }
+            Some(entry) if later(&entry) || entry.version == slot.version() => before,
             Some(entry) => Some(entry),
             None => slot.prior,
         };
-        if stored.is_some_and(|e| e.undecided()) {
+        // What an earlier part of this transaction has decided stands.
+        let open = |e: &Entry| e.undecided() && !decided.has(relation, slot.hash(), e.version);
+        if stored.as_ref().is_some_and(open) {
             return Err(Error::Again("another origin is deciding the same row"));
         }
         if let Some(source) = stored.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
@@ -193,7 +205,7 @@ async fn lock<'a>(
 }
 
 /// Waits until the own journal is durable up to `lsn`.
-async fn durable(ctx: &Context, lsn: Lsn) -> Result<(), Error> {
+pub(super) async fn durable(ctx: &Context, lsn: Lsn) -> Result<(), Error> {
     let mut end = ctx.journal.subscribe();
     end.wait_for(|end| *end >= lsn)
         .await
@@ -270,7 +282,7 @@ async fn complete(
 }
 
 /// A row that goes because another has its unique value.
-struct Lost {
+struct Loser {
     key: RowKey,
     version: Version,
 }
@@ -283,7 +295,7 @@ async fn second_unique(
     mapping: &Mapping,
     cases: &mut [Case<'_>],
     decided: &mut Decided,
-) -> Result<Vec<Lost>, Error> {
+) -> Result<Vec<Loser>, Error> {
     let relation = mapping.identity.relation;
     let asked = ask_holders(ctx, writer, mapping, cases).await?;
     let mut candidates: HashMap<KeyHash, Candidate> = HashMap::new();
@@ -331,45 +343,39 @@ async fn second_unique(
     }
     let committed = committed(ctx, writer, relation, &holders).await?;
     let here = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| committed.covers(s));
-    let outcomes = ctx.ledger.with_index(|index| {
-        let versions: Vec<(Holder, Option<Entry>)> = holders
-            .iter()
-            .map(|&(key, at, value)| {
-                (
-                    Holder {
-                        key,
-                        version: index.standing(relation, key, here),
-                        index: at,
-                        value,
-                    },
-                    index.get(relation, key),
-                )
-            })
-            .collect();
-        if versions.iter().any(|v| v.1.is_some_and(|e| e.undecided())) {
-            return None;
-        }
-        // What is only on its way is not the row that stands here.
-        let entries: HashMap<KeyHash, Option<Entry>> = versions
-            .iter()
-            .map(|v| (v.0.key, v.1.filter(here)))
-            .collect();
-        let outcomes = resolve(
-            candidates.into_values().collect(),
-            versions.into_iter().map(|v| v.0).collect(),
-        );
-        for outcome in &outcomes {
-            if let Unique::Lost { key, version, .. } = outcome {
-                decided.undo.push(index.lose(relation, *key, *version));
+    let mut outcomes = Vec::new();
+    let mut entries = HashMap::new();
+    let removed = ctx.ledger.lose(relation, |index| {
+        let open = |key: KeyHash, entry: Option<Entry>| {
+            entry.is_some_and(|e| e.undecided() && !decided.has(relation, key, e.version))
+        };
+        let mut standing = Vec::with_capacity(holders.len());
+        for &(key, at, value) in &holders {
+            let entry = index.get(relation, key);
+            if open(key, entry) {
+                return None;
             }
+            // What is only on its way is not the row that stands here.
+            entries.insert(key, entry.filter(here));
+            standing.push(Holder {
+                key,
+                version: index.standing(relation, key, here),
+                index: at,
+                value,
+            });
         }
-        Some((outcomes, entries))
+        outcomes = resolve(candidates.into_values().collect(), standing);
+        let losers: Vec<_> = outcomes.iter().filter_map(loser).collect();
+        // Each of two decisions about one row would take back the other's when it is undone.
+        let taken = |(key, _): &(KeyHash, Version)| open(*key, index.get(relation, *key));
+        (!losers.iter().any(taken)).then_some(losers)
     });
-    let Some((outcomes, entries)) = outcomes else {
+    let Some(removed) = removed else {
         return Err(Error::Again(
             "another origin is deciding a row with the same unique value",
         ));
     };
+    decided.removed.extend(removed);
     let ours = entries
         .values()
         .flatten()
@@ -401,9 +407,16 @@ async fn second_unique(
         {
             case.lost = true;
         }
-        lost.push(Lost { key: row, version });
+        lost.push(Loser { key: row, version });
     }
     Ok(lost)
+}
+
+fn loser(outcome: &Unique) -> Option<(KeyHash, Version)> {
+    match outcome {
+        Unique::Lost { key, version, .. } => Some((*key, *version)),
+        Unique::Place(_) => None,
+    }
 }
 
 /// For holders that another origin has on its way: how far that origin is committed. The rows are
@@ -588,7 +601,7 @@ fn change(
     writer: &mut Writer,
     mapping: &Mapping,
     cases: &[Case<'_>],
-    lost: &[Lost],
+    lost: &[Loser],
     decided: &mut Decided,
 ) -> Result<(), Error> {
     let as_set = !mapping.second_unique.is_empty();
@@ -627,7 +640,7 @@ fn change(
     Ok(())
 }
 
-fn travelling(mapping: &Mapping, lost: &Lost) -> Result<Bytes, Error> {
+fn travelling(mapping: &Mapping, lost: &Loser) -> Result<Bytes, Error> {
     let cells: Vec<Cell<'_>> = lost.key.image.tuple().iter().collect();
     let column = |i: usize| {
         let value = match cells.get(i) {

@@ -9,9 +9,11 @@
 //! | `careful`    | rows locked, decided, recorded |
 //! | `truncate`   | TRUNCATE against newer rows |
 //! | `stream`     | the loop of one origin |
+//! | `long`       | transactions that are applied in parts |
 //! | `outbox`     | deletes that travel, into the local stream |
-//! | `repair`     | rows that stand where a local delete came first |
+//! | `repair`     | rows that stand although they are gone |
 //! | `rebuild`    | the index, from the journals, at start |
+//! | `second_looks` | what `repair` had not done before a restart |
 //! | `rows`       | answers of a site that is asked for a row |
 
 mod batch;
@@ -21,11 +23,13 @@ mod error;
 mod feed;
 mod history;
 mod image;
+mod long;
 mod mapping;
 mod outbox;
 mod rebuild;
 mod repair;
 mod rows;
+mod second_looks;
 mod stream;
 mod table;
 mod toast;
@@ -38,7 +42,7 @@ pub use control::Control;
 pub use error::Error;
 pub use feed::Limits;
 pub use outbox::run as run_outbox;
-pub use rebuild::rebuild;
+pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;
 pub use rows::{Answers, Rows};
 pub use stream::{Options, Stream};

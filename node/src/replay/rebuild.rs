@@ -1,6 +1,7 @@
 //! The conflict index, from the journals, at start.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use everywrite_conflict::{Entry, Lsn, NodeId, Position, Vector, Version};
@@ -8,49 +9,76 @@ use futures_util::FutureExt as _;
 use tokio_postgres::Client;
 
 use super::Error;
+use super::second_looks::SecondLooks;
 use crate::admin::message::WalMessage;
-use crate::capture::{touch_with, travelling};
-use crate::journal::record::{Changes, Frame, decode};
+use crate::capture::{Repair, touch_with, travelling};
+use crate::journal::record::{Changes, Frame, Header, decode};
 use crate::journal::{Journal, Journals};
-use crate::pg::pgoutput::{self, Message, Relation};
+use crate::pg::pgoutput::{self, Message, OwnedRelation, Relation};
 use crate::settle::{Identity, Ledger, Stability, Touched};
 
-/// Reads every journal: the own one whole, the others as far as they are applied (`applied`, the
-/// progress of each origin). `local_lsn` is a position of the local WAL that is not before any of
-/// it. Then come the deletes that have not left yet.
-pub async fn rebuild(
-    client: &Client,
-    me: NodeId,
-    journals: &Journals,
-    ledger: &Ledger,
-    stability: &Stability,
-    applied: &Vector,
-    local_lsn: Lsn,
-) -> Result<u64, Error> {
+/// What a rebuild starts from.
+pub struct Start<'a> {
+    /// For the catalog.
+    pub client: &'a Client,
+    /// This node.
+    pub me: NodeId,
+    /// All journals.
+    pub journals: &'a Journals,
+    /// Takes the index.
+    pub ledger: &'a Ledger,
+    /// Takes what the streams say of stability.
+    pub stability: &'a Stability,
+    /// The progress of each origin at the local server.
+    pub applied: &'a Vector,
+    /// A position of the local WAL that is not before any of what is applied.
+    pub local_lsn: Lsn,
+    /// Own transactions up to here need no second look.
+    pub looked_at: Lsn,
+}
+
+/// Reads every journal: the own one whole, the others as far as they are applied. Then come the
+/// deletes that have not left yet. Returns how many transactions that were, and the rows to be
+/// looked at again.
+pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
+    let Start { me, ledger, .. } = start;
     let mut keys = Keys {
-        client,
+        client: start.client,
         identities: HashMap::new(),
     };
+    let mut looks = SecondLooks::default();
     let mut transactions = 0;
-    for journal in journals.all() {
+    // The own one first: the others are compared with what is recent in it.
+    let mut journals = start.journals.all();
+    journals.sort_by_key(|j| j.origin() != me);
+    for journal in journals {
         let origin = journal.origin();
-        let up_to = if origin == me {
+        let own = origin == me;
+        let up_to = if own {
             journal.end()
         } else {
-            applied.get(origin).min(journal.end())
+            start.applied.get(origin).min(journal.end())
         };
-        let local_lsn = if origin == me { Lsn::ZERO } else { local_lsn };
-        transactions += one(&mut keys, &journal, me, ledger, stability, up_to, local_lsn).await?;
+        let mut pass = Pass {
+            start: &start,
+            keys: &mut keys,
+            looks: &mut looks,
+            origin,
+            up_to,
+            local_lsn: if own { Lsn::ZERO } else { start.local_lsn },
+            large: None,
+            transactions: 0,
+        };
+        pass.read(&journal).await?;
+        transactions += pass.transactions;
         // Also when everything of it is released: stamps only go up.
         if let Some(header) = journal.last_header().filter(|h| h.position <= up_to) {
             ledger.rebuild(header.stamp, []);
-            stability.replayed(origin, &header.vector);
+            start.stability.replayed(origin, &header.seen);
         }
     }
-    for row in client
-        .query("select content from everywrite.outbox order by id", &[])
-        .await?
-    {
+    let outbox = "select content from everywrite.outbox order by id";
+    for row in start.client.query(outbox, &[]).await? {
         let content: Vec<u8> = row.get(0);
         if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(&content) {
             let touched = travelling(&delete);
@@ -58,18 +86,18 @@ pub async fn rebuild(
                 version: delete.version,
                 source: None,
                 deleted: true,
-                local_lsn,
+                local_lsn: start.local_lsn,
             };
             ledger.rebuild(delete.version.stamp, [(touched, entry)]);
         }
     }
-    Ok(transactions)
+    Ok((transactions, looks.asked(ledger)))
 }
 
 struct Keys<'a> {
     client: &'a Client,
     /// By origin and shape.
-    identities: HashMap<(NodeId, u32), Identity>,
+    identities: HashMap<(NodeId, u32), (Identity, Arc<OwnedRelation>)>,
 }
 
 impl Keys<'_> {
@@ -82,144 +110,54 @@ impl Keys<'_> {
             key = table.map(|t| t.primary_key).unwrap_or_default();
         }
         let key = (!key.is_empty()).then_some(key.as_slice());
-        self.identities
-            .insert((origin, shape), Identity::of(&relation, key));
+        self.identities.insert(
+            (origin, shape),
+            (Identity::of(&relation, key), Arc::new(relation)),
+        );
         Ok(())
     }
-}
 
-async fn one(
-    keys: &mut Keys<'_>,
-    journal: &Journal,
-    me: NodeId,
-    ledger: &Ledger,
-    stability: &Stability,
-    up_to: Lsn,
-    local_lsn: Lsn,
-) -> Result<u64, Error> {
-    let origin = journal.origin();
-    let mut reader = journal.reader(journal.first())?;
-    let mut large = None;
-    let mut transactions = 0;
-    while reader.position() < up_to || large.is_some() {
-        let Some(chunk) = reader.next().now_or_never() else {
-            // A chunk from an old segment is read elsewhere; the end is never waited for, because
-            // everything up to `up_to` is there.
-            let mut chunk = reader.next().await?;
-            transactions += frames(
-                keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn,
-            )
-            .await?;
-            continue;
+    /// The table of a change that touches `t`.
+    fn relation(
+        &self,
+        origin: NodeId,
+        message: &Message<'_>,
+        t: &Touched,
+    ) -> Option<Arc<OwnedRelation>> {
+        let shapes: Vec<u32> = match message {
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. } => vec![*relation],
+            Message::Truncate { relations, .. } => relations.iter().collect(),
+            _ => Vec::new(),
         };
-        let mut chunk = chunk?;
-        transactions += frames(
-            keys, origin, me, ledger, stability, &mut chunk, &mut large, up_to, local_lsn,
-        )
-        .await?;
+        let mut known = shapes
+            .iter()
+            .filter_map(|s| self.identities.get(&(origin, *s)));
+        let (_, relation) = known.find(|(identity, _)| identity.relation == t.relation)?;
+        Some(Arc::clone(relation))
     }
-    Ok(transactions)
-}
 
-#[expect(clippy::too_many_arguments, reason = "one pass over one chunk")]
-async fn frames(
-    keys: &mut Keys<'_>,
-    origin: NodeId,
-    me: NodeId,
-    ledger: &Ledger,
-    stability: &Stability,
-    chunk: &mut Bytes,
-    large: &mut Option<(Version, Lsn)>,
-    up_to: Lsn,
-    local_lsn: Lsn,
-) -> Result<u64, Error> {
-    let mut transactions = 0;
-    while let Some(frame) = decode(chunk)? {
-        let (version, position, changes) = match frame {
-            Frame::Shape { id, relation } => {
-                keys.learn(origin, id, &relation).await?;
-                continue;
-            }
-            Frame::Transaction { header, changes } => {
-                *large = None;
-                if header.position > up_to {
-                    return Ok(transactions);
-                }
-                transactions += 1;
-                if origin != me {
-                    stability.replayed(origin, &header.vector);
-                }
-                (
-                    Version {
-                        stamp: header.stamp,
-                        origin,
-                    },
-                    header.position,
-                    changes,
-                )
-            }
-            Frame::LargeBegin { header } => {
-                *large = None;
-                if header.position > up_to {
-                    return Ok(transactions);
-                }
-                *large = Some((
-                    Version {
-                        stamp: header.stamp,
-                        origin,
-                    },
-                    header.position,
-                ));
-                continue;
-            }
-            Frame::LargePart { changes, .. } => {
-                let Some((version, position)) = *large else {
-                    continue;
-                };
-                (version, position, changes)
-            }
-            Frame::LargeEnd { .. } => {
-                *large = None;
-                transactions += 1;
-                continue;
-            }
-        };
-        let touched = touched(keys, origin, changes)?;
-        let source = Some(Position {
-            origin,
-            lsn: position,
-        });
-        let entries = touched.into_iter().map(|t| {
-            let entry = Entry {
-                version: t.version.unwrap_or(version),
-                source,
-                deleted: t.deleted,
-                local_lsn,
-            };
-            (t, entry)
-        });
-        ledger.rebuild(version.stamp, entries);
-    }
-    Ok(transactions)
-}
-
-fn touched(keys: &Keys<'_>, origin: NodeId, changes: Bytes) -> Result<Vec<Touched>, Error> {
-    let mut touched = Vec::new();
-    for change in Changes::new(changes) {
-        let change = change?;
-        let message = pgoutput::decode(&change, false)?;
-        if let Message::Message { content, .. } = &message {
+    /// Adds what one change touches.
+    fn touched(
+        &self,
+        origin: NodeId,
+        message: &Message<'_>,
+        touched: &mut Vec<Touched>,
+    ) -> Result<(), Error> {
+        if let Message::Message { content, .. } = message {
             if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
                 touched.push(travelling(&delete));
             }
-            continue;
+            return Ok(());
         }
         let identity = |shape| {
             let missing = || Error::Schema {
                 table: format!("shape {shape}"),
                 what: "the journal does not describe it".to_owned(),
             };
-            keys.identities.get(&(origin, shape)).ok_or_else(missing)
+            let known = self.identities.get(&(origin, shape));
+            known.map(|k| &k.0).ok_or_else(missing)
         };
         let hash = |shape, tuple: &pgoutput::Tuple<'_>| {
             identity(shape)?.hash(tuple).map_err(|source| Error::Key {
@@ -227,7 +165,113 @@ fn touched(keys: &Keys<'_>, origin: NodeId, changes: Bytes) -> Result<Vec<Touche
                 source,
             })
         };
-        touch_with(&message, identity, hash, &mut touched)?;
+        touch_with(message, identity, hash, touched)
     }
-    Ok(touched)
+}
+
+/// One pass over one journal.
+struct Pass<'a, 'k> {
+    start: &'a Start<'k>,
+    keys: &'a mut Keys<'k>,
+    looks: &'a mut SecondLooks,
+    origin: NodeId,
+    up_to: Lsn,
+    local_lsn: Lsn,
+    large: Option<Header>,
+    transactions: u64,
+}
+
+impl Pass<'_, '_> {
+    async fn read(&mut self, journal: &Journal) -> Result<(), Error> {
+        let mut reader = journal.reader(journal.first())?;
+        while reader.position() < self.up_to || self.large.is_some() {
+            // A chunk from an old segment is read elsewhere; the end is never waited for, because
+            // everything up to `up_to` is there.
+            let mut chunk = match reader.next().now_or_never() {
+                Some(chunk) => chunk?,
+                None => reader.next().await?,
+            };
+            while let Some(frame) = decode(&mut chunk)? {
+                if !self.frame(frame).await? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// False: this and what follows is not applied yet.
+    async fn frame(&mut self, frame: Frame) -> Result<bool, Error> {
+        match frame {
+            Frame::Shape { id, relation } => self.keys.learn(self.origin, id, &relation).await?,
+            Frame::Transaction { header, changes } => {
+                self.large = None;
+                if header.position > self.up_to {
+                    return Ok(false);
+                }
+                self.transactions += 1;
+                if self.origin != self.start.me {
+                    self.start.stability.replayed(self.origin, &header.seen);
+                }
+                self.changes(&header, changes)?;
+            }
+            Frame::LargeBegin { header } => {
+                self.large = None;
+                if header.position > self.up_to {
+                    return Ok(false);
+                }
+                self.large = Some(header);
+            }
+            Frame::LargePart { changes, .. } => {
+                if let Some(header) = self.large.clone() {
+                    self.changes(&header, changes)?;
+                }
+            }
+            Frame::LargeEnd { .. } => {
+                self.large = None;
+                self.transactions += 1;
+            }
+        }
+        Ok(true)
+    }
+
+    fn changes(&mut self, header: &Header, changes: Bytes) -> Result<(), Error> {
+        let (origin, own) = (self.origin, self.origin == self.start.me);
+        let version = Version {
+            stamp: header.stamp,
+            origin,
+        };
+        let source = Position {
+            origin,
+            lsn: header.position,
+        };
+        let recent = own && header.position > self.start.looked_at;
+        let mut touched = Vec::new();
+        for change in Changes::new(changes) {
+            let change = change?;
+            let first = touched.len();
+            let message = pgoutput::decode(&change, false)?;
+            self.keys.touched(origin, &message, &mut touched)?;
+            for t in touched.get(first..).unwrap_or_default() {
+                if recent {
+                    let relation = self.keys.relation(origin, &message, t);
+                    self.looks
+                        .recent(t, version, &header.seen, relation, &message);
+                } else if !own {
+                    self.looks.met(t, version, source);
+                }
+            }
+        }
+        let entries = touched.into_iter().map(|t| {
+            let entry = Entry {
+                version: t.version.unwrap_or(version),
+                source: Some(source),
+                deleted: t.deleted,
+                local_lsn: self.local_lsn,
+            };
+            (t, entry)
+        });
+        self.start.ledger.rebuild(version.stamp, entries);
+        Ok(())
+    }
 }

@@ -1,29 +1,40 @@
-//! Rows that stand where a local delete came first.
+//! Second looks: rows that stand although by the index they are gone.
 //!
-//! A local transaction deletes a row (perhaps one that it has just inserted) and capture has not
-//! reached it; meanwhile an insert of the same key is replayed, finds nothing, and lands. When
-//! capture gets to the delete, its stamp is above the insert's, so everywhere else the row is gone.
-//! Capture notices by the WAL positions and asks for a second look here: if by the index the row
-//! is gone, and what stands there was written by replay and is older, it is deleted.
+//! Two writes can pass each other unseen, because a row that is not there cannot be locked:
+//!
+//! - A local transaction deletes a row (perhaps one that it has just inserted) and capture has not
+//!   reached it; meanwhile an insert of the same key is replayed, finds nothing, and lands.
+//! - A delete is replayed and finds nothing; meanwhile a local transaction, whose stamp turns out to
+//!   be below it, has inserted the row.
+//!
+//! Capture and replay notice by version and place in the WAL and ask for a second look here: lock
+//! what stands there, let capture catch up, and ask the index.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use everywrite_conflict::Version;
+use everywrite_conflict::{Entry, Kind, Position, Version};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::careful::Context;
+use super::batch::RowKey;
+use super::careful::{self, Context};
+use super::history;
+use super::image::Image;
+use super::mapping::Mapping;
 use super::table::Table;
+use super::writer::{Guard, Writer};
 use crate::capture::{Repair, RepairRow};
 use crate::pg::Target;
 use crate::pg::pgoutput::{Cell, Tuple};
-use crate::pg::pipeline::{Batch, Session};
+use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::Identity;
 
 /// The replication origin of repairs: what they write is not captured.
 const ORIGIN: &str = "everywrite_repair";
+/// Rows that are removed with one statement.
+const AT_ONCE: usize = 10_000;
 
 /// Runs until shutdown.
 pub async fn run(
@@ -32,6 +43,12 @@ pub async fn run(
     mut repairs: mpsc::UnboundedReceiver<Repair>,
     shutdown: CancellationToken,
 ) {
+    let mut looks = Looks {
+        target,
+        context,
+        writer: None,
+        mappings: 0,
+    };
     loop {
         let repair = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -40,12 +57,12 @@ pub async fn run(
                 None => return,
             },
         };
-        let table = format!("{}.{}", repair.table.0, repair.table.1);
+        let table = format!("{}.{}", repair.relation.namespace, repair.relation.name);
         let mut pause = Duration::from_millis(20);
         loop {
             let outcome = tokio::select! {
                 () = shutdown.cancelled() => return,
-                outcome = look(&target, &context, &repair) => outcome,
+                outcome = looks.look(&repair) => outcome,
             };
             match outcome {
                 Ok(0) => break,
@@ -53,11 +70,12 @@ pub async fn run(
                     tracing::info!(
                         table,
                         rows,
-                        "removed replayed rows that a local delete had preceded"
+                        "removed rows that stood although they are gone"
                     );
                     break;
                 }
                 Err(error) => {
+                    looks.writer = None;
                     // The session of the look before may still hold the origin: nothing to see to.
                     if error.class() == Class::Retry {
                         tracing::debug!(table, error = %error.chain(), "a second look at a row comes again");
@@ -72,101 +90,221 @@ pub async fn run(
                 }
             }
         }
+        looks.context.ledger.repaired();
     }
 }
 
-async fn look(target: &Target, context: &Context, repair: &Repair) -> Result<u64, Error> {
-    context.ledger.wait_for_blind(&context.ledger.blind()).await;
-    let client = target.named("everywrite repair").client().await?;
-    let Some(table) = Table::load(&client, &repair.table.0, &repair.table.1).await? else {
-        return Ok(0);
-    };
-    let mut session = Session::connect(&target.named("everywrite repair"), &[]).await?;
-    for sql in [
-        "set session_replication_role = replica".to_owned(),
-        "set search_path = pg_catalog".to_owned(),
-        format!(
-            "select pg_replication_origin_create('{ORIGIN}') \
-             where not exists (select from pg_replication_origin where roname = '{ORIGIN}')"
-        ),
-        format!("select pg_replication_origin_session_setup('{ORIGIN}')"),
-        "begin".to_owned(),
-    ] {
-        session.query_simple(&sql).await?;
-    }
-    let rows = match &repair.row {
-        Some(row) => one_row(context, &mut session, &table, row, repair.version).await?,
-        None => older_rows(&mut session, &table, repair.version).await?,
-    };
-    session.query_simple("commit").await?;
-    Ok(rows)
+struct Looks {
+    target: Target,
+    context: Context,
+    writer: Option<Writer>,
+    /// Names the statements of each mapping.
+    mappings: u32,
 }
 
-/// What replay wrote here with an older stamp. The row's commit timestamp is its group's newest
-/// stamp, and the delete was stamped above every group on its way.
-fn older(version: Version) -> String {
-    format!(
-        "coalesce((pg_xact_commit_timestamp_origin(xmin)).roident, 0) <> 0 and \
-         (pg_xact_commit_timestamp_origin(xmin)).timestamp < '2000-01-01 00:00:00+00'::timestamptz + {} * interval '1 microsecond'",
-        version.stamp.0
-    )
-}
-
-async fn one_row(
-    context: &Context,
-    session: &mut Session,
-    table: &Table,
-    row: &RepairRow,
-    version: Version,
-) -> Result<u64, Error> {
-    let pk = (!table.primary_key.is_empty()).then_some(table.primary_key.as_slice());
-    let relation = &row.relation;
-    let identity = Identity::of(relation, pk);
-    let key = Tuple::from_parts(row.count, &row.cells);
-    let hash = identity.hash(&key).map_err(|source| Error::Key {
-        table: table.name.clone(),
-        source,
-    })?;
-    let Some(hash) = hash else { return Ok(0) };
-    let gone = context.ledger.with_index(|index| {
-        index
-            .get(identity.relation, hash)
-            .is_none_or(|e| e.deleted && e.version >= version)
-    });
-    if !gone {
-        return Ok(0);
-    }
-    let cells: Vec<Cell<'_>> = key.iter().collect();
-    let mut condition = Vec::new();
-    let mut types = Vec::new();
-    for (n, (i, type_oid)) in identity.columns.iter().enumerate() {
-        let name = relation.columns.get(*i).map_or("", |c| c.name.as_str());
-        condition.push(format!("{} = ${}", super::table::quote(name), n + 1));
-        types.push(*type_oid);
-    }
-    let mut batch = Batch::new();
-    let sql = format!(
-        "delete from {} where {} and {}",
-        table.quoted,
-        condition.join(" and "),
-        older(version)
-    );
-    batch.parse("repair", &sql, &types);
-    let mut bind = batch.bind("repair");
-    for (i, _) in &identity.columns {
-        bind = match cells.get(*i) {
-            Some(Cell::Text(text)) => bind.text(Some(text)),
-            Some(Cell::Binary(bytes)) => bind.binary(Some(bytes)),
-            _ => bind.binary(None),
+impl Looks {
+    /// Returns how many rows had to go.
+    async fn look(&mut self, repair: &Repair) -> Result<u64, Error> {
+        // What is on its way may write what is looked at.
+        let ledger = &self.context.ledger;
+        ledger.wait_for_blind(&ledger.blind()).await;
+        let client = self.target.named("everywrite repair").client().await?;
+        let (schema, name) = (&repair.relation.namespace, &repair.relation.name);
+        let Some(table) = Table::load(&client, schema, name).await? else {
+            return Ok(0);
         };
+        self.mappings += 1;
+        let mapping = Mapping::new(self.mappings, repair.relation.as_ref().clone(), table)?;
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.session().await?,
+        };
+        writer.clear();
+        writer.rollback().await?;
+        writer.begin();
+        let rows = match &repair.row {
+            Some(row) => {
+                let image = image(row);
+                self.gone(&mut writer, &mapping, vec![image], repair.version)
+                    .await?
+            }
+            None => {
+                self.truncated(&mut writer, &mapping, repair.version)
+                    .await?
+            }
+        };
+        writer.sql("commit");
+        writer.run().await?;
+        self.writer = Some(writer);
+        Ok(rows)
     }
-    let at = bind.execute();
-    let outcomes = session.run(&mut batch).await?;
-    Ok(outcomes.get(at).map_or(0, |o| o.affected))
+
+    async fn session(&self) -> Result<Writer, Error> {
+        let mut session = Session::connect(&self.target.named("everywrite repair"), &[]).await?;
+        for sql in [
+            "set session_replication_role = replica".to_owned(),
+            "set search_path = pg_catalog".to_owned(),
+            "set row_security = off".to_owned(),
+            "set statement_timeout = 0".to_owned(),
+            "set lock_timeout = 0".to_owned(),
+            "set idle_in_transaction_session_timeout = 0".to_owned(),
+            format!(
+                "select pg_replication_origin_create('{ORIGIN}') \
+                 where not exists (select from pg_replication_origin where roname = '{ORIGIN}')"
+            ),
+            format!("select pg_replication_origin_session_setup('{ORIGIN}')"),
+        ] {
+            session.query_simple(&sql).await?;
+        }
+        Ok(Writer::new(session))
+    }
+
+    /// All rows that replay put behind a local TRUNCATE of this version.
+    async fn truncated(
+        &self,
+        writer: &mut Writer,
+        mapping: &Mapping,
+        version: Version,
+    ) -> Result<u64, Error> {
+        if mapping.identity.columns.is_empty() {
+            return Ok(0);
+        }
+        let names: Vec<&str> = mapping
+            .key_cells()
+            .filter_map(|i| mapping.columns.get(i))
+            .map(|c| c.quoted.as_str())
+            .collect();
+        let sql = format!(
+            "select {} from {} t where \
+             coalesce((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, 0) <> 0",
+            names.join(", "),
+            mapping.table.quoted
+        );
+        // Prepared, because only then the rows come in binary.
+        let at = writer
+            .bind(&format!("r{}keys", mapping.number), &sql, &[])
+            .execute();
+        let outcomes = writer.run().await?;
+        let mut behind = Vec::new();
+        for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+            let key = careful::key_row(mapping, row)?;
+            let ledger = &self.context.ledger;
+            if ledger.with_index(|index| index.behind_truncate(key.hash, version)) {
+                behind.push(key.image);
+            }
+        }
+        let mut removed = 0;
+        let mut behind = behind.into_iter().peekable();
+        while behind.peek().is_some() {
+            let piece: Vec<Image> = behind.by_ref().take(AT_ONCE).collect();
+            removed += self.gone(writer, mapping, piece, version).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes those of these rows that by the index are gone.
+    async fn gone(
+        &self,
+        writer: &mut Writer,
+        mapping: &Mapping,
+        images: Vec<Image>,
+        version: Version,
+    ) -> Result<u64, Error> {
+        let locks = writer.lock(mapping, &images.iter().collect::<Vec<_>>(), 0);
+        let outcomes = writer.run().await?;
+        let found = locks.found(&outcomes, images.len());
+        let standing: Vec<Image> = images
+            .into_iter()
+            .zip(found)
+            .filter_map(|(image, found)| found.map(|_| image))
+            .collect();
+        if standing.is_empty() {
+            return Ok(0);
+        }
+        // The rows are locked: what capture passes now is all that was written to them.
+        if !self.context.barriers.pass().await {
+            return Err(Error::Shutdown);
+        }
+        let mut gone = Vec::new();
+        for image in standing {
+            let hash = mapping.identity.hash(&image.tuple());
+            let hash = hash.map_err(|source| Error::Key {
+                table: mapping.name(),
+                source,
+            })?;
+            let Some(hash) = hash else { continue };
+            let relation = mapping.identity.relation;
+            let entry = self
+                .context
+                .ledger
+                .with_index(|index| index.get(relation, hash));
+            match entry {
+                Some(entry) if entry.undecided() => {
+                    return Err(Error::Again("a session is deciding the same row"));
+                }
+                Some(entry) if entry.deleted && entry.version >= version => {
+                    gone.push((RowKey { hash, image }, entry));
+                }
+                _ => {}
+            }
+        }
+        self.remove(writer, mapping, &gone).await
+    }
+
+    async fn remove(
+        &self,
+        writer: &mut Writer,
+        mapping: &Mapping,
+        gone: &[(RowKey, Entry)],
+    ) -> Result<u64, Error> {
+        for (key, entry) in gone {
+            let none = Position {
+                origin: entry.version.origin,
+                lsn: everywrite_conflict::Lsn::ZERO,
+            };
+            let source = entry.source.unwrap_or(none);
+            if source.origin == self.context.me {
+                // A stamp that a crash could change decides nothing.
+                careful::durable(&self.context, source.lsn).await?;
+            }
+            writer.history(
+                mapping,
+                &history::Entry {
+                    kind: Kind::DeleteOriginDiffers,
+                    applied: true,
+                    row: None,
+                    key: &key.image,
+                    local_key: &key.image,
+                    names_local: false,
+                    local: None,
+                    version: entry.version,
+                    position: source,
+                    xid: 0,
+                },
+            );
+        }
+        let keys: Vec<&RowKey> = gone.iter().map(|g| &g.0).collect();
+        writer.write(mapping, &keys, &[], &[], Guard::Decided);
+        writer.run().await?;
+        Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
+    }
 }
 
-async fn older_rows(session: &mut Session, table: &Table, version: Version) -> Result<u64, Error> {
-    let sql = format!("delete from {} where {}", table.quoted, older(version));
-    let outcomes = session.query_simple(&sql).await?;
-    Ok(outcomes.first().map_or(0, |o| o.affected))
+fn image(row: &RepairRow) -> Image {
+    let tuple = Tuple::from_parts(row.count, &row.cells);
+    let cells: Vec<Cell<'_>> = tuple.iter().collect();
+    Image::from_cells(cells.into_iter())
+}
+
+/// A look at the row with this key.
+pub(super) fn ask(mapping: &Mapping, key: &Image, version: Version) -> Repair {
+    let tuple = key.tuple();
+    Repair {
+        relation: Arc::new(mapping.relation.clone()),
+        row: Some(RepairRow {
+            count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
+            cells: bytes::Bytes::copy_from_slice(tuple.as_bytes()),
+        }),
+        version,
+    }
 }

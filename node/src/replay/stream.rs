@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Vector, Version};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -26,24 +26,23 @@ use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::image::Image;
 use super::wal_position::{lsn_text, wal_position};
-use super::writer::Writer;
-use super::{Error, truncate};
-use crate::capture::{Repair, RepairRow};
-use crate::journal::record::{Changes, Frame, Header};
+use super::writer::{Failed, Writer};
+use super::{Error, repair};
+use crate::capture::Repair;
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
-use crate::pg::pipeline::{Outcome, Session};
+use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
 use crate::settle::{Announcement, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// A session that decides about a row is done in a few round trips.
+const DECIDING: Duration = Duration::from_millis(1);
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
-/// A large transaction is decided in parts of about this many changes.
-const PART_CHANGES: u64 = 20_000;
 
 /// What a stream is made of.
 pub struct Options {
@@ -69,23 +68,39 @@ pub struct Options {
 
 /// See the module.
 pub struct Stream {
-    options: Options,
+    pub(super) options: Options,
     journal: Journal,
     /// What a key met when a change was first announced, for changes that are not applied yet.
-    priors: HashMap<(KeyHash, Version), Entry>,
+    pub(super) priors: HashMap<(KeyHash, Version), Entry>,
     /// Everything up to here was on its way before: decided with care when it comes again.
     announced: Lsn,
     single: bool,
     single_until: Lsn,
     /// The first transaction of what is being applied.
     current: Lsn,
+    /// Sent, and not answered yet. If the session breaks, the next one learns what became of it.
+    on_way: Option<Group>,
 }
 
 /// A group on its way, or about to be.
-struct Group {
-    batch: Batch,
+pub(super) struct Group {
+    pub(super) batch: Batch,
     blind_before: Vector,
     fast: bool,
+    /// What was decided about it with care.
+    pub(super) decided: Decided,
+}
+
+impl Group {
+    /// One whose rows are decided and written in parts.
+    pub(super) fn in_parts(batch: Batch) -> Self {
+        Group {
+            batch,
+            blind_before: Vector::new(),
+            fast: false,
+            decided: Decided::default(),
+        }
+    }
 }
 
 impl Stream {
@@ -100,6 +115,7 @@ impl Stream {
             single: false,
             single_until: Lsn::ZERO,
             current: Lsn::ZERO,
+            on_way: None,
         })
     }
 
@@ -122,7 +138,6 @@ impl Stream {
                 },
             };
             let ledger = &self.options.context.ledger;
-            ledger.sighted(self.options.origin, self.announced);
             if ledger.applied().get(self.options.origin) > before {
                 pause = BACKOFF.0;
             }
@@ -179,8 +194,9 @@ impl Stream {
 
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
-        let (session, progress) = self.connect().await?;
+        let (session, progress, here) = self.connect().await?;
         let mut server = self.options.context.ledger.watch_server();
+        self.answered_by(progress, here);
         self.wait_for_journal(progress).await?;
         let o = &self.options;
         o.context.ledger.applied_is(o.origin, progress);
@@ -197,11 +213,10 @@ impl Stream {
         let mut feed = Feed::new(parts, self.journal.reader(progress)?, progress);
         feed.single = self.single;
         let mut writer = Writer::new(session);
-        let mut on_way: Option<Group> = None;
         let mut next = Batch::new(o.origin);
         let mut full = false;
         loop {
-            if on_way.is_none() {
+            if self.on_way.is_none() {
                 if next.is_empty() {
                     let front = tokio::select! {
                         front = feed.ready() => front?,
@@ -222,36 +237,27 @@ impl Stream {
                 let batch = std::mem::replace(&mut next, Batch::new(self.options.origin));
                 full = false;
                 if !batch.is_empty() {
-                    on_way = self.dispatch(&mut feed, &mut writer, batch).await?;
+                    self.dispatch(&mut feed, &mut writer, batch).await?;
                 }
                 continue;
             }
-            let outcome = tokio::select! {
+            let body = tokio::select! {
                 biased;
-                outcome = writer.receive() => outcome,
+                body = writer.receive() => body,
                 grown = grow(&mut feed, &mut next), if !full => {
                     full = grown?;
                     continue;
                 }
             };
-            let Some(group) = on_way.take() else { continue };
-            let after = writer.receive().await?;
-            if outcome.is_ok() {
-                let ledger = &self.options.context.ledger;
-                ledger.committed_before(
-                    group.batch.origin,
-                    group.batch.last(),
-                    wal_position(&after),
-                );
-            }
-            self.arrived(&mut feed, &mut writer, group, outcome).await?;
+            let outcome = writer.committed(body).await;
+            self.arrived(&mut feed, &mut writer, outcome).await?;
         }
     }
 
-    /// A session with the origin set up, and the origin's progress, flushed.
-    async fn connect(&self) -> Result<(Session, Lsn), Error> {
+    /// A session with the origin set up, the origin's progress, flushed, and where the local WAL is.
+    async fn connect(&self) -> Result<(Session, Lsn, Lsn), Error> {
         let o = &self.options;
-        let name = format!("everywrite_{}", o.origin);
+        let name = origin_name(o.origin);
         let target = o.target.named(format!("everywrite replay {}", o.origin));
         // If the server has crashed, every stream must know before one of them goes on.
         progress(&target.client().await?, &o.context.ledger).await?;
@@ -278,7 +284,29 @@ impl Stream {
             .query_simple("select pg_replication_origin_session_progress(true)")
             .await?;
         let progress = lsn_text(outcome.first());
-        Ok((session, progress))
+        let outcome = session
+            .query_simple("select pg_current_wal_insert_lsn()")
+            .await?;
+        Ok((session, progress, lsn_text(outcome.first())))
+    }
+
+    /// The session is made anew, so the one before is gone: `progress` says what became of the
+    /// group that it had on its way. `here`: where the local WAL is now.
+    fn answered_by(&mut self, progress: Lsn, here: Lsn) {
+        let (origin, announced) = (self.options.origin, self.announced);
+        let ledger = Arc::clone(&self.options.context.ledger);
+        ledger.begins_at(here);
+        if let Some(group) = self.on_way.take() {
+            let last = group.batch.last();
+            if last <= progress {
+                ledger.committed_before(origin, last, here);
+                self.landed(&group.batch, here, &group.decided);
+            } else {
+                group.decided.undo(&ledger);
+            }
+        }
+        // Nothing of what was announced is on its way any more.
+        ledger.sighted(origin, announced);
     }
 
     /// The journal may be behind the server after a power failure: its tail was not synced, what
@@ -298,12 +326,21 @@ impl Stream {
             .map_err(|_| Error::Shutdown)
     }
 
-    /// Announces a batch; what the index held stands in its slots afterwards.
-    fn announce(&mut self, batch: &mut Batch, fast_allowed: bool) -> Announcement {
-        batch.close();
-        let again = batch.last() <= self.announced;
-        self.announced = self.announced.max(batch.last());
+    /// Announces a closed batch; what the index held stands in its slots afterwards.
+    /// `None`: another session is deciding one of the rows. `decided`: what the transaction itself
+    /// has decided before.
+    pub(super) fn announce(
+        &mut self,
+        batch: &mut Batch,
+        fast_allowed: bool,
+        decided: &Decided,
+    ) -> Option<Announcement> {
+        // What was announced before finds itself in the index, not what it met.
+        let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
+        let again = first <= self.announced;
         let o = &self.options;
+        let origin = batch.origin;
+        let applied = o.context.ledger.applied().get(origin);
         let fast_allowed = fast_allowed && !again && !batch.careful;
         let announcement = {
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
@@ -312,37 +349,36 @@ impl Stream {
                 batch.last(),
                 batch.newest(),
                 batch.intents(),
+                |relation, key, version| decided.has(relation, key, version),
                 |priors| {
                     let harmless = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
                         let whole = slot.image().is_none_or(|i| !i.incomplete());
-                        // What the group leaves out is in the row that its first writer saw.
-                        let by = if whole {
-                            slot.folded.last
-                        } else {
+                        // What the group leaves out is in the row that its first writer saw. And of
+                        // a row that it both brings and takes nothing is written: none must be
+                        // there but those that the first writer knew to be gone.
+                        let first = !whole || matches!(slot.folded.net, Net::Nothing);
+                        let by = if first {
                             slot.folded.first
+                        } else {
+                            slot.folded.last
                         };
-                        let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(by, s));
+                        // What of this origin is not applied was only announced before.
+                        let here = |s: &Position| s.origin != origin || s.lsn <= applied;
+                        let seen = |s: Position| here(&s) && batch.covers(by, s);
                         let stays = whole || slot.folded.moved_from.is_none();
-                        prior.as_ref().is_none_or(seen) && stays
+                        prior.is_none_or(|p| p.source.is_some_and(seen)) && stays
                     };
                     fast_allowed && slots.iter().zip(priors).all(harmless)
                 },
-            )
+            )?
         };
-        let origin = batch.origin;
-        let positions: Vec<_> = batch
-            .tables
-            .iter()
-            .flat_map(|t| &t.slots)
-            .map(|s| batch.position(s))
-            .collect();
-        for ((slot, prior), position) in batch.slots_mut().zip(&announcement.priors).zip(positions)
-        {
-            // The change itself, or a later one of this origin, was announced before, in a group
-            // that did not land: what the key met then is what it meets now.
+        self.announced = self.announced.max(batch.last());
+        for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
+            // A change of this origin that is not applied was announced before, in a group that
+            // did not land: what the key met then is what it meets now.
             let own = |e: &Entry| {
                 e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn >= position.lsn)
+                    .is_some_and(|s| s.origin == origin && s.lsn > applied)
             };
             slot.prior = match prior {
                 Some(entry) if own(entry) => {
@@ -355,7 +391,7 @@ impl Stream {
                 self.priors.insert((slot.hash(), slot.version()), prior);
             }
         }
-        announcement
+        Some(announcement)
     }
 
     /// Announces a batch and sends it, or decides it with care.
@@ -364,8 +400,15 @@ impl Stream {
         feed: &mut Feed,
         writer: &mut Writer,
         mut batch: Batch,
-    ) -> Result<Option<Group>, Error> {
-        let announcement = self.announce(&mut batch, true);
+    ) -> Result<(), Error> {
+        batch.close();
+        let announcement = loop {
+            match self.announce(&mut batch, true, &Decided::default()) {
+                Some(announcement) => break announcement,
+                // Nothing is locked here that it could be waiting for.
+                None => tokio::time::sleep(DECIDING).await,
+            }
+        };
         if spans(&batch) {
             self.one_by_one(batch.last());
             return Err(Error::Again(
@@ -376,34 +419,25 @@ impl Stream {
             batch,
             blind_before: announcement.blind_before,
             fast: announcement.fast,
+            decided: Decided::default(),
         };
         if !group.fast {
-            self.careful(feed, writer, group).await?;
-            return Ok(None);
+            return self.careful(feed, writer, group).await;
         }
         let horizon = self.options.context.barriers.horizon();
         writer.clear();
-        writer.origin(group.batch.last(), group.batch.newest());
-        let mut rows = 0;
+        writer.begin();
         for table in &group.batch.tables {
-            rows += table.slots.len() + table.appends.len();
             writer.write_fast(table, horizon);
         }
-        if rows == 0
-            || group
-                .batch
-                .tables
-                .iter()
-                .all(|t| t.appends.is_empty() && nothing(&t.slots))
-        {
-            writer.force_xid();
-        }
+        // For a group that changes nothing here.
+        writer.force_xid();
         writer.wal_position();
-        writer.sync();
-        // After the commit: what is captured from here on has seen the group.
-        writer.wal_position();
-        writer.send().await?;
-        Ok(Some(group))
+        // After the commit: what is captured from there on has seen the group.
+        writer.commit(group.batch.last(), group.batch.newest());
+        // From here on only an answer, or the next session, tells what became of it.
+        self.on_way = Some(group);
+        writer.send().await
     }
 
     /// The answer to a group of the fast path.
@@ -411,33 +445,44 @@ impl Stream {
         &mut self,
         feed: &mut Feed,
         writer: &mut Writer,
-        group: Group,
-        outcome: Result<Vec<Outcome>, Error>,
+        outcome: Result<(Lsn, Lsn), Failed>,
     ) -> Result<(), Error> {
+        let Some(group) = self.on_way.take() else {
+            return Ok(());
+        };
+        let (origin, last) = (group.batch.origin, group.batch.last());
+        let ledger = Arc::clone(&self.options.context.ledger);
         match outcome {
-            Ok(outcomes) => {
-                self.options
-                    .control
-                    .fast_groups
-                    .fetch_add(1, Ordering::Relaxed);
-                self.landed(
-                    feed,
-                    &group.batch,
-                    wal_position(&outcomes),
-                    &Decided::default(),
-                );
+            Ok((position, after)) => {
+                ledger.committed_before(origin, last, after);
+                let groups = &self.options.control.fast_groups;
+                groups.fetch_add(1, Ordering::Relaxed);
+                self.landed(&group.batch, position, &group.decided);
+                self.goes_on(feed, last);
                 Ok(())
             }
-            Err(Error::Guard) => {
+            Err(Failed::Before(Error::Guard)) => {
                 // Nothing of it was written: it is not on its way blindly any more.
-                self.options
-                    .context
-                    .ledger
-                    .sighted(group.batch.origin, group.batch.last());
+                ledger.sighted(origin, last);
                 self.careful(feed, writer, group).await
             }
-            Err(error) => Err(error),
+            Err(Failed::Before(error)) => Err(error),
+            Err(Failed::Refused(error)) => {
+                self.refused(writer).await?;
+                Err(error)
+            }
+            Err(Failed::Unknown(error)) => {
+                self.on_way = Some(group);
+                Err(error)
+            }
         }
+    }
+
+    /// A commit was refused: the origin's progress is what is applied.
+    async fn refused(&self, writer: &mut Writer) -> Result<(), Error> {
+        let origin = self.options.origin;
+        let applied = self.options.context.ledger.applied().get(origin);
+        writer.refused(&origin_name(origin), applied).await
     }
 
     /// Decides a group with care, in one transaction, again if somebody came in between.
@@ -445,45 +490,25 @@ impl Stream {
         &mut self,
         feed: &mut Feed,
         writer: &mut Writer,
-        group: Group,
+        mut group: Group,
     ) -> Result<(), Error> {
         let context = self.options.context.clone();
         context.ledger.wait_for_blind(&group.blind_before).await;
         for attempt in 0..ATTEMPTS {
             writer.clear();
             writer.rollback().await?;
-            writer.sql("begin");
-            writer.origin(group.batch.last(), group.batch.newest());
+            writer.begin();
             writer.force_xid();
             writer.wal_position();
             let reached = wal_position(&writer.run().await?);
             context
                 .ledger
                 .commits_after(group.batch.origin, group.batch.last(), reached);
-            let mut decided = Decided::default();
-            let written = careful::write(&context, writer, &group.batch, &mut decided).await;
-            let outcome = match written {
-                Ok(()) => commit(writer, &decided).await,
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok((position, after)) => {
-                    let (origin, last) = (group.batch.origin, group.batch.last());
-                    context.ledger.committed_before(origin, last, after);
-                    self.options
-                        .control
-                        .careful_groups
-                        .fetch_add(1, Ordering::Relaxed);
-                    self.landed(feed, &group.batch, position, &decided);
-                    return Ok(());
-                }
-                Err(error) => {
-                    decided.undo(&context.ledger);
-                    let again = matches!(error, Error::Again(_) | Error::Guard)
-                        || matches!(&error, Error::Postgres(e) if e.code().is_some_and(|c| c.starts_with("40")));
-                    if !again {
-                        return Err(error);
-                    }
+            let written = careful::write(&context, writer, &group.batch, &mut group.decided).await;
+            match self.end(feed, writer, group, written).await? {
+                None => return Ok(()),
+                Some((back, error)) => {
+                    group = back;
                     tracing::debug!(origin = %self.options.origin, attempt, error = %error, "deciding again");
                     tokio::time::sleep(Duration::from_millis(u64::from(attempt.min(20)))).await;
                 }
@@ -492,8 +517,56 @@ impl Stream {
         Err(Error::Again("too many attempts"))
     }
 
+    /// Commits a careful transaction, or takes back what it decided. The group comes back if it
+    /// should be tried again.
+    pub(super) async fn end(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        mut group: Group,
+        written: Result<(), Error>,
+    ) -> Result<Option<(Group, Error)>, Error> {
+        let (origin, last) = (group.batch.origin, group.batch.last());
+        let error = match written {
+            Err(error) => error,
+            Ok(()) => match commit(writer, &group).await {
+                Ok((position, after)) => {
+                    let ledger = &self.options.context.ledger;
+                    ledger.committed_before(origin, last, after);
+                    let groups = &self.options.control.careful_groups;
+                    groups.fetch_add(1, Ordering::Relaxed);
+                    self.landed(&group.batch, position, &group.decided);
+                    self.goes_on(feed, last);
+                    return Ok(None);
+                }
+                Err(Failed::Before(error)) => error,
+                Err(Failed::Refused(error)) => {
+                    self.refused(writer).await?;
+                    error
+                }
+                Err(Failed::Unknown(error)) => {
+                    // Perhaps it is committed: the next session asks.
+                    self.on_way = Some(group);
+                    return Err(error);
+                }
+            },
+        };
+        std::mem::take(&mut group.decided).undo(&self.options.context.ledger);
+        if again(&error) {
+            Ok(Some((group, error)))
+        } else {
+            Err(error)
+        }
+    }
+
+    /// Everything up to `last` is applied.
+    fn goes_on(&mut self, feed: &mut Feed, last: Lsn) {
+        feed.applied(last);
+        feed.single = self.single;
+    }
+
     /// A group is committed.
-    fn landed(&mut self, feed: &mut Feed, batch: &Batch, local_lsn: Lsn, decided: &Decided) {
+    fn landed(&mut self, batch: &Batch, local_lsn: Lsn, decided: &Decided) {
         let o = &self.options;
         let slots = batch.tables.iter().flat_map(|t| {
             t.slots
@@ -508,13 +581,13 @@ impl Stream {
             slots.chain(lost),
             &decided.truncated,
         );
+        decided.stands(&o.context.ledger);
         self.look_again(batch, &look_again);
         if !self.priors.is_empty() {
             for slot in batch.tables.iter().flat_map(|t| &t.slots) {
                 self.priors.remove(&(slot.hash(), slot.version()));
             }
         }
-        feed.applied(batch.last());
         let count = |n: usize| u64::try_from(n).unwrap_or(0);
         o.control
             .transactions
@@ -525,7 +598,6 @@ impl Stream {
         self.decided(decided);
         if self.single && batch.last() >= self.single_until {
             self.single = false;
-            feed.single = false;
         }
     }
 
@@ -536,7 +608,6 @@ impl Stream {
         }
         for table in &batch.tables {
             for slot in table.slots.iter().filter(|s| keys.contains(&s.hash())) {
-                let tuple = slot.folded.key.image.tuple();
                 let relation = table.mapping.identity.relation;
                 let newer = self
                     .options
@@ -544,18 +615,8 @@ impl Stream {
                     .ledger
                     .with_index(|index| index.get(relation, slot.hash()));
                 let Some(newer) = newer else { continue };
-                let repair = Repair {
-                    table: (
-                        table.mapping.table.schema.clone(),
-                        table.mapping.table.name.clone(),
-                    ),
-                    row: Some(RepairRow {
-                        relation: Arc::new(table.mapping.relation.clone()),
-                        count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
-                        cells: bytes::Bytes::copy_from_slice(tuple.as_bytes()),
-                    }),
-                    version: newer.version,
-                };
+                let repair = repair::ask(&table.mapping, &slot.folded.key.image, newer.version);
+                self.options.context.ledger.repair_begins();
                 let _ = self.options.repairs.send(repair);
             }
         }
@@ -572,181 +633,6 @@ impl Stream {
             o.outbox.notify_one();
         }
     }
-
-    /// Applies a transaction that is too large for memory, or has a TRUNCATE in it, in parts.
-    async fn long(
-        &mut self,
-        feed: &mut Feed,
-        writer: &mut Writer,
-        front: Front,
-    ) -> Result<(), Error> {
-        let Some((header, changes)) = feed.take() else {
-            return Ok(());
-        };
-        let skipped = feed.skipped(header.position);
-        writer.clear();
-        writer.rollback().await?;
-        writer.sql("begin");
-        writer.origin(header.position, header.stamp);
-        writer.force_xid();
-        writer.wal_position();
-        let reached = wal_position(&writer.run().await?);
-        let mut decided = Decided::default();
-        let mut work = Long {
-            batch: Batch::new(self.options.origin),
-            header: header.clone(),
-            changes: 0,
-            reached,
-        };
-        let written = self
-            .parts(
-                feed,
-                writer,
-                front,
-                changes,
-                &mut work,
-                &mut decided,
-                skipped,
-            )
-            .await;
-        let outcome = match written {
-            Ok(()) => commit(writer, &decided).await,
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok((position, after)) => {
-                let ledger = &self.options.context.ledger;
-                ledger.committed_before(self.options.origin, header.position, after);
-                self.options
-                    .control
-                    .careful_groups
-                    .fetch_add(1, Ordering::Relaxed);
-                let mut done = Batch::new(self.options.origin);
-                done.begin(header);
-                done.changes = work.changes;
-                self.landed(feed, &done, position, &decided);
-                self.priors.clear();
-                Ok(())
-            }
-            Err(error) => {
-                decided.undo(&self.options.context.ledger);
-                Err(error)
-            }
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one transaction")]
-    async fn parts(
-        &mut self,
-        feed: &mut Feed,
-        writer: &mut Writer,
-        front: Front,
-        changes: bytes::Bytes,
-        work: &mut Long,
-        decided: &mut Decided,
-        skipped: bool,
-    ) -> Result<(), Error> {
-        work.batch.begin(work.header.clone());
-        if front == Front::Steps {
-            if !skipped {
-                self.part(feed, writer, &changes, work, decided).await?;
-            }
-            return self.flush(writer, work, decided).await;
-        }
-        loop {
-            match feed.part().await? {
-                Frame::LargePart { changes, .. } if !skipped => {
-                    self.part(feed, writer, &changes, work, decided).await?;
-                }
-                Frame::LargePart { .. } => {}
-                Frame::LargeEnd { .. } => return self.flush(writer, work, decided).await,
-                // It was cut off in the journal and comes again.
-                _ => {
-                    return Err(Error::Again(
-                        "a large transaction was cut off and comes again",
-                    ));
-                }
-            }
-        }
-    }
-
-    async fn part(
-        &mut self,
-        feed: &mut Feed,
-        writer: &mut Writer,
-        changes: &bytes::Bytes,
-        work: &mut Long,
-        decided: &mut Decided,
-    ) -> Result<(), Error> {
-        let look = feed.look(changes)?;
-        feed.load(&look).await?;
-        for raw in Changes::new(changes.clone()) {
-            let raw = raw?;
-            if raw.first() == Some(&b'T') {
-                self.flush(writer, work, decided).await?;
-                let tables = feed.truncated(&raw).await?;
-                let context = &self.options.context;
-                truncate::write(
-                    context,
-                    writer,
-                    &tables,
-                    &work.header,
-                    self.options.origin,
-                    decided,
-                )
-                .await?;
-                work.changes += 1;
-                continue;
-            }
-            feed.push(&mut work.batch, &raw)?;
-            if work.batch.changes >= PART_CHANGES {
-                self.flush(writer, work, decided).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Decides and writes what has gathered of a long transaction.
-    async fn flush(
-        &mut self,
-        writer: &mut Writer,
-        work: &mut Long,
-        decided: &mut Decided,
-    ) -> Result<(), Error> {
-        let mut next = Batch::new(self.options.origin);
-        next.begin(work.header.clone());
-        let mut batch = std::mem::replace(&mut work.batch, next);
-        work.changes += batch.changes;
-        let announcement = self.announce(&mut batch, false);
-        let context = self.options.context.clone();
-        context
-            .ledger
-            .commits_after(batch.origin, batch.last(), work.reached);
-        context
-            .ledger
-            .wait_for_blind(&announcement.blind_before)
-            .await;
-        careful::write(&context, writer, &batch, decided).await?;
-        for table in &batch.tables {
-            let relation = table.mapping.identity.relation;
-            decided.lost.extend(
-                table
-                    .slots
-                    .iter()
-                    .map(|s| (relation, s.hash(), s.version())),
-            );
-        }
-        Ok(())
-    }
-}
-
-/// A long transaction on its way.
-struct Long {
-    batch: Batch,
-    header: Header,
-    changes: u64,
-    /// The local WAL had come so far when it began.
-    reached: Lsn,
 }
 
 /// Waits for something that a batch can take, and takes it. True: it can take no more.
@@ -767,23 +653,30 @@ fn spans(batch: &Batch) -> bool {
     batch.tables.iter().flat_map(|t| &t.slots).any(between)
 }
 
-fn nothing(slots: &[super::batch::Slot]) -> bool {
-    slots
-        .iter()
-        .all(|s| matches!(s.folded.net, everywrite_conflict::Net::Nothing))
+/// Somebody came in between: what failed may succeed the next time.
+fn again(error: &Error) -> bool {
+    match error {
+        Error::Again(_) | Error::Guard => true,
+        Error::Postgres(e) => e.code().is_some_and(|c| c.starts_with("40")),
+        _ => false,
+    }
 }
 
-/// Ends a careful transaction: (the WAL position before its commit, one after it). What was decided about somebody's row must not be forgotten by a
-/// crash, because it would not be recorded a second time: such a commit is flushed.
-async fn commit(writer: &mut Writer, decided: &Decided) -> Result<(Lsn, Lsn), Error> {
-    if !decided.conflicts.is_empty() || decided.outbox {
+/// The replication origin of a node's transactions.
+fn origin_name(origin: NodeId) -> String {
+    format!("everywrite_{origin}")
+}
+
+/// Ends a careful transaction: (the WAL position before its commit, one after it). What was decided
+/// about somebody's row must not be forgotten by a crash, because it would not be recorded a second
+/// time: such a commit is flushed.
+async fn commit(writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
+    if !group.decided.conflicts.is_empty() || group.decided.outbox {
         writer.sql("set local synchronous_commit = local");
     }
     writer.wal_position();
-    writer.sql("commit");
-    writer.wal_position();
-    let mut outcomes = writer.run().await?;
-    let after = wal_position(&outcomes);
-    outcomes.truncate(outcomes.len().saturating_sub(2));
-    Ok((wal_position(&outcomes), after))
+    writer.commit(group.batch.last(), group.batch.newest());
+    writer.send().await.map_err(Failed::Unknown)?;
+    let body = writer.receive().await;
+    writer.committed(body).await
 }

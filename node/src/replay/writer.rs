@@ -8,6 +8,8 @@ use super::Error;
 use super::batch::{RowKey, TableBatch};
 use super::image::Image;
 use super::mapping::{Mapping, Statement};
+use super::wal_position::wal_position;
+use crate::pg;
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
 
@@ -23,6 +25,16 @@ pub(super) enum Guard {
     Horizon(u32),
     /// The rows are locked and decided.
     Decided,
+}
+
+/// How a transaction failed.
+pub(super) enum Failed {
+    /// Before the commit: nothing of it stands.
+    Before(Error),
+    /// The server has answered the commit with an error: nothing of it stands.
+    Refused(Error),
+    /// Nobody has answered: it may be committed.
+    Unknown(Error),
 }
 
 /// A replay session and the statements on their way to it.
@@ -92,16 +104,60 @@ impl Writer {
         self.out.bind(&name)
     }
 
-    /// The origin's position and time for this transaction (I1).
-    pub(super) fn origin(&mut self, position: Lsn, stamp: Stamp) {
-        self.bind(
-            "xact_setup",
-            "select pg_catalog.pg_replication_origin_xact_setup($1, $2)",
-            &[3220, 1184],
-        )
-        .binary(Some(&position.0.to_be_bytes()))
-        .binary(Some(&stamp.0.to_be_bytes()))
-        .execute();
+    /// Ends what was written so far, then commits with the origin's position and time (I1), then
+    /// asks where the WAL is: three answers, for [`committed`](Self::committed).
+    ///
+    /// From PostgreSQL 16 on a transaction that is *rolled back* moves the origin's progress as well,
+    /// if it has a position. So it gets one only with the commit, in one message: whatever fails
+    /// or breaks before takes nothing from the progress.
+    pub(super) fn commit(&mut self, position: Lsn, stamp: Stamp) {
+        let sql = format!(
+            "select pg_catalog.pg_replication_origin_xact_setup('{position}', \
+             timestamptz '2000-01-01 00:00:00+00' + interval '{} microseconds'); commit",
+            stamp.0
+        );
+        self.out.query_simple(&sql);
+        self.wal_position();
+        self.out.sync();
+    }
+
+    /// What became of a transaction that was sent with [`commit`](Self::commit), whose first answer
+    /// is `body`: the WAL positions before and after its commit.
+    pub(super) async fn committed(
+        &mut self,
+        body: Result<Vec<Outcome>, Error>,
+    ) -> Result<(Lsn, Lsn), Failed> {
+        let commit = self.receive().await;
+        let after = self.receive().await;
+        let answered = |e: &Error| {
+            matches!(
+                e,
+                Error::Guard | Error::Postgres(pg::Error::Statement { .. })
+            )
+        };
+        match (body, commit, after) {
+            (Ok(body), Ok(_), Ok(after)) => Ok((wal_position(&body), wal_position(&after))),
+            (Err(e), _, _) if answered(&e) => Err(Failed::Before(e)),
+            (Ok(_), Err(e), _) if answered(&e) => Err(Failed::Refused(e)),
+            (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) => Err(Failed::Unknown(e)),
+        }
+    }
+
+    /// The commit was refused, and from PostgreSQL 16 on the origin's progress counts it all the
+    /// same: sets it back to what is applied.
+    pub(super) async fn refused(&mut self, name: &str, applied: Lsn) -> Result<(), Error> {
+        self.rollback().await?;
+        if self.session.server_version() < 16 {
+            return Ok(());
+        }
+        for sql in [
+            "select pg_replication_origin_session_reset()".to_owned(),
+            format!("select pg_replication_origin_advance('{name}', '{applied}')"),
+            format!("select pg_replication_origin_session_setup('{name}')"),
+        ] {
+            self.session.query_simple(&sql).await?;
+        }
+        Ok(())
     }
 
     /// Gives the transaction an id, so that an empty group moves the origin's progress too.
@@ -120,9 +176,9 @@ impl Writer {
         .execute()
     }
 
-    /// Ends what is one transaction; what follows is another.
-    pub(super) fn sync(&mut self) {
-        self.out.sync();
+    /// Begins a transaction.
+    pub(super) fn begin(&mut self) {
+        self.bind("begin", "begin", &[]).execute();
     }
 
     /// Writes net changes of one table: deletes, then updates, then inserts, so that what a row

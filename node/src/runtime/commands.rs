@@ -34,6 +34,7 @@ impl Commands {
             };
             match signal {
                 Signal::Repair(repair) => {
+                    self.shared.ledger.repair_begins();
                     let _ = self.repairs.send(repair);
                 }
                 Signal::Command(command) => {

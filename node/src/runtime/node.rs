@@ -20,12 +20,14 @@ use crate::journal::{self, Journals};
 use crate::link::{self, Link};
 use crate::pg::{Target, Tls, TlsMode};
 use crate::replay::{self, Answers, Control, Limits, Rows, Stream};
-use crate::settle::{Barriers, Beats, Ledger, Stability, Steward, progress};
+use crate::settle::{Barriers, Beats, Ledger, LookedAt, Stability, Steward, progress};
 use crate::telemetry::PostgresStatus;
 use crate::telemetry::metrics::Metrics;
 
 /// How long between attempts to reach the local server at start.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long sessions of an earlier process may take to end before that is an error to be told.
+const OLD_SESSIONS: Duration = Duration::from_secs(10);
 
 /// A running node.
 pub struct Node {
@@ -151,13 +153,13 @@ impl Shared {
         shutdown: CancellationToken,
     ) {
         let mut told = String::new();
-        let stability = loop {
+        let (stability, looks) = loop {
             let attempt = tokio::select! {
                 () = shutdown.cancelled() => return,
                 attempt = self.prepare() => attempt,
             };
             match attempt {
-                Ok(stability) => break stability,
+                Ok(prepared) => break prepared,
                 Err(error) => {
                     let text = chain(error.as_ref());
                     if text != told {
@@ -186,6 +188,10 @@ impl Shared {
         );
         let (signals, inbox) = mpsc::unbounded_channel();
         let (repairs, repair_queue) = mpsc::unbounded_channel();
+        for look in looks {
+            self.ledger.repair_begins();
+            let _ = repairs.send(look);
+        }
         let options = capture::Options {
             me: self.me,
             target: self.target.clone(),
@@ -233,6 +239,7 @@ impl Shared {
             beats: Arc::clone(&self.beats),
             barriers: barriers.clone(),
             stability: Arc::clone(&stability),
+            looked: self.looked(),
         };
         tasks.spawn(steward.run(shutdown.clone()));
         *self.waiting.lock() =
@@ -286,8 +293,12 @@ impl Shared {
         }
     }
 
+    fn looked(&self) -> LookedAt {
+        LookedAt::new(&self.settings.node.data_directory)
+    }
+
     /// The schema is there, the members are registered, the index is rebuilt.
-    async fn prepare(&self) -> anyhow::Result<Arc<Stability>> {
+    async fn prepare(&self) -> anyhow::Result<(Arc<Stability>, Vec<capture::Repair>)> {
         let client = self.target.named("everywrite start").client().await?;
         let version: String = client.query_one("show server_version", &[]).await?.get(0);
         let number: i32 = client
@@ -311,6 +322,7 @@ impl Shared {
         }));
         schema::register_nodes(&client, self.me, &sites).await?;
         self.read_decisions(&client).await?;
+        end_old_sessions(&client).await?;
         let applied = progress(&client, &self.ledger).await?;
         let here: i64 = client
             .query_one(
@@ -331,15 +343,16 @@ impl Shared {
         let here = Lsn(here.unsigned_abs());
         self.ledger.restored_to(here);
         let began = Instant::now();
-        let read = replay::rebuild(
-            &client,
-            self.me,
-            &self.journals,
-            &self.ledger,
-            &stability,
-            &applied,
-            here,
-        )
+        let (read, looks) = replay::rebuild(replay::Start {
+            client: &client,
+            me: self.me,
+            journals: &self.journals,
+            ledger: &self.ledger,
+            stability: &stability,
+            applied: &applied,
+            local_lsn: here,
+            looked_at: self.looked().read(),
+        })
         .await?;
         tracing::info!(
             transactions = read,
@@ -351,7 +364,7 @@ impl Shared {
         postgres.version = version;
         postgres.error = None;
         drop(postgres);
-        Ok(stability)
+        Ok((stability, looks))
     }
 
     /// What people have decided: who is paused, what is skipped.
@@ -371,6 +384,31 @@ impl Shared {
             control.kick.notify_one();
         }
         Ok(())
+    }
+}
+
+/// A process that was killed leaves sessions that may still commit what it had sent. They end before
+/// anybody asks what is applied.
+async fn end_old_sessions(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let left = client
+            .query(
+                "select pg_terminate_backend(pid) from pg_stat_activity \
+                 where datname = current_database() and usename = current_user \
+                   and (application_name like 'everywrite replay %' or application_name = 'everywrite repair')",
+                &[],
+            )
+            .await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            began.elapsed() < OLD_SESSIONS,
+            "{} replay sessions of an earlier process do not end; is another daemon running beside this server?",
+            left.len()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

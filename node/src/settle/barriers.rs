@@ -139,12 +139,15 @@ impl Setter {
         let mut captured = self.ledger.watch_captured();
         loop {
             let content = WalMessage::Barrier(self.last).encode().unwrap_or_default();
-            client
-                .execute(
-                    "select pg_logical_emit_message(true, 'everywrite', $1::bytea)",
+            let row = client
+                .query_one(
+                    "select (pg_logical_emit_message(true, 'everywrite', $1::bytea) - '0/0'::pg_lsn)::bigint",
                     &[&content.as_ref()],
                 )
                 .await?;
+            let here: i64 = row.get(0);
+            // Groups announced from now on commit behind it, however far back capture is.
+            self.ledger.reaches(Lsn(here.unsigned_abs()));
             // One that was written before the slot was made never comes; any later one will do.
             let passed =
                 tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;

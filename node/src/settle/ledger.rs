@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp,
-    Vector, Version,
+    Undo, Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -53,8 +53,9 @@ pub struct Stamped {
     pub vector: Vector,
     /// What of that it has surely seen.
     pub seen: Vector,
-    /// Keys (or whole tables) whose row here may be one that this transaction, committed before
-    /// the row was replayed, has deleted: to be looked at again.
+    /// Keys (or whole tables) to be looked at again: the row there may be one that this transaction,
+    /// committed before the row was replayed, has deleted, or one that it wrote before a greater
+    /// delete was replayed.
     pub repairs: Vec<Touched>,
     /// For each delete that was to travel, whether it still leaves.
     pub leaves: Vec<bool>,
@@ -69,6 +70,14 @@ pub struct Intent {
     pub key: KeyHash,
     /// The entry to announce.
     pub entry: Entry,
+}
+
+/// A row that a transaction removes, if it commits, because another has its unique value.
+#[derive(Debug)]
+pub struct Lost {
+    relation: RelationHash,
+    key: KeyHash,
+    undo: Undo,
 }
 
 /// What a group learns when it is announced.
@@ -119,6 +128,10 @@ struct Inner {
     marks: Vec<Mark>,
     /// The end of the local WAL when this process began.
     restored_to: Lsn,
+    /// Rows that a session is deciding to remove.
+    deciding: usize,
+    /// Rows to be looked at again.
+    repairs: usize,
     /// A place that the local WAL is known to have reached.
     reached: Lsn,
     /// The end of the last local transaction that has its stamp.
@@ -150,6 +163,8 @@ impl Ledger {
                 beaten: HashMap::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
+                deciding: 0,
+                repairs: 0,
                 reached: Lsn::ZERO,
                 stamped_to: Lsn::ZERO,
                 forgotten: 0,
@@ -171,7 +186,8 @@ impl Ledger {
             inner.stamped_to = position;
         }
         inner.dispatched.merge(applied);
-        inner.flushed.merge(applied);
+        // Not `flushed`: what is still to be captured may have come before some of it, and so the
+        // beat may promise it only after the first barrier.
         drop(inner);
         self.applied.send_modify(|v| v.merge(applied));
     }
@@ -196,6 +212,22 @@ impl Ledger {
     /// A place that the local WAL is known to have reached.
     pub fn reached(&self) -> Lsn {
         self.inner.lock().reached
+    }
+
+    /// A session begins when the local WAL is at `here`. If the server has lost the end of its WAL
+    /// in a crash, that is before places it had reached, and these are given a second time.
+    pub fn begins_at(&self, here: Lsn) {
+        let mut inner = self.inner.lock();
+        inner.reached = inner.reached.min(here);
+        for mark in &mut inner.marks {
+            mark.after = mark.after.min(here);
+        }
+    }
+
+    /// The local WAL has come to `here`.
+    pub fn reaches(&self, here: Lsn) {
+        let mut inner = self.inner.lock();
+        inner.reached = inner.reached.max(here);
     }
 
     /// Puts back what the journals say was written (at start, before capture and replay run).
@@ -302,7 +334,14 @@ impl Ledger {
             if t.version.is_none() && t.deleted && (overtaken || t.key.is_none()) {
                 repairs.push(*t);
             }
-            if let (Some(Announced::Older(newer)), Some(key)) = (inner.put(*t, entry), t.key)
+            let Some(Announced::Older(newer)) = inner.put(*t, entry) else {
+                continue;
+            };
+            // The delete that it loses to may have found nothing to remove.
+            if t.version.is_none() && !t.deleted && newer.deleted {
+                repairs.push(*t);
+            }
+            if let Some(key) = t.key
                 && newer.in_flight()
             {
                 inner.beaten.insert(key, entry);
@@ -354,16 +393,26 @@ impl Ledger {
 
     /// Announces a group of `origin` that ends at `last`. `fast` looks at what the index held of
     /// each key before (in the order of the intents) and says whether the group may be written
-    /// without looking at the rows.
+    /// without looking at the rows. `None`: another session is deciding one of the keys (`mine`
+    /// says which decisions are the caller's own), and what it decides is what this group will
+    /// meet; ask again.
     pub fn announce(
         &self,
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
-        intents: impl IntoIterator<Item = Intent>,
+        intents: impl Iterator<Item = Intent> + Clone,
+        mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
-    ) -> Announcement {
+    ) -> Option<Announcement> {
         let mut inner = self.inner.lock();
+        let open = |i: Intent| {
+            let entry = inner.index.get(i.relation, i.key);
+            entry.is_some_and(|e| e.undecided() && !mine(i.relation, i.key, e.version))
+        };
+        if inner.deciding > 0 && intents.clone().any(open) {
+            return None;
+        }
         let after = inner.reached;
         inner.marks.push(Mark {
             origin,
@@ -377,17 +426,17 @@ impl Ledger {
             inner.index.announce(i.relation, i.key, i.entry);
             before
         };
-        let priors: Vec<Option<Entry>> = intents.into_iter().map(before).collect();
+        let priors: Vec<Option<Entry>> = intents.map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
         let fast = fast(&priors);
         if fast {
             inner.blind.raise(origin, last);
         }
-        Announcement {
+        Some(Announcement {
             priors,
             fast,
             blind_before,
-        }
+        })
     }
 
     /// The group of `origin` that ends at `last` commits behind `reached`, a place that the local
@@ -434,6 +483,43 @@ impl Ledger {
     /// What is on its way unlooked at now: for whoever is about to look at rows outside a group.
     pub fn blind(&self) -> Vector {
         self.inner.lock().blind.clone()
+    }
+
+    /// Decides, in one step, which rows go because others have their unique values. `None` if
+    /// another session is deciding one of the rows asked about.
+    pub fn lose(
+        &self,
+        relation: RelationHash,
+        decide: impl FnOnce(&mut Index) -> Option<Vec<(KeyHash, Version)>>,
+    ) -> Option<Vec<Lost>> {
+        let mut inner = self.inner.lock();
+        let losers = decide(&mut inner.index)?;
+        inner.deciding += losers.len();
+        let lose = |(key, version)| Lost {
+            relation,
+            key,
+            undo: inner.index.lose(relation, key, version),
+        };
+        Some(losers.into_iter().map(lose).collect())
+    }
+
+    /// What was decided is committed.
+    pub fn lost(&self, lost: &[Lost]) {
+        let mut inner = self.inner.lock();
+        inner.deciding = inner.deciding.saturating_sub(lost.len());
+    }
+
+    /// What was decided was rolled back.
+    pub fn keep(&self, lost: Vec<Lost>) {
+        let mut inner = self.inner.lock();
+        inner.deciding = inner.deciding.saturating_sub(lost.len());
+        for l in lost.into_iter().rev() {
+            inner.index.undo(l.undo);
+            // A local write that lost to it meanwhile.
+            if let Some(entry) = inner.beaten.remove(&l.key) {
+                inner.index.announce(l.relation, l.key, entry);
+            }
+        }
     }
 
     /// Announces a replayed TRUNCATE.
@@ -497,6 +583,7 @@ impl Ledger {
             .filter(|(n, lsn)| *lsn < before.get(*n))
             .collect();
         if !lost.is_empty() {
+            self.inner.lock().forgotten_by_server(&lost);
             tracing::warn!(progress = ?progress, "the server has forgotten its newest commits in a crash, they are applied again");
             self.applied
                 .send_modify(|v| lost.iter().for_each(|(n, lsn)| v.set(*n, *lsn)));
@@ -509,6 +596,9 @@ impl Ledger {
     pub fn flushed_is(&self, progress: &Vector) {
         let mut inner = self.inner.lock();
         inner.flushed.merge(progress);
+        let Inner { marks, clock, .. } = &mut *inner;
+        let named = marks.iter().filter(|m| m.last <= progress.get(m.origin));
+        named.for_each(|m| clock.saw(m.newest));
         // The barrier stands behind all of that, and capture has passed it.
         inner.seen.merge(progress);
         inner.dispatched.merge(progress);
@@ -551,10 +641,30 @@ impl Ledger {
         self.inner.lock().stamped_to
     }
 
+    /// A row has to be looked at again.
+    pub fn repair_begins(&self) {
+        self.inner.lock().repairs += 1;
+    }
+
+    /// The look is done.
+    pub fn repaired(&self) {
+        let mut inner = self.inner.lock();
+        inner.repairs = inner.repairs.saturating_sub(1);
+    }
+
+    /// How many rows are to be looked at again.
+    pub fn repairs(&self) -> usize {
+        self.inner.lock().repairs
+    }
+
     /// Forgets what is stable; returns how many keys that were. `captured`: local WAL up to here is
     /// durable in the own journal.
     pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
         let mut inner = self.inner.lock();
+        // What is looked at again is asked of the index.
+        if inner.repairs > 0 {
+            return 0;
+        }
         let n = inner.index.forget(stable, captured);
         inner.forgotten += n as u64;
         n
@@ -579,7 +689,15 @@ impl Inner {
         }
     }
 
-    /// Takes in the groups that a local transaction which ends at `position` may have seen.
+    /// The server has lost the end of its WAL, and of these origins what is behind the places named.
+    fn forgotten_by_server(&mut self, lost: &[(NodeId, Lsn)]) {
+        // What is gone was seen by nobody who is still to be captured, and is announced again.
+        self.marks.retain(|mark| {
+            let left = lost.iter().find(|(origin, _)| *origin == mark.origin);
+            left.is_none_or(|(_, lsn)| mark.last <= *lsn)
+        });
+    }
+
     /// Takes in the groups that a local transaction which ends at `position` may have seen, and
     /// tells those that it has surely seen.
     fn see_before(&mut self, position: Lsn) {

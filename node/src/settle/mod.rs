@@ -4,11 +4,13 @@ mod barriers;
 mod beats;
 mod keys;
 mod ledger;
+mod looked;
 mod steward;
 
 pub use barriers::Barriers;
 pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub use keys::{Identity, KeyError};
-pub use ledger::{Announcement, Captured, Intent, Ledger, Stamped, Touched, describe};
+pub use ledger::{Announcement, Captured, Intent, Ledger, Lost, Stamped, Touched, describe};
+pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

@@ -14,7 +14,7 @@ use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{Barriers, Beat, Beats, Ledger};
+use super::{Barriers, Beat, Beats, Ledger, LookedAt};
 use crate::journal::Journals;
 
 /// How often there is a look at what changed. Short, so that the index stays small; a barrier is
@@ -74,6 +74,8 @@ pub struct Steward {
     pub barriers: Barriers,
     /// What is stable.
     pub stability: Arc<Stability>,
+    /// How far nothing is to be looked at again.
+    pub looked: LookedAt,
 }
 
 impl Steward {
@@ -150,6 +152,7 @@ impl Steward {
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
         let mut before: Option<(Vector, Lsn)> = None;
+        let (mut looked, mut stamped) = (self.looked.read(), Lsn::ZERO);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -176,6 +179,16 @@ impl Steward {
                 continue;
             }
             cut = tokio::time::Instant::now();
+            // Two seconds late: a look is asked for a moment after the stamp.
+            let asked = std::mem::replace(&mut stamped, self.ledger.stamped_to());
+            if self.ledger.repairs() == 0 && asked > looked {
+                match self.looked.write(asked) {
+                    Ok(()) => looked = asked,
+                    Err(error) => {
+                        tracing::warn!(error = %error, "the file looked-at could not be written");
+                    }
+                }
+            }
             let released = self.stability.released(&flushed);
             // Only once capture is durably behind the place where this was found: a local
             // transaction that came before it may still have to be compared with what would go.
@@ -189,7 +202,10 @@ impl Steward {
             for journal in self.journals.all() {
                 let origin = journal.origin();
                 // The index is rebuilt from the journals: what is not stable must stay.
-                let up_to = released.get(origin).min(stable.get(origin));
+                let mut up_to = released.get(origin).min(stable.get(origin));
+                if origin == self.me {
+                    up_to = up_to.min(looked);
+                }
                 match journal.release(up_to) {
                     Ok(0) => {}
                     Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),

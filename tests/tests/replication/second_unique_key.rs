@@ -137,3 +137,20 @@ async fn two_sites_swap_the_same_values_at_once() {
     assert_eq!(end(&cluster).await, "2:c 3:b");
     cluster.finish().unwrap();
 }
+
+#[tokio::test]
+async fn a_row_loses_and_is_written_again_by_a_transaction_that_also_truncates() {
+    let schema = format!("{USERS}; create table scratch (id int primary key)");
+    let cluster = Plan::with_schema(&schema).start().await.unwrap();
+    cluster.cut_all();
+    // Replayed in steps, because of the TRUNCATE: the second step meets what the first has decided.
+    let steps = "begin; insert into users values (1, 'x'); truncate scratch; \
+        update users set n = 1 where id = 1; truncate scratch; \
+        update users set n = 2 where id = 1; commit";
+    cluster.site(0).execute(steps).await.unwrap();
+    let newer = "insert into users values (2, 'x')";
+    cluster.site(1).execute(newer).await.unwrap();
+    cluster.heal();
+    assert_eq!(end(&cluster).await, "2:x");
+    cluster.finish().unwrap();
+}

@@ -125,6 +125,18 @@ impl Batch {
         self.groups.push(std::mem::take(&mut self.open));
     }
 
+    /// Runs statements (with `;` between) as one simple query, which is one message: the server has
+    /// either heard of none of them or of all. They are a group of their own; rows in text format.
+    pub fn query_simple(&mut self, sql: &str) {
+        if self.open.dirty {
+            self.sync();
+        }
+        let start = self.begin_message(b'Q');
+        self.put_text(sql, "a statement");
+        self.end_message(start);
+        self.groups.push(std::mem::take(&mut self.open));
+    }
+
     /// Bytes to be sent.
     pub fn len(&self) -> usize {
         self.buffer.len()

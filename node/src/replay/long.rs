@@ -1,0 +1,176 @@
+//! A transaction that is applied in parts, inside one local transaction: it is too large for
+//! memory, or has a TRUNCATE in it.
+
+use everywrite_conflict::Lsn;
+
+use super::Error;
+use super::batch::Batch;
+use super::careful::{self, Decided};
+use super::feed::{Feed, Front};
+use super::stream::{Group, Stream};
+use super::truncate;
+use super::wal_position::wal_position;
+use super::writer::Writer;
+use crate::journal::record::{Changes, Frame, Header};
+
+/// A large transaction is decided in parts of about this many changes.
+const PART_CHANGES: u64 = 20_000;
+
+/// A long transaction on its way.
+struct Long {
+    batch: Batch,
+    header: Header,
+    changes: u64,
+    /// The local WAL had come so far when it began.
+    reached: Lsn,
+}
+
+impl Stream {
+    /// Applies a transaction that is too large for memory, or has a TRUNCATE in it, in parts.
+    pub(super) async fn long(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        front: Front,
+    ) -> Result<(), Error> {
+        let Some((header, changes)) = feed.take() else {
+            return Ok(());
+        };
+        let skipped = feed.skipped(header.position);
+        writer.clear();
+        writer.rollback().await?;
+        writer.begin();
+        writer.force_xid();
+        writer.wal_position();
+        let reached = wal_position(&writer.run().await?);
+        let mut done = Batch::new(self.options.origin);
+        done.begin(header.clone());
+        let mut group = Group::in_parts(done);
+        let mut work = Long {
+            batch: Batch::new(self.options.origin),
+            header,
+            changes: 0,
+            reached,
+        };
+        let decided = &mut group.decided;
+        let written = self
+            .parts(feed, writer, front, changes, &mut work, decided, skipped)
+            .await;
+        group.batch.changes = work.changes;
+        match self.end(feed, writer, group, written).await? {
+            None => {
+                self.priors.clear();
+                Ok(())
+            }
+            // The stream begins anew: its beginning was read.
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one transaction")]
+    async fn parts(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        front: Front,
+        changes: bytes::Bytes,
+        work: &mut Long,
+        decided: &mut Decided,
+        skipped: bool,
+    ) -> Result<(), Error> {
+        work.batch.begin(work.header.clone());
+        if front == Front::Steps {
+            if !skipped {
+                self.part(feed, writer, &changes, work, decided).await?;
+            }
+            return self.flush(writer, work, decided).await;
+        }
+        loop {
+            match feed.part().await? {
+                Frame::LargePart { changes, .. } if !skipped => {
+                    self.part(feed, writer, &changes, work, decided).await?;
+                }
+                Frame::LargePart { .. } => {}
+                Frame::LargeEnd { .. } => return self.flush(writer, work, decided).await,
+                // It was cut off in the journal and comes again.
+                _ => {
+                    return Err(Error::Again(
+                        "a large transaction was cut off and comes again",
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn part(
+        &mut self,
+        feed: &mut Feed,
+        writer: &mut Writer,
+        changes: &bytes::Bytes,
+        work: &mut Long,
+        decided: &mut Decided,
+    ) -> Result<(), Error> {
+        let look = feed.look(changes)?;
+        feed.load(&look).await?;
+        for raw in Changes::new(changes.clone()) {
+            let raw = raw?;
+            if raw.first() == Some(&b'T') {
+                self.flush(writer, work, decided).await?;
+                let tables = feed.truncated(&raw).await?;
+                let context = &self.options.context;
+                truncate::write(
+                    context,
+                    writer,
+                    &tables,
+                    &work.header,
+                    self.options.origin,
+                    decided,
+                )
+                .await?;
+                work.changes += 1;
+                continue;
+            }
+            feed.push(&mut work.batch, &raw)?;
+            if work.batch.changes >= PART_CHANGES {
+                self.flush(writer, work, decided).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides and writes what has gathered of a long transaction.
+    async fn flush(
+        &mut self,
+        writer: &mut Writer,
+        work: &mut Long,
+        decided: &mut Decided,
+    ) -> Result<(), Error> {
+        let mut next = Batch::new(self.options.origin);
+        next.begin(work.header.clone());
+        let mut batch = std::mem::replace(&mut work.batch, next);
+        work.changes += batch.changes;
+        batch.close();
+        let Some(announcement) = self.announce(&mut batch, false, decided) else {
+            return Err(Error::Again("another origin is deciding the same row"));
+        };
+        let context = self.options.context.clone();
+        context
+            .ledger
+            .commits_after(batch.origin, batch.last(), work.reached);
+        context
+            .ledger
+            .wait_for_blind(&announcement.blind_before)
+            .await;
+        careful::write(&context, writer, &batch, decided).await?;
+        for table in &batch.tables {
+            let relation = table.mapping.identity.relation;
+            decided.lost.extend(
+                table
+                    .slots
+                    .iter()
+                    .map(|s| (relation, s.hash(), s.version())),
+            );
+        }
+        Ok(())
+    }
+}
