@@ -24,6 +24,8 @@ pub struct Options {
     pub duration: Duration,
     /// How long the sites may take to agree afterwards.
     pub patience: Duration,
+    /// Only faults whose name has this in it.
+    pub faults: String,
 }
 
 impl Default for Options {
@@ -32,6 +34,7 @@ impl Default for Options {
             seed: 1,
             duration: Duration::from_secs(60),
             patience: wait::LIMIT * 2,
+            faults: String::new(),
         }
     }
 }
@@ -208,13 +211,25 @@ async fn run_in(
     options: &Options,
     say: &mut impl FnMut(String),
 ) -> anyhow::Result<Summary> {
+    if !NAMES.iter().any(|name| name.contains(&options.faults)) {
+        anyhow::bail!(
+            "no fault is called \"{}\"; there are: {}",
+            options.faults,
+            NAMES.join(", ")
+        );
+    }
     let load = Workload::start(&servers(cluster), &workload::Options::new(options.seed));
     let mut random = Random::new(options.seed).fork(u64::MAX);
     let mut struck = [0_u32; NAMES.len()];
     let (begin, mut told) = (Instant::now(), Instant::now());
     while begin.elapsed() < options.duration {
         tokio::time::sleep(Duration::from_millis(300 + random.below(2_000))).await;
-        let fault = Fault::choose(&mut random, cluster.sites.len());
+        let fault = loop {
+            let fault = Fault::choose(&mut random, cluster.sites.len());
+            if NAMES[fault.place()].contains(&options.faults) {
+                break fault;
+            }
+        };
         fault.strike(cluster);
         struck[fault.place()] += 1;
         // Mostly short, sometimes longer than it takes to notice silence.

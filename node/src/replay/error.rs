@@ -71,6 +71,15 @@ impl Error {
         }
     }
 
+    /// The connection to the server may be gone.
+    pub fn session_lost(&self) -> bool {
+        match self {
+            Error::Postgres(e) => !matches!(e, pg::Error::Statement { .. }),
+            Error::Catalog(e) => e.code().is_none() || e.is_closed(),
+            _ => false,
+        }
+    }
+
     /// The error with its causes, in one line.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

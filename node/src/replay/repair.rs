@@ -5,7 +5,8 @@
 //! - A local transaction deletes a row (perhaps one that it has just inserted) and capture has not
 //!   reached it; meanwhile an insert of the same key is replayed, finds nothing, and lands.
 //! - A delete is replayed and finds nothing; meanwhile a local transaction, whose stamp turns out to
-//!   be below it, has inserted the row.
+//!   be below it, has inserted the row, or another origin's stream inserts an older one that it
+//!   decided about before.
 //!
 //! Capture and replay notice by version and place in the WAL and ask for a second look here: lock
 //! what stands there, let capture catch up, and ask the index.

@@ -33,7 +33,7 @@ use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, progress};
+use crate::settle::{Announcement, Landed, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -78,6 +78,8 @@ pub struct Stream {
     single_until: Lsn,
     /// The first transaction of what is being applied.
     current: Lsn,
+    /// The server's generation when the session began.
+    generation: u64,
     /// Sent, and not answered yet. If the session breaks, the next one learns what became of it.
     on_way: Option<Group>,
 }
@@ -115,6 +117,7 @@ impl Stream {
             single: false,
             single_until: Lsn::ZERO,
             current: Lsn::ZERO,
+            generation: 0,
             on_way: None,
         })
     }
@@ -138,6 +141,9 @@ impl Stream {
                 },
             };
             let ledger = &self.options.context.ledger;
+            if error.session_lost() {
+                ledger.broke(self.generation);
+            }
             if ledger.applied().get(self.options.origin) > before {
                 pause = BACKOFF.0;
             }
@@ -194,9 +200,10 @@ impl Stream {
 
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
-        let (session, progress, here) = self.connect().await?;
         let mut server = self.options.context.ledger.watch_server();
-        self.answered_by(progress, here);
+        self.generation = *server.borrow_and_update();
+        let (session, progress, here) = self.connect().await?;
+        self.answered_by(progress, here)?;
         self.wait_for_journal(progress).await?;
         let o = &self.options;
         o.context.ledger.applied_is(o.origin, progress);
@@ -292,21 +299,21 @@ impl Stream {
 
     /// The session is made anew, so the one before is gone: `progress` says what became of the
     /// group that it had on its way. `here`: where the local WAL is now.
-    fn answered_by(&mut self, progress: Lsn, here: Lsn) {
+    fn answered_by(&mut self, progress: Lsn, here: Lsn) -> Result<(), Error> {
         let (origin, announced) = (self.options.origin, self.announced);
         let ledger = Arc::clone(&self.options.context.ledger);
         ledger.begins_at(here);
         if let Some(group) = self.on_way.take() {
             let last = group.batch.last();
             if last <= progress {
-                ledger.committed_before(origin, last, here);
-                self.landed(&group.batch, here, &group.decided);
+                self.landed(group, (here, here))?;
             } else {
                 group.decided.undo(&ledger);
             }
         }
         // Nothing of what was announced is on its way any more.
         ledger.sighted(origin, announced);
+        Ok(())
     }
 
     /// The journal may be behind the server after a power failure: its tail was not synced, what
@@ -453,11 +460,10 @@ impl Stream {
         let (origin, last) = (group.batch.origin, group.batch.last());
         let ledger = Arc::clone(&self.options.context.ledger);
         match outcome {
-            Ok((position, after)) => {
-                ledger.committed_before(origin, last, after);
+            Ok(places) => {
                 let groups = &self.options.control.fast_groups;
                 groups.fetch_add(1, Ordering::Relaxed);
-                self.landed(&group.batch, position, &group.decided);
+                self.landed(group, places)?;
                 self.goes_on(feed, last);
                 Ok(())
             }
@@ -526,16 +532,14 @@ impl Stream {
         mut group: Group,
         written: Result<(), Error>,
     ) -> Result<Option<(Group, Error)>, Error> {
-        let (origin, last) = (group.batch.origin, group.batch.last());
+        let last = group.batch.last();
         let error = match written {
             Err(error) => error,
             Ok(()) => match commit(writer, &group).await {
-                Ok((position, after)) => {
-                    let ledger = &self.options.context.ledger;
-                    ledger.committed_before(origin, last, after);
+                Ok(places) => {
                     let groups = &self.options.control.careful_groups;
                     groups.fetch_add(1, Ordering::Relaxed);
-                    self.landed(&group.batch, position, &group.decided);
+                    self.landed(group, places)?;
                     self.goes_on(feed, last);
                     return Ok(None);
                 }
@@ -565,22 +569,30 @@ impl Stream {
         feed.single = self.single;
     }
 
-    /// A group is committed.
-    fn landed(&mut self, batch: &Batch, local_lsn: Lsn, decided: &Decided) {
+    /// A group is committed between these places of the local WAL.
+    fn landed(&mut self, group: Group, (before, after): (Lsn, Lsn)) -> Result<(), Error> {
         let o = &self.options;
+        let (batch, decided) = (&group.batch, &group.decided);
+        let place = Landed {
+            origin: batch.origin,
+            last: batch.last(),
+            before,
+            after,
+            generation: self.generation,
+        };
         let slots = batch.tables.iter().flat_map(|t| {
             t.slots
                 .iter()
                 .map(move |s| (t.mapping.identity.relation, s.hash(), s.version()))
         });
         let lost = decided.lost.iter().copied();
-        let look_again = o.context.ledger.landed(
-            batch.origin,
-            batch.last(),
-            local_lsn,
-            slots.chain(lost),
-            &decided.truncated,
-        );
+        let keys = slots.chain(lost);
+        let landed = o.context.ledger.landed(&place, keys, &decided.truncated);
+        let Some(look_again) = landed else {
+            // Perhaps a crash has taken it back: the next session asks.
+            self.on_way = Some(group);
+            return Err(Error::Again("the server was started anew"));
+        };
         decided.stands(&o.context.ledger);
         self.look_again(batch, &look_again);
         if !self.priors.is_empty() {
@@ -599,6 +611,7 @@ impl Stream {
         if self.single && batch.last() >= self.single_until {
             self.single = false;
         }
+        Ok(())
     }
 
     /// Rows that a local delete, captured while they were on their way, may have preceded.

@@ -72,6 +72,21 @@ pub struct Intent {
     pub entry: Entry,
 }
 
+/// A group that is committed here.
+#[derive(Clone, Copy, Debug)]
+pub struct Landed {
+    /// Whose.
+    pub origin: NodeId,
+    /// Its end in the origin's stream.
+    pub last: Lsn,
+    /// A place in the local WAL behind which its commit stands, and all its rows before.
+    pub before: Lsn,
+    /// A place before which its commit stands: what ends behind it has seen the group.
+    pub after: Lsn,
+    /// When the session that says so began: see [`Ledger::watch_server`].
+    pub generation: u64,
+}
+
 /// A row that a transaction removes, if it commits, because another has its unique value.
 #[derive(Debug)]
 pub struct Lost {
@@ -445,20 +460,6 @@ impl Ledger {
         self.inner.lock().commits_after(origin, last, reached);
     }
 
-    /// The group of `origin` that ends at `last` is committed, before the place `reached` of the
-    /// local WAL: what ends behind it has seen it.
-    pub fn committed_before(&self, origin: NodeId, last: Lsn, reached: Lsn) {
-        let mut inner = self.inner.lock();
-        inner.reached = inner.reached.max(reached);
-        for mark in inner
-            .marks
-            .iter_mut()
-            .filter(|m| m.origin == origin && m.last <= last)
-        {
-            mark.before.get_or_insert(reached);
-        }
-    }
-
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
     pub fn sighted(&self, origin: NodeId, last: Lsn) {
         self.sighted.send_if_modified(|v| v.raise(origin, last));
@@ -532,23 +533,26 @@ impl Ledger {
         f(&mut self.inner.lock().index)
     }
 
-    /// A group is committed here; `local_lsn` was read in it before its commit. Returns the keys
-    /// whose rows have to be looked at again.
+    /// A group is committed here. Returns the keys whose rows have to be looked at again; `None` if
+    /// the server may have been started anew since it said so: then only a new session knows.
     pub fn landed(
         &self,
-        origin: NodeId,
-        last: Lsn,
-        local_lsn: Lsn,
+        group: &Landed,
         keys: impl IntoIterator<Item = (RelationHash, KeyHash, Version)>,
         truncates: &[(RelationHash, Version)],
-    ) -> Vec<KeyHash> {
+    ) -> Option<Vec<KeyHash>> {
+        let Landed { origin, last, .. } = *group;
         let mut inner = self.inner.lock();
+        if *self.server.borrow() != group.generation {
+            return None;
+        }
+        inner.committed(group);
         let mut look_again = Vec::new();
         for (relation, key, version) in keys {
-            let newer = inner.index.landed(relation, key, version, local_lsn);
-            // A local delete that was captured meanwhile: it may have come before this row.
-            let local = |e: &Entry| e.deleted && e.source.is_some_and(|s| s.origin == self.me);
-            if newer.as_ref().is_some_and(local) {
+            let newer = inner.index.landed(relation, key, version, group.before);
+            // A delete that was captured or announced meanwhile: it may have come before this row
+            // and have found nothing.
+            if newer.is_some_and(|e| e.deleted) {
                 look_again.push(key);
             }
             // A later group of the same origin may still have to answer for it.
@@ -559,13 +563,14 @@ impl Ledger {
             }
         }
         for (relation, version) in truncates {
-            inner.index.truncate_landed(*relation, *version, local_lsn);
+            inner
+                .index
+                .truncate_landed(*relation, *version, group.before);
         }
-        inner.commits_after(origin, last, local_lsn);
+        self.applied.send_if_modified(|v| v.raise(origin, last));
         drop(inner);
         self.sighted(origin, last);
-        self.applied.send_if_modified(|v| v.raise(origin, last));
-        look_again
+        Some(look_again)
     }
 
     /// Sets what is applied to what the server says.
@@ -583,12 +588,24 @@ impl Ledger {
             .filter(|(n, lsn)| *lsn < before.get(*n))
             .collect();
         if !lost.is_empty() {
-            self.inner.lock().forgotten_by_server(&lost);
             tracing::warn!(progress = ?progress, "the server has forgotten its newest commits in a crash, they are applied again");
+            let mut inner = self.inner.lock();
+            inner.forgotten_by_server(&lost);
             self.applied
                 .send_modify(|v| lost.iter().for_each(|(n, lsn)| v.set(*n, *lsn)));
             self.server.send_modify(|generation| *generation += 1);
         }
+    }
+
+    /// A session of this generation broke: perhaps the server is gone, and answers that other
+    /// sessions have not read yet may speak of what a crash takes back. They all begin anew.
+    pub fn broke(&self, generation: u64) {
+        let _inner = self.inner.lock();
+        self.server.send_if_modified(|current| {
+            let first = *current == generation;
+            *current += u64::from(first);
+            first
+        });
     }
 
     /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
@@ -606,6 +623,7 @@ impl Ledger {
 
     /// The server was started anew: every session is gone, whether or not it has noticed.
     pub fn server_started(&self) {
+        let _inner = self.inner.lock();
         self.server.send_modify(|generation| *generation += 1);
     }
 
@@ -696,6 +714,15 @@ impl Inner {
             let left = lost.iter().find(|(origin, _)| *origin == mark.origin);
             left.is_none_or(|(_, lsn)| mark.last <= *lsn)
         });
+    }
+
+    fn committed(&mut self, group: &Landed) {
+        self.commits_after(group.origin, group.last, group.before);
+        self.reached = self.reached.max(group.after);
+        let marks = self.marks.iter_mut();
+        for mark in marks.filter(|m| m.origin == group.origin && m.last <= group.last) {
+            mark.before.get_or_insert(group.after);
+        }
     }
 
     /// Takes in the groups that a local transaction which ends at `position` may have seen, and

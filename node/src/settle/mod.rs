@@ -11,6 +11,8 @@ pub use barriers::Barriers;
 pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub use keys::{Identity, KeyError};
-pub use ledger::{Announcement, Captured, Intent, Ledger, Lost, Stamped, Touched, describe};
+pub use ledger::{
+    Announcement, Captured, Intent, Landed, Ledger, Lost, Stamped, Touched, describe,
+};
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

@@ -1,7 +1,8 @@
 //! `make soak`: three sites, random transactions, kill -9 of random processes, failing links; then all
 //! rows must be equal and every committed row version accounted for.
 //!
-//! `SEED` repeats a run's decisions, `SECONDS` says how long load and faults last (60).
+//! `SEED` repeats a run's decisions, `SECONDS` says how long load and faults last (60), `FAULTS`
+//! chooses the faults whose name has that in it: `FAULTS="a server"`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +16,7 @@ async fn main() -> ExitCode {
     let options = Options {
         seed: random::seed(),
         duration: Duration::from_secs(seconds.unwrap_or(60)),
+        faults: std::env::var("FAULTS").unwrap_or_default(),
         ..Options::default()
     };
     match run(&options, |line| println!("{line}")).await {

@@ -24,7 +24,8 @@ async fn killed_at_random_moments_under_load() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let history = load.end().await.unwrap();
     cluster.wait_ready().await.unwrap();
-    let account = soak::judge(&cluster, &history).await.unwrap();
+    let judged = soak::judge(&cluster, &history).await;
+    let account = judged.unwrap_or_else(|wrong| panic!("{}: {wrong:#}", cluster.keep().display()));
     assert!(account.violations.is_empty(), "{:#?}", account.violations);
     assert!(history.acknowledged() > 100);
 }
