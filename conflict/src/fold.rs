@@ -166,7 +166,12 @@ impl<K: Clone + Eq + Hash, R: Image> Fold<K, R> {
 
     /// The net changes, in the order in which the group first touched the keys.
     pub fn finish(self) -> Vec<Folded<K, R>> {
-        self.folded.into_iter().flatten().collect()
+        self.into_changes().collect()
+    }
+
+    /// [`finish`](Self::finish) for who puts them elsewhere: a group may have many of them.
+    pub fn into_changes(self) -> impl Iterator<Item = Folded<K, R>> {
+        self.folded.into_iter().flatten()
     }
 
     fn add(&mut self, key: K, change: Change<R>, writer: Writer, from: Option<K>) {

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::{PAUSE, Pace};
 use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
@@ -23,6 +24,9 @@ pub(super) const NAME: &str = "everywrite";
 const FRAMES_BYTES: usize = 1 << 20;
 /// How often the server hears from us when nothing changes: well below `wal_sender_timeout`, 60 s.
 const FEEDBACK: Duration = Duration::from_secs(1);
+/// What has become durable is confirmed at most so often: the server only keeps a little more WAL
+/// meanwhile, and each message wakes its walsender.
+const CONFIRM: Duration = Duration::from_millis(10);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -137,11 +141,15 @@ impl Capture {
         let mut durable = self.journal.subscribe();
         let mut tick = tokio::time::interval(FEEDBACK);
         let mut primary_keys = HashMap::new();
+        let began = tokio::time::Instant::now();
+        let mut confirmed = began;
+        let mut pace = Pace::default();
         loop {
             let event = tokio::select! {
                 event = stream.next() => event?,
-                _ = durable.changed() => {
+                () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback).await?;
+                    confirmed = tokio::time::Instant::now();
                     continue;
                 }
                 _ = tick.tick() => {
@@ -151,7 +159,10 @@ impl Capture {
             };
             let Some(event) = event else { return Ok(()) };
             let mut next = Some(event);
+            let (mut transactions, mut messages) = (0, 0);
             while let Some(event) = next {
+                messages += 1;
+                transactions += u32::from(is_commit(&event));
                 let asked = matches!(
                     event,
                     Event::Keepalive {
@@ -170,6 +181,9 @@ impl Capture {
                 next = stream.buffered()?;
             }
             self.append(assembler).await?;
+            if pace.round(began.elapsed(), transactions, messages) {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 
@@ -313,6 +327,20 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Returns when the journal has become longer, not before `from`. May be dropped while it waits:
+/// what is new stays new.
+async fn news(durable: &mut tokio::sync::watch::Receiver<Lsn>, from: tokio::time::Instant) {
+    tokio::time::sleep_until(from).await;
+    // An error is a closed journal: then there is no news, and the next append says why.
+    if durable.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn is_commit(event: &Event) -> bool {
+    matches!(event, Event::Data { payload, .. } if payload.first() == Some(&b'C'))
 }
 
 async fn primary_key(
