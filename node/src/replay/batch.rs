@@ -1,11 +1,10 @@
 //! Transactions of one origin, folded into one net change a key.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use everywrite_conflict::{
-    Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
+    Change, Entry, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
 };
 use rustc_hash::FxHashMap;
 
@@ -25,17 +24,11 @@ pub(super) struct RowKey {
     pub image: Image,
 }
 
-impl PartialEq for RowKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-}
+impl Key for RowKey {
+    type Id = KeyHash;
 
-impl Eq for RowKey {}
-
-impl Hash for RowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.hash.hash(state);
+    fn id(&self) -> KeyHash {
+        self.hash
     }
 }
 
