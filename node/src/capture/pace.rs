@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 /// How long transactions are counted. Long enough that chance does not make a calm stream look
-/// busy: 500 transactions a second would have to triple within it.
-const WINDOW: Duration = Duration::from_millis(20);
-/// A stream with that many transactions in a window is busy: three in each two milliseconds.
-const BUSY: u32 = 30;
+/// busy: 500 a second, independent of each other, come to that many once in 6,000 windows.
+const WINDOW: Duration = Duration::from_millis(50);
+/// A stream with that many transactions in a window is busy: 900 a second.
+const BUSY: u32 = 45;
 /// A round with as many messages is large enough. A Unix socket takes about 250 messages until
 /// the server has to wait, so what comes faster must not be held up.
 const LARGE: u32 = 64;
