@@ -21,6 +21,23 @@ pub trait Image {
     fn complete(&self) -> bool;
 }
 
+/// What the changes of one row have in common.
+pub trait Key: Clone {
+    /// Equal for equal keys only. Small: a group may have very many.
+    type Id: Copy + Eq + Hash;
+
+    /// The key, without what else is kept with it.
+    fn id(&self) -> Self::Id;
+}
+
+impl<K: Copy + Eq + Hash> Key for K {
+    type Id = K;
+
+    fn id(&self) -> K {
+        *self
+    }
+}
+
 /// One change of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<R> {
@@ -94,13 +111,13 @@ impl<K, R> Folded<K, R> {
 
 /// Folds a group. Give it the changes in the order of the stream.
 #[derive(Clone, Debug)]
-pub struct Fold<K, R> {
+pub struct Fold<K: Key, R> {
     // None: taken out again by a truncate.
     folded: Vec<Option<Folded<K, R>>>,
-    at: FxHashMap<K, usize>,
+    at: FxHashMap<K::Id, usize>,
 }
 
-impl<K, R> Default for Fold<K, R> {
+impl<K: Key, R> Default for Fold<K, R> {
     fn default() -> Self {
         Fold {
             folded: Vec::new(),
@@ -109,7 +126,7 @@ impl<K, R> Default for Fold<K, R> {
     }
 }
 
-impl<K: Clone + Eq + Hash, R: Image> Fold<K, R> {
+impl<K: Key, R: Image> Fold<K, R> {
     /// An empty group.
     pub fn new() -> Self {
         Self::default()
@@ -127,7 +144,7 @@ impl<K: Clone + Eq + Hash, R: Image> Fold<K, R> {
 
     /// What the group has done to a key so far.
     pub fn get(&self, key: &K) -> Option<&Folded<K, R>> {
-        self.folded.get(*self.at.get(key)?)?.as_ref()
+        self.folded.get(*self.at.get(&key.id())?)?.as_ref()
     }
 
     /// The next change of a key. One of a lower version than the last changes nothing (in a
@@ -159,24 +176,29 @@ impl<K: Clone + Eq + Hash, R: Image> Fold<K, R> {
     pub fn truncate(&mut self, concerns: impl Fn(&K) -> bool) {
         for slot in &mut self.folded {
             if let Some(folded) = slot.take_if(|f| concerns(&f.key)) {
-                self.at.remove(&folded.key);
+                self.at.remove(&folded.key.id());
             }
         }
     }
 
     /// The net changes, in the order in which the group first touched the keys.
     pub fn finish(self) -> Vec<Folded<K, R>> {
-        self.folded.into_iter().flatten().collect()
+        self.into_changes().collect()
+    }
+
+    /// [`finish`](Self::finish) for who puts them elsewhere: a group may have many of them.
+    pub fn into_changes(self) -> impl Iterator<Item = Folded<K, R>> {
+        self.folded.into_iter().flatten()
     }
 
     fn add(&mut self, key: K, change: Change<R>, writer: Writer, from: Option<K>) {
-        let Some(folded) = self.at.get(&key).and_then(|i| self.folded.get_mut(*i)) else {
+        let Some(folded) = self.at.get(&key.id()).and_then(|i| self.folded.get_mut(*i)) else {
             let net = match change {
                 Change::Insert(row) => Net::Insert(row),
                 Change::Update(row) => Net::Update(row),
                 Change::Delete => Net::Delete,
             };
-            self.at.insert(key.clone(), self.folded.len());
+            self.at.insert(key.id(), self.folded.len());
             self.folded.push(Some(Folded {
                 key,
                 net,

@@ -50,6 +50,41 @@ fn an_entry_takes_48_bytes() {
 }
 
 #[test]
+fn what_capture_has_not_passed_is_forgotten_in_turn() {
+    let mut index = Index::new();
+    let replayed = |n: u64| Entry {
+        local_lsn: Lsn(n),
+        ..entry(1, n)
+    };
+    for n in 1..=1000 {
+        index.announce(TABLE, key(n), replayed(n));
+    }
+    for captured in [0, 1, 300, 300, 999] {
+        index.forget(&stable(1000), Lsn(captured));
+        assert_eq!(index.len() as u64, 1000 - captured, "captured {captured}");
+    }
+    assert_eq!(index.forget(&stable(1000), Lsn(1000)), 1);
+    assert!(index.is_empty());
+}
+
+#[test]
+fn a_write_that_does_not_land_holds_up_no_other() {
+    let mut index = Index::new();
+    let in_flight = Entry {
+        local_lsn: Lsn::MAX,
+        ..entry(1, 1)
+    };
+    index.announce(TABLE, key(1), in_flight);
+    for n in 2..=1000 {
+        index.announce(TABLE, key(n), entry(1, n));
+    }
+    assert_eq!(index.forget(&stable(1000), Lsn(1000)), 999);
+    index.landed(TABLE, key(1), version(1), Lsn(1));
+    assert_eq!(index.forget(&stable(1000), Lsn(1000)), 1);
+    assert!(index.is_empty());
+}
+
+#[test]
 fn the_greater_version_stays() {
     let mut index = Index::new();
     assert_eq!(

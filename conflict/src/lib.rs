@@ -40,7 +40,7 @@ mod version;
 
 pub use clock::HybridClock;
 pub use decide::{Decision, Kind, Operation, decide};
-pub use fold::{Change, Fold, Folded, Image, Net, Writer};
+pub use fold::{Change, Fold, Folded, Image, Key, Net, Writer};
 pub use index::{Announced, Entry, Index, Undo};
 pub use key::{Identity, KeyHash, KeyHasher, RelationHash};
 pub use lsn::{Lsn, ParseLsnError};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use everywrite_conflict::{KeyHasher, Lsn, NodeId, RelationHash, Stamp, Version};
+use rustc_hash::FxHashMap;
 
 use super::{Error, Shapes, spool};
 use crate::admin::message::{Command, WalMessage};
@@ -100,7 +101,7 @@ impl Open {
 pub struct Assembler {
     me: NodeId,
     shapes: Shapes,
-    relations: HashMap<u32, Relation>,
+    relations: FxHashMap<u32, Relation>,
     open: Option<Open>,
     spare: Open,
     spools: spool::Spools,
@@ -124,7 +125,7 @@ impl Assembler {
         Assembler {
             me,
             shapes,
-            relations: HashMap::new(),
+            relations: FxHashMap::default(),
             open: None,
             spare: Open::default(),
             spools,
@@ -209,6 +210,9 @@ impl Assembler {
         signal: &mut dyn FnMut(Signal),
     ) -> Result<Assembled, Error> {
         let streaming = self.streaming.is_some();
+        if self.drops(payload) {
+            return Ok(Assembled::Done);
+        }
         match pgoutput::decode(payload, streaming)? {
             Message::Begin { xid, .. } => {
                 let mut open = std::mem::take(&mut self.spare);
@@ -233,11 +237,11 @@ impl Assembler {
                 self.relation(r.to_owned(), raw, primary_key);
             }
             Message::Type { .. } => {}
-            Message::Insert { .. }
+            message @ (Message::Insert { .. }
             | Message::Update { .. }
             | Message::Delete { .. }
-            | Message::Truncate { .. } => {
-                self.change(payload, streaming)?;
+            | Message::Truncate { .. }) => {
+                self.change(payload, &message)?;
             }
             Message::Message {
                 transactional,
@@ -308,33 +312,45 @@ impl Assembler {
         );
     }
 
-    fn change(&mut self, payload: &Bytes, streaming: bool) -> Result<(), Error> {
-        if self.open.as_ref().is_some_and(|o| o.replayed) {
-            return Ok(());
-        }
-        let Some(change) = rewrite(payload, streaming, &self.relations)? else {
-            return Ok(());
-        };
+    /// Whether `payload` is a change that replay made. While a node catches up nearly all are:
+    /// they are not even decoded.
+    fn drops(&self, payload: &[u8]) -> bool {
+        matches!(payload.first(), Some(b'I' | b'U' | b'D' | b'T'))
+            && match self.streaming {
+                Some(xid) => self.spools.is_ours(xid),
+                None => self.open.as_ref().is_some_and(|o| o.replayed),
+            }
+    }
+
+    fn change(&mut self, payload: &Bytes, message: &Message<'_>) -> Result<(), Error> {
+        let relations = &self.relations;
         if let Some(xid) = self.streaming {
+            let mut change = BytesMut::with_capacity(payload.len());
+            if !rewrite(payload, message, true, relations, &mut change)? {
+                return Ok(());
+            }
             let subxid = payload
                 .get(1..5)
                 .and_then(|b| b.try_into().ok())
                 .map_or(xid, u32::from_be_bytes);
             return self.spools.add(xid, subxid, &change).map_err(Error::Spool);
         }
-        let relations = &self.relations;
         let open = self
             .open
             .as_mut()
             .ok_or(Error::Order("a change outside a transaction"))?;
-        // The relation ids are gone from the rewritten change; the payload still has them.
-        touch(
-            &pgoutput::decode(payload, streaming)?,
-            |oid| relations.get(&oid),
-            &mut open.touched,
-        )?;
+        let start = open.changes.len();
+        open.changes.put_u32(0);
+        if !rewrite(payload, message, false, relations, &mut open.changes)? {
+            open.changes.truncate(start);
+            return Ok(());
+        }
+        let length = u32::try_from(open.changes.len() - start - 4).unwrap_or(u32::MAX);
+        if let Some(place) = open.changes.get_mut(start..start + 4) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        touch(message, |oid| relations.get(&oid), &mut open.touched)?;
         open.count += 1;
-        put_change(&mut open.changes, &change);
         Ok(())
     }
 
@@ -457,7 +473,7 @@ impl Assembler {
         version: Version,
         signal: &mut dyn FnMut(Signal),
     ) {
-        let by_shape: HashMap<u32, &Relation> =
+        let by_shape: FxHashMap<u32, &Relation> =
             self.relations.values().map(|r| (r.shape, r)).collect();
         let mut touched = Vec::new();
         for change in record::Changes::new(Bytes::copy_from_slice(changes)).flatten() {
@@ -544,7 +560,7 @@ impl Assembler {
         ledger: &Ledger,
         signal: &mut dyn FnMut(Signal),
     ) -> Result<bool, Error> {
-        let by_shape: HashMap<u32, &Relation> =
+        let by_shape: FxHashMap<u32, &Relation> =
             self.relations.values().map(|r| (r.shape, r)).collect();
         let mut part = BytesMut::with_capacity(PART_BYTES + (PART_BYTES >> 2));
         let mut touched = Vec::new();
@@ -602,44 +618,40 @@ fn put_change(out: &mut BytesMut, change: &[u8]) {
     out.extend_from_slice(change);
 }
 
-/// The change with shape ids for relation oids and without the xid of streamed pieces; `None` if
-/// it is of a table that does not travel.
+/// Appends the change with shape ids for relation oids and without the xid of streamed pieces;
+/// false, and nothing is appended, if it is of a table that does not travel.
 fn rewrite(
     payload: &[u8],
+    message: &Message<'_>,
     streaming: bool,
-    relations: &HashMap<u32, Relation>,
-) -> Result<Option<BytesMut>, Error> {
+    relations: &FxHashMap<u32, Relation>,
+    out: &mut BytesMut,
+) -> Result<bool, Error> {
     let (Some(&tag), Some(body)) = (
         payload.first(),
         payload.get(if streaming { 5 } else { 1 }..),
     ) else {
         return Err(Error::Order("a message too short"));
     };
-    let mut out = BytesMut::with_capacity(payload.len());
-    out.put_u8(tag);
     let known = |oid| {
         relations.get(&oid).ok_or(Error::Order(
             "a change of a relation that was not described",
         ))
     };
-    if tag != b'T' {
-        let oid = u32::from_be_bytes(first4(body)?);
-        let relation = known(oid)?;
-        if relation.own {
-            return Ok(None);
-        }
-        out.put_u32(relation.shape);
-        out.extend_from_slice(body.get(4..).unwrap_or_default());
-        return Ok(Some(out));
-    }
     let Message::Truncate {
         relations: list,
         cascade,
         restart_identity,
         ..
-    } = pgoutput::decode(payload, streaming)?
+    } = message
     else {
-        return Err(Error::Order("a truncate that is none"));
+        let relation = known(u32::from_be_bytes(first4(body)?))?;
+        if !relation.own {
+            out.put_u8(tag);
+            out.put_u32(relation.shape);
+            out.extend_from_slice(body.get(4..).unwrap_or_default());
+        }
+        return Ok(!relation.own);
     };
     let mut shapes = Vec::new();
     for oid in list.iter() {
@@ -649,12 +661,13 @@ fn rewrite(
         }
     }
     if shapes.is_empty() {
-        return Ok(None);
+        return Ok(false);
     }
+    out.put_u8(tag);
     out.put_u32(u32::try_from(shapes.len()).unwrap_or(0));
-    out.put_u8(u8::from(cascade) | u8::from(restart_identity) << 1);
+    out.put_u8(u8::from(*cascade) | u8::from(*restart_identity) << 1);
     shapes.into_iter().for_each(|s| out.put_u32(s));
-    Ok(Some(out))
+    Ok(true)
 }
 
 fn first4(body: &[u8]) -> Result<[u8; 4], Error> {

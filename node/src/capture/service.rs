@@ -23,6 +23,9 @@ pub(super) const NAME: &str = "everywrite";
 const FRAMES_BYTES: usize = 1 << 20;
 /// How often the server hears from us when nothing changes: well below `wal_sender_timeout`, 60 s.
 const FEEDBACK: Duration = Duration::from_secs(1);
+/// What has become durable is confirmed at most so often: the server only keeps a little more WAL
+/// meanwhile, and each message wakes its walsender.
+const CONFIRM: Duration = Duration::from_millis(10);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -137,11 +140,13 @@ impl Capture {
         let mut durable = self.journal.subscribe();
         let mut tick = tokio::time::interval(FEEDBACK);
         let mut primary_keys = HashMap::new();
+        let mut confirmed = tokio::time::Instant::now();
         loop {
             let event = tokio::select! {
                 event = stream.next() => event?,
-                _ = durable.changed() => {
+                () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback).await?;
+                    confirmed = tokio::time::Instant::now();
                     continue;
                 }
                 _ = tick.tick() => {
@@ -312,6 +317,16 @@ impl Capture {
             Some(_) => {}
         }
         Ok(())
+    }
+}
+
+/// Returns when the journal has become longer, not before `from`. May be dropped while it waits:
+/// what is new stays new.
+async fn news(durable: &mut tokio::sync::watch::Receiver<Lsn>, from: tokio::time::Instant) {
+    tokio::time::sleep_until(from).await;
+    // An error is a closed journal: then there is no news, and the next append says why.
+    if durable.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

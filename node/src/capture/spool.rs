@@ -74,6 +74,11 @@ impl Spools {
         Ok(())
     }
 
+    /// Whether replay wrote that transaction.
+    pub fn is_ours(&self, xid: u32) -> bool {
+        self.open.get(&xid).is_some_and(|spool| spool.ours)
+    }
+
     /// Adds one change that (sub)transaction `subxid` of `xid` made.
     pub fn add(&mut self, xid: u32, subxid: u32, change: &[u8]) -> io::Result<()> {
         let spool = self.spool(xid)?;

@@ -194,9 +194,9 @@ impl Journal {
             }
             return Err(err);
         }
-        for item in items {
-            self.enqueue(state, item.bytes, item.note);
-        }
+        state.accepted = chain;
+        state.queued_bytes += items.iter().map(|item| item.bytes.len()).sum::<usize>();
+        state.queue.append(&mut items);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use everywrite_conflict::Lsn;
 use tokio::sync::watch;
 
 use super::Error;
-use super::record::{Frame, decode, encode_shape};
+use super::record::{Passed, encode_shape, pass};
 use super::segment::Segment;
 use super::shared::{Shared, State};
 use super::walk::read;
@@ -201,23 +201,21 @@ impl Reader {
         let mut start = None;
         let mut end = 0;
         loop {
-            let frame = match decode(&mut rest) {
+            let frame = match pass(&mut rest) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(err) => return Err(at.segment.damaged(from + end as u64, err.to_string())),
             };
             let (position, inside) = match frame {
-                Frame::Shape { .. } => {
+                Passed::Shape => {
                     // While shapes are due they all come first, this one too.
                     if !self.shapes_due {
                         start.get_or_insert(end);
                     }
                     (Lsn::ZERO, self.inside)
                 }
-                Frame::Transaction { header, .. } => (header.position, false),
-                Frame::LargeBegin { header } => (header.position, true),
-                Frame::LargePart { position, .. } => (position, true),
-                Frame::LargeEnd { position, .. } => (position, false),
+                Passed::Whole(position) => (position, false),
+                Passed::Within(position) => (position, true),
             };
             self.inside = inside;
             if position > self.position {

@@ -153,6 +153,37 @@ pub fn push_change(changes: &mut BytesMut, message: &[u8]) {
 /// Takes one whole frame off the front of `chunk`, its checksum checked; `None` while it is not
 /// whole, and then nothing is taken. The frame's bytes are slices of the chunk.
 pub fn decode(chunk: &mut Bytes) -> Result<Option<Frame>, Error> {
+    take_body(chunk)?.map(decode_body).transpose()
+}
+
+/// A frame that is only passed on, so that nothing of it is copied out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// A SHAPE.
+    Shape,
+    /// A TRANSACTION, or the end of a large one: where it ends.
+    Whole(Lsn),
+    /// The beginning or a part of a large transaction.
+    Within(Lsn),
+}
+
+/// Like [`decode`], for who reads to pass on.
+pub(super) fn pass(chunk: &mut Bytes) -> Result<Option<Passed>, Error> {
+    let Some(mut body) = take_body(chunk)? else {
+        return Ok(None);
+    };
+    let kind = body.try_get_u8().map_err(|_| SHORT)?;
+    let mut position = || body.try_get_u64().map(Lsn).map_err(|_| SHORT);
+    match kind {
+        SHAPE => Ok(Some(Passed::Shape)),
+        TRANSACTION | LARGE_END => position().map(|at| Some(Passed::Whole(at))),
+        LARGE_BEGIN | LARGE_PART => position().map(|at| Some(Passed::Within(at))),
+        _ => Err(UNKNOWN),
+    }
+}
+
+/// The body of the frame at the front, its checksum checked.
+fn take_body(chunk: &mut Bytes) -> Result<Option<Bytes>, Error> {
     let Some(length) = frame_len(chunk)?.filter(|&n| n <= chunk.len()) else {
         return Ok(None);
     };
@@ -163,7 +194,7 @@ pub fn decode(chunk: &mut Bytes) -> Result<Option<Frame>, Error> {
     if expected != found {
         return Err(Error::Checksum { expected, found });
     }
-    decode_body(body).map(Some)
+    Ok(Some(body))
 }
 
 /// How long the frame at the front is, its prefix included; `None` while that is not known.
@@ -225,6 +256,7 @@ impl Iterator for Changes {
 }
 
 const SHORT: Error = Error::Malformed("it ends too early");
+const UNKNOWN: Error = Error::Malformed("a kind that this version does not know");
 
 /// Lengths over u32 cannot be said; the frame then says a length that every reader refuses.
 fn clamp(length: usize) -> u32 {
@@ -318,7 +350,7 @@ fn decode_body(mut body: Bytes) -> Result<Frame, Error> {
             let changes = body.try_get_u32().map_err(|_| SHORT)?;
             nothing_left(&body).map(|()| Frame::LargeEnd { position, changes })
         }
-        _ => Err(Error::Malformed("a kind that this version does not know")),
+        _ => Err(UNKNOWN),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Transactions of one origin, folded into one net change a key.
 
-use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use everywrite_conflict::{
-    Change, Entry, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
+    Change, Entry, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
 };
+use rustc_hash::FxHashMap;
 
 use super::Error;
 use super::image::Image;
@@ -25,17 +24,11 @@ pub(super) struct RowKey {
     pub image: Image,
 }
 
-impl PartialEq for RowKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-}
+impl Key for RowKey {
+    type Id = KeyHash;
 
-impl Eq for RowKey {}
-
-impl Hash for RowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.hash.hash(state);
+    fn id(&self) -> KeyHash {
+        self.hash
     }
 }
 
@@ -86,7 +79,7 @@ pub(super) struct Batch {
     pub transactions: Vec<Header>,
     /// Their changes, by table.
     pub tables: Vec<TableBatch>,
-    by_shape: HashMap<u32, usize>,
+    by_shape: FxHashMap<u32, usize>,
     /// Changes taken in.
     pub changes: u64,
     /// About how many bytes it holds.
@@ -104,7 +97,7 @@ impl Batch {
             origin,
             transactions: Vec::new(),
             tables: Vec::new(),
-            by_shape: HashMap::new(),
+            by_shape: FxHashMap::default(),
             changes: 0,
             bytes: 0,
             alone: false,
@@ -176,7 +169,7 @@ impl Batch {
         let Some(table) = self.table(shape, mapping) else {
             return Ok(());
         };
-        let key = |tuple: &Tuple<'_>| -> Result<Option<RowKey>, Error> {
+        let key = |tuple: &Tuple<'_>, image: &Image| -> Result<Option<RowKey>, Error> {
             let hash = mapping.identity.hash(tuple);
             let hash = hash.map_err(|source| Error::Key {
                 table: mapping.name(),
@@ -184,31 +177,32 @@ impl Batch {
             })?;
             Ok(hash.map(|hash| RowKey {
                 hash,
-                image: Image::new(raw, tuple),
+                image: image.clone(),
             }))
         };
         let need = |key: Option<RowKey>| key.ok_or_else(|| Error::NoKey(mapping.name()));
         match message {
-            Message::Insert { new, .. } => match key(new)? {
-                Some(k) => table
-                    .fold
-                    .push(k, Change::Insert(Image::new(raw, new)), writer),
-                None => table.appends.push(Image::new(raw, new)),
-            },
+            Message::Insert { new, .. } => {
+                let image = Image::new(raw, new);
+                match key(new, &image)? {
+                    Some(k) => table.fold.push(k, Change::Insert(image), writer),
+                    None => table.appends.push(image),
+                }
+            }
             Message::Update {
                 key: old_key,
                 old,
                 new,
                 ..
             } => {
-                let now = need(key(new)?)?;
                 let mut image = Image::new(raw, new);
+                let now = need(key(new, &image)?)?;
                 if let Some(before) = old_key.as_ref().or(old.as_ref()) {
                     let old_image = Image::new(raw, before);
                     if old.is_some() {
                         everywrite_conflict::Image::fill_from(&mut image, &old_image);
                     }
-                    let before = need(key(before)?)?;
+                    let before = need(key(before, &old_image)?)?;
                     if before.hash != now.hash {
                         table.fold.push_move(before, now, image, writer);
                         return Ok(());
@@ -222,7 +216,7 @@ impl Batch {
                 let Some(before) = old_key.as_ref().or(old.as_ref()) else {
                     return Ok(());
                 };
-                let before = need(key(before)?)?;
+                let before = need(key(before, &Image::new(raw, before))?)?;
                 table.fold.push(before, Change::Delete, writer);
             }
             _ => {}
@@ -234,14 +228,11 @@ impl Batch {
     pub(super) fn close(&mut self) {
         for table in &mut self.tables {
             let fold = std::mem::take(&mut table.fold);
-            table.slots = fold
-                .finish()
-                .into_iter()
-                .map(|folded| Slot {
-                    folded,
-                    prior: None,
-                })
-                .collect();
+            table.slots.reserve_exact(fold.len());
+            table.slots.extend(fold.into_changes().map(|folded| Slot {
+                folded,
+                prior: None,
+            }));
         }
     }
 

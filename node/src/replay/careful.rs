@@ -222,6 +222,12 @@ async fn complete(
     cases: &mut [Case<'_>],
 ) -> Result<(), Error> {
     let whole = !mapping.second_unique.is_empty();
+    // What the keys of the batch met: also those that its rows have come from.
+    let met: HashMap<KeyHash, (bool, Option<Entry>)> = cases
+        .iter()
+        .filter(|c| c.slot.image().is_none())
+        .map(|c| (c.slot.hash(), (c.present, c.stored)))
+        .collect();
     for case in cases.iter_mut().filter(|c| c.decision.apply) {
         let Some(image) = case.slot.image() else {
             continue;
@@ -236,14 +242,9 @@ async fn complete(
         let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(first, s));
         let base = match &case.slot.folded.moved_from {
             None => case.present && case.stored.as_ref().is_none_or(seen),
-            Some(from) => {
-                let relation = mapping.identity.relation;
-                let entry = ctx
-                    .ledger
-                    .with_index(|index| index.get(relation, from.hash));
-                // The old key's own entry is this very group's delete.
-                entry.is_none_or(|e| e.version.origin == batch.origin || seen(&e))
-            }
+            Some(from) => met
+                .get(&from.hash)
+                .is_some_and(|(present, stored)| *present && stored.as_ref().is_none_or(seen)),
         };
         if base && case.slot.folded.moved_from.is_none() && !whole {
             case.image = Some(image.clone());
@@ -261,22 +262,15 @@ async fn complete(
             let mut outcomes = writer.run().await?;
             values = outcomes.get_mut(at).and_then(|o| o.rows.pop());
         }
-        let values = match values {
-            Some(values) => values,
-            None => {
-                let position = batch.position(case.slot);
-                match ctx
-                    .toast
-                    .fetch(position, mapping, &case.slot.folded.key.image, &missing)
-                    .await?
-                {
-                    Some(values) => values,
-                    // The row is gone at a site that has replayed this change: a delete follows.
-                    None => vec![None; missing.len()],
-                }
-            }
-        };
-        case.image = Some(image.completed(values.iter().map(|v| v.as_ref().map(Bytes::as_ref))));
+        if values.is_none() {
+            let position = batch.position(case.slot);
+            let key = &case.slot.folded.key.image;
+            values = ctx.toast.fetch(position, mapping, key, &missing).await?;
+        }
+        // Without values the version is no more where it was written: a later one, or a delete, is
+        // on its way here too. Until then there is no row: nobody may build on half of one.
+        case.image = values
+            .map(|values| image.completed(values.iter().map(|v| v.as_ref().map(Bytes::as_ref))));
     }
     Ok(())
 }

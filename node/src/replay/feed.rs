@@ -3,13 +3,15 @@
 //! A transaction is ready when everything that its vector names is applied here (I4), its stamp
 //! does not lie too far in the future (I6), and nobody has paused its origin.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, NodeId, Stamp};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector};
 use futures_util::FutureExt as _;
+use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
 use super::Error;
 use super::batch::Batch;
@@ -60,8 +62,9 @@ pub(super) struct Feed {
     reader: Reader,
     chunk: Bytes,
     front: Option<Frame>,
-    shapes: HashMap<u32, OwnedRelation>,
-    mappings: HashMap<u32, Arc<Mapping>>,
+    applied: watch::Receiver<Vector>,
+    shapes: FxHashMap<u32, OwnedRelation>,
+    mappings: FxHashMap<u32, Arc<Mapping>>,
     locals: HashMap<(String, String), (u32, Arc<Mapping>)>,
     numbers: u32,
     catalog: Option<tokio_postgres::Client>,
@@ -94,6 +97,7 @@ pub(super) struct Parts {
 impl Feed {
     /// Reads behind `after`, the origin's progress at the local server.
     pub(super) fn new(parts: Parts, reader: Reader, after: Lsn) -> Self {
+        let applied = parts.ledger.watch_applied();
         Feed {
             me: parts.me,
             origin: parts.origin,
@@ -106,8 +110,9 @@ impl Feed {
             reader,
             chunk: Bytes::new(),
             front: None,
-            shapes: HashMap::new(),
-            mappings: HashMap::new(),
+            applied,
+            shapes: FxHashMap::default(),
+            mappings: FxHashMap::default(),
             locals: HashMap::new(),
             numbers: 0,
             catalog: None,
@@ -180,7 +185,7 @@ impl Feed {
                 "paused by everywrite.pause()".to_owned(),
             ));
         }
-        let applied = self.ledger.applied();
+        let applied = self.applied.borrow();
         for (node, lsn) in header.vector.iter() {
             let reached = if node == self.me {
                 self.own.end()
@@ -291,17 +296,16 @@ impl Feed {
             if !self.peek_now()? {
                 return Ok(false);
             }
-            let Some(Frame::Transaction { header, changes }) = &self.front else {
+            let Some(Frame::Transaction { changes, .. }) = &self.front else {
                 return Ok(!batch.is_empty());
             };
             if self.obstacle().is_some() {
                 return Ok(false);
             }
-            let (header, changes) = (header.clone(), changes.clone());
-            if self.skipped(header.position) {
-                tracing::warn!(origin = %self.origin, position = %header.position, "transaction skipped, as a person asked");
-                batch.begin(header);
-                self.front = None;
+            let changes = changes.clone();
+            if self.skipped(self.position()) {
+                tracing::warn!(origin = %self.origin, position = %self.position(), "transaction skipped, as a person asked");
+                self.take_into(batch);
                 continue;
             }
             let look = self.look(&changes)?;
@@ -316,9 +320,16 @@ impl Feed {
             if (look.travels || trigger) && !batch.is_empty() {
                 return Ok(true);
             }
-            batch.begin(header);
+            // From here on nothing waits: a cancelled call leaves no half of a transaction behind.
+            self.take_into(batch);
             self.push_all(batch, &changes)?;
-            self.front = None;
+        }
+    }
+
+    /// The transaction at the front begins in `batch`.
+    fn take_into(&mut self, batch: &mut Batch) {
+        if let Some((header, _)) = self.take() {
+            batch.begin(header);
         }
     }
 
@@ -364,11 +375,9 @@ impl Feed {
         let Message::Truncate { relations, .. } = decode(raw, false)? else {
             return Ok(Vec::new());
         };
-        let shapes: BTreeSet<u32> = relations.iter().collect();
-        let look = Look {
-            shapes,
-            ..Look::default()
-        };
+        let mut look = Look::default();
+        relations.iter().for_each(|shape| look.add(shape));
+        look.shapes.sort_unstable();
         self.load(&look).await?;
         Ok(look
             .shapes
@@ -405,7 +414,7 @@ impl Feed {
                         .map_or(0, u32::from_be_bytes);
                     if shape != last {
                         last = shape;
-                        look.shapes.insert(shape);
+                        look.add(shape);
                     }
                 }
             }
@@ -480,12 +489,21 @@ impl Feed {
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// Shapes of their tables.
-    pub shapes: BTreeSet<u32>,
+    pub shapes: Vec<u32>,
     /// There is a TRUNCATE among them.
     pub truncates: bool,
     /// There is a delete that travels among them.
     pub travels: bool,
     travelled: Vec<TravellingDelete>,
+}
+
+impl Look {
+    /// Transactions have few tables, so a list is quicker than a set.
+    fn add(&mut self, shape: u32) {
+        if !self.shapes.contains(&shape) {
+            self.shapes.push(shape);
+        }
+    }
 }
 
 fn travelled_key(mapping: &Mapping, delete: &TravellingDelete) -> Image {

@@ -17,11 +17,16 @@ pub struct Image {
 impl Image {
     /// The row of `tuple`, which was decoded from `message`.
     pub fn new(message: &Bytes, tuple: &Tuple<'_>) -> Self {
+        let (mut incomplete, mut text) = (false, false);
+        for cell in *tuple {
+            incomplete |= matches!(cell, Cell::Unchanged);
+            text |= matches!(cell, Cell::Text(_));
+        }
         Image {
             count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
             cells: message.slice_ref(tuple.as_bytes()),
-            incomplete: tuple.iter().any(|c| c == Cell::Unchanged),
-            text: tuple.iter().any(|c| matches!(c, Cell::Text(_))),
+            incomplete,
+            text,
             filled: false,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everywrite_conflict::{NodeId, Position};
+use everywrite_conflict::{KeyHash, NodeId, Position, RelationHash};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -16,9 +16,9 @@ use super::{Error, Toast, Values};
 use crate::journal::Journal;
 use crate::link::{FetchRow, Handle, RowSource};
 use crate::pg::Target;
-use crate::pg::pgoutput::Cell;
+use crate::pg::pgoutput::{Cell, OwnedColumn, OwnedRelation};
 use crate::pg::pipeline::{Batch, Session};
-use crate::settle::{Beats, Ledger};
+use crate::settle::{Barriers, Beats, Identity, Ledger};
 
 /// How long a site that is asked waits until it has the transaction. The asker tries others then.
 const WAIT: Duration = Duration::from_secs(5);
@@ -31,6 +31,7 @@ pub struct Rows {
     journal: Journal,
     beats: Arc<Beats>,
     links: Mutex<Option<Handle>>,
+    barriers: Mutex<Option<Barriers>>,
 }
 
 impl Rows {
@@ -49,12 +50,18 @@ impl Rows {
             journal,
             beats,
             links: Mutex::new(None),
+            barriers: Mutex::new(None),
         })
     }
 
     /// The links are up; before, nobody can be asked.
     pub fn use_links(&self, handle: Handle) {
         *self.links.lock() = Some(handle);
+    }
+
+    /// Capture runs; before, nothing can be answered.
+    pub fn use_barriers(&self, barriers: Barriers) {
+        *self.barriers.lock() = Some(barriers);
     }
 
     async fn ask(
@@ -123,10 +130,32 @@ impl Rows {
                 ));
             }
         }
-        self.read(&row).await.map_err(|e| e.chain())
+        self.exactly(&row).await
     }
 
-    async fn read(&self, row: &FetchRow) -> Result<Option<Values>, Error> {
+    /// The values, if the row is the very version that was asked for; `None` if that is replaced.
+    /// Locks nothing: a session that asks holds locks itself, and two sites may ask each other.
+    async fn exactly(&self, row: &FetchRow) -> Result<Option<Values>, String> {
+        let barriers = self.barriers.lock().clone();
+        let barriers = barriers.ok_or("capture does not run yet")?;
+        let (found, relation, key) = self.read(row).await.map_err(|e| e.chain())?;
+        // Whatever was written to the row before it was read is in the index after this.
+        if !barriers.pass().await {
+            return Err("the daemon is shutting down".to_owned());
+        }
+        let entry = self.ledger.with_index(|index| index.get(relation, key));
+        match (entry, found) {
+            (Some(entry), _) if entry.undecided() => Err("the row is being decided".to_owned()),
+            (Some(entry), _) if entry.source != Some(row.at) || entry.deleted => Ok(None),
+            (Some(entry), Some(values)) if !entry.in_flight() => Ok(Some(values)),
+            // Committed, and not visible for a moment.
+            (Some(_), _) => Err("the row is not visible yet".to_owned()),
+            // Keys of types without binary form: what is there is all that can be known.
+            (None, found) => Ok(found),
+        }
+    }
+
+    async fn read(&self, row: &FetchRow) -> Result<(Option<Values>, RelationHash, KeyHash), Error> {
         let target = self.target.named("everywrite rows");
         let client = target.client().await?;
         let no = |what: String| Error::Schema {
@@ -144,6 +173,7 @@ impl Rows {
             types.push(column.type_oid);
             condition.push(format!("{} = ${}", column.quoted, n + 1));
         }
+        let (relation, key) = key_of(row, &types)?;
         let columns: Vec<String> = row.columns.iter().map(|c| quote(c)).collect();
         let sql = format!(
             "select {} from {} where {}",
@@ -160,8 +190,36 @@ impl Rows {
         }
         let at = bind.execute();
         let mut outcomes = session.run(&mut batch).await?;
-        Ok(outcomes.get_mut(at).and_then(|o| o.rows.pop()))
+        let found = outcomes.get_mut(at).and_then(|o| o.rows.pop());
+        Ok((found, relation, key))
     }
+}
+
+/// How the index knows the row that is asked for.
+fn key_of(row: &FetchRow, types: &[u32]) -> Result<(RelationHash, KeyHash), Error> {
+    let column = |((name, _), type_oid): (&(String, Bytes), &u32)| OwnedColumn {
+        key: true,
+        name: name.clone(),
+        type_oid: *type_oid,
+        type_modifier: -1,
+    };
+    let relation = OwnedRelation {
+        id: 0,
+        namespace: row.schema.clone(),
+        name: row.table.clone(),
+        replica_identity: b'd',
+        columns: row.key.iter().zip(types).map(column).collect(),
+    };
+    let identity = Identity::of(&relation, None);
+    let cells: Vec<Cell<'_>> = row.key.iter().map(|(_, v)| Cell::Binary(v)).collect();
+    let image = Image::from_cells(cells.into_iter());
+    let hash = identity.hash(&image.tuple());
+    let hash = hash.map_err(|source| Error::Key {
+        table: format!("{}.{}", row.schema, row.table),
+        source,
+    })?;
+    let hash = hash.ok_or_else(|| Error::NoKey(format!("{}.{}", row.schema, row.table)))?;
+    Ok((identity.relation, hash))
 }
 
 /// The same, shared: answering outlives the call that asked.

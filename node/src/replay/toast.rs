@@ -13,9 +13,9 @@ pub type Values = Vec<Option<Bytes>>;
 
 /// Where missing values come from.
 pub trait Toast: Send + Sync {
-    /// The values of these columns of the row with the key of `key`, at a site that has replayed
-    /// `position`: the row there is that version, or a later one that is on its way here too.
-    /// `None`: there is no such row any more.
+    /// The values of these columns of the row with the key of `key` in the version that the
+    /// transaction at `position` wrote. `None`: that version is no more at a site that has replayed
+    /// it; a later one, or a delete, is on its way here too.
     fn fetch<'a>(
         &'a self,
         position: Position,

@@ -186,6 +186,7 @@ impl Shared {
             Arc::clone(&self.ledger),
             shutdown.clone(),
         );
+        rows.use_barriers(barriers.clone());
         let (signals, inbox) = mpsc::unbounded_channel();
         let (repairs, repair_queue) = mpsc::unbounded_channel();
         for look in looks {
