@@ -45,8 +45,8 @@ soak: postgres ## random transactions, kill -9 of random processes, then every w
 	$(CARGO) run --release -p everywrite-tests --bin soak
 
 bench: postgres ## Everywrite and PostgreSQL's own logical replication in turn
-	$(CARGO) build --release -p everywrite-node --bin everywrite
-	$(CARGO) run --release -p everywrite-tests --bin bench
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin bench
+	@$${CARGO_TARGET_DIR:-target}/release/bench
 
 matrix: postgres ## the integration tests on other PostgreSQL majors (MAJORS="16 17 18")
 	tests/matrix.sh $(MAJORS)

@@ -2,10 +2,6 @@
 //! cut and silent links; then all rows are equal and every version is accounted for.
 //!
 //! A failing seed is repeated with `SEED=… make soak`.
-//!
-//! Under random kills some runs still end with a row that is not accounted for, or with sites that
-//! do not agree in time: a known fault of the daemon (README, limits). Until it is found these two
-//! are asked for by name: `cargo test -p everywrite-tests --test soak -- --ignored`.
 
 use std::time::Duration;
 
@@ -25,13 +21,11 @@ async fn soak(seed: u64) {
 }
 
 #[tokio::test]
-#[ignore = "a known fault under random kills, see the limits in README.md"]
 async fn seed_1() {
     soak(1).await;
 }
 
 #[tokio::test]
-#[ignore = "a known fault under random kills, see the limits in README.md"]
 async fn seed_2() {
     soak(2).await;
 }
