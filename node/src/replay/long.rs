@@ -13,7 +13,7 @@ use super::wal_position::wal_position;
 use super::writer::Writer;
 use crate::journal::record::{Changes, Frame, Header};
 
-/// A large transaction is decided in parts of about this many changes.
+/// A large transaction is written, or decided, in parts of about this many changes.
 const PART_CHANGES: u64 = 20_000;
 
 /// A long transaction on its way.
@@ -23,6 +23,10 @@ struct Long {
     changes: u64,
     /// The local WAL had come so far when it began.
     reached: Lsn,
+    /// It was not announced before: parts of which the index knows nothing are written unlooked at.
+    fresh: bool,
+    /// A part was sent, and its answer was not read yet.
+    sent: bool,
 }
 
 impl Stream {
@@ -37,6 +41,7 @@ impl Stream {
             return Ok(());
         };
         let skipped = feed.skipped(header.position);
+        let fresh = header.position > self.announced;
         writer.clear();
         writer.rollback().await?;
         writer.begin();
@@ -51,11 +56,17 @@ impl Stream {
             header,
             changes: 0,
             reached,
+            fresh,
+            sent: false,
         };
         let decided = &mut group.decided;
         let written = self
             .parts(feed, writer, front, changes, &mut work, decided, skipped)
             .await;
+        let written = match written {
+            Ok(()) => answered(writer, &mut work).await,
+            error => error,
+        };
         group.batch.changes = work.changes;
         match self.end(feed, writer, group, written).await? {
             None => {
@@ -116,6 +127,7 @@ impl Stream {
             let raw = raw?;
             if raw.first() == Some(&b'T') {
                 self.flush(writer, work, decided).await?;
+                answered(writer, work).await?;
                 let tables = feed.truncated(&raw).await?;
                 let context = &self.options.context;
                 truncate::write(
@@ -150,18 +162,29 @@ impl Stream {
         let mut batch = std::mem::replace(&mut work.batch, next);
         work.changes += batch.changes;
         batch.close();
-        let Some(announcement) = self.announce(&mut batch, false, decided) else {
+        let Some(announcement) = self.announce(&mut batch, work.fresh, decided) else {
             return Err(Error::Again("another origin is deciding the same row"));
         };
         let context = self.options.context.clone();
-        context
-            .ledger
-            .commits_after(batch.origin, batch.last(), work.reached);
-        context
-            .ledger
-            .wait_for_blind(&announcement.blind_before)
-            .await;
-        careful::write(&context, writer, &batch, decided).await?;
+        let (ledger, last) = (&context.ledger, batch.last());
+        ledger.commits_after(batch.origin, last, work.reached);
+        answered(writer, work).await?;
+        if announcement.fast {
+            let horizon = context.barriers.horizon();
+            for table in &batch.tables {
+                writer.write_fast(table, horizon);
+            }
+            // The next part is made ready while the server works on this one.
+            writer.send().await?;
+            work.sent = true;
+        } else {
+            // Whoever waits for a lock of this transaction must not be waited for.
+            let blind = &announcement.blind_before;
+            if !ledger.wait_for_blind_briefly(blind).await {
+                return Err(Error::Again("groups of other origins are on their way"));
+            }
+            careful::write(&context, writer, &batch, decided).await?;
+        }
         for table in &batch.tables {
             let relation = table.mapping.identity.relation;
             decided.lost.extend(
@@ -173,4 +196,12 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Reads the answer of the part that was sent.
+async fn answered(writer: &mut Writer, work: &mut Long) -> Result<(), Error> {
+    if std::mem::take(&mut work.sent) {
+        writer.receive().await?;
+    }
+    Ok(())
 }

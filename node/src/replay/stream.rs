@@ -73,7 +73,7 @@ pub struct Stream {
     /// What a key met when a change was first announced, for changes that are not applied yet.
     pub(super) priors: HashMap<(KeyHash, Version), Entry>,
     /// Everything up to here was on its way before: decided with care when it comes again.
-    announced: Lsn,
+    pub(super) announced: Lsn,
     single: bool,
     single_until: Lsn,
     /// The first transaction of what is being applied.
@@ -342,13 +342,10 @@ impl Stream {
         fast_allowed: bool,
         decided: &Decided,
     ) -> Option<Announcement> {
-        // What was announced before finds itself in the index, not what it met.
-        let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
-        let again = first <= self.announced;
         let o = &self.options;
         let origin = batch.origin;
         let applied = o.context.ledger.applied().get(origin);
-        let fast_allowed = fast_allowed && !again && !batch.careful;
+        let fast_allowed = fast_allowed && !batch.careful;
         let announcement = {
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
             o.context.ledger.announce(
@@ -409,8 +406,11 @@ impl Stream {
         mut batch: Batch,
     ) -> Result<(), Error> {
         batch.close();
+        // What was announced before finds itself in the index, not what it met.
+        let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
+        let fresh = first > self.announced;
         let announcement = loop {
-            match self.announce(&mut batch, true, &Decided::default()) {
+            match self.announce(&mut batch, fresh, &Decided::default()) {
                 Some(announcement) => break announcement,
                 // Nothing is locked here that it could be waiting for.
                 None => tokio::time::sleep(DECIDING).await,
