@@ -11,10 +11,11 @@
 //! Capture and replay notice by version and place in the WAL and ask for a second look here: lock
 //! what stands there, let capture catch up, and ask the index.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, Kind, Position, Version};
+use everywrite_conflict::{Entry, KeyHash, Kind, Position, Version};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,8 @@ use crate::pg::sqlstate::Class;
 
 /// The replication origin of repairs: what they write is not captured.
 const ORIGIN: &str = "everywrite_repair";
-/// Rows that are removed with one statement.
-const AT_ONCE: usize = 10_000;
+/// Rows that are looked at together.
+const AT_ONCE: usize = 1_000;
 
 /// Runs until shutdown.
 pub async fn run(
@@ -47,36 +48,77 @@ pub async fn run(
     let mut looks = Looks {
         target,
         context,
+        client: None,
         writer: None,
         mappings: 0,
     };
+    let mut next = None;
     loop {
-        let repair = tokio::select! {
-            () = shutdown.cancelled() => return,
-            repair = repairs.recv() => match repair {
-                Some(repair) => repair,
-                None => return,
+        let first = match next.take() {
+            Some(repair) => repair,
+            None => tokio::select! {
+                () = shutdown.cancelled() => return,
+                repair = repairs.recv() => match repair {
+                    Some(repair) => repair,
+                    None => return,
+                },
             },
         };
-        let table = format!("{}.{}", repair.relation.namespace, repair.relation.name);
+        let mut together = vec![first];
+        while together.len() < AT_ONCE {
+            let Ok(repair) = repairs.try_recv() else {
+                break;
+            };
+            let alike = |r: &Repair| r.relation == repair.relation && r.row.is_some();
+            if repair.row.is_some() && together.first().is_some_and(alike) {
+                together.push(repair);
+            } else {
+                next = Some(repair);
+                break;
+            }
+        }
+        if !looks.until_done(&together, &shutdown).await {
+            return;
+        }
+        looks.context.ledger.repaired(together.len());
+    }
+}
+
+struct Looks {
+    target: Target,
+    context: Context,
+    /// For the catalog.
+    client: Option<tokio_postgres::Client>,
+    writer: Option<Writer>,
+    /// Names the statements of each mapping.
+    mappings: u32,
+}
+
+impl Looks {
+    /// Looks until it succeeds; false at shutdown.
+    async fn until_done(&mut self, repairs: &[Repair], shutdown: &CancellationToken) -> bool {
+        let Some(first) = repairs.first() else {
+            return true;
+        };
+        let table = format!("{}.{}", first.relation.namespace, first.relation.name);
         let mut pause = Duration::from_millis(20);
         loop {
             let outcome = tokio::select! {
-                () = shutdown.cancelled() => return,
-                outcome = looks.look(&repair) => outcome,
+                () = shutdown.cancelled() => return false,
+                outcome = self.look(first, repairs) => outcome,
             };
             match outcome {
-                Ok(0) => break,
+                Ok(0) => return true,
                 Ok(rows) => {
                     tracing::info!(
                         table,
                         rows,
                         "removed rows that stood although they are gone"
                     );
-                    break;
+                    return true;
                 }
                 Err(error) => {
-                    looks.writer = None;
+                    (self.writer, self.client) = (None, None);
                     // The session of the look before may still hold the origin: nothing to see to.
                     if error.class() == Class::Retry {
                         tracing::debug!(table, error = %error.chain(), "a second look at a row comes again");
@@ -84,38 +126,32 @@ pub async fn run(
                         tracing::warn!(table, error = %error.chain(), "a second look at a row failed, trying again");
                     }
                     tokio::select! {
-                        () = shutdown.cancelled() => return,
+                        () = shutdown.cancelled() => return false,
                         () = tokio::time::sleep(pause) => {}
                     }
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
             }
         }
-        looks.context.ledger.repaired();
     }
-}
 
-struct Looks {
-    target: Target,
-    context: Context,
-    writer: Option<Writer>,
-    /// Names the statements of each mapping.
-    mappings: u32,
-}
-
-impl Looks {
-    /// Returns how many rows had to go.
-    async fn look(&mut self, repair: &Repair) -> Result<u64, Error> {
+    /// Looks at rows of one table, or at all of them. Returns how many had to go.
+    async fn look(&mut self, first: &Repair, repairs: &[Repair]) -> Result<u64, Error> {
         // What is on its way may write what is looked at.
         let ledger = &self.context.ledger;
         ledger.wait_for_blind(&ledger.blind()).await;
-        let client = self.target.named("everywrite repair").client().await?;
-        let (schema, name) = (&repair.relation.namespace, &repair.relation.name);
-        let Some(table) = Table::load(&client, schema, name).await? else {
+        let client = match self.client.take().filter(|c| !c.is_closed()) {
+            Some(client) => client,
+            None => self.target.named("everywrite repair").client().await?,
+        };
+        let (schema, name) = (&first.relation.namespace, &first.relation.name);
+        let table = Table::load(&client, schema, name).await?;
+        self.client = Some(client);
+        let Some(table) = table else {
             return Ok(0);
         };
         self.mappings += 1;
-        let mapping = Mapping::new(self.mappings, repair.relation.as_ref().clone(), table)?;
+        let mapping = Mapping::new(self.mappings, first.relation.as_ref().clone(), table)?;
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.session().await?,
@@ -123,20 +159,18 @@ impl Looks {
         writer.clear();
         writer.rollback().await?;
         writer.begin();
-        let rows = match &repair.row {
-            Some(row) => {
-                let image = image(row);
-                self.gone(&mut writer, &mapping, vec![image], repair.version)
-                    .await?
-            }
-            None => {
-                self.truncated(&mut writer, &mapping, repair.version)
-                    .await?
-            }
+        let rows = if first.row.is_some() {
+            let rows = repairs
+                .iter()
+                .filter_map(|r| Some((image(r.row.as_ref()?), r.version)));
+            self.gone(&mut writer, &mapping, rows).await?
+        } else {
+            self.truncated(&mut writer, &mapping, first.version).await?
         };
         writer.sql("commit");
         writer.run().await?;
-        self.writer = Some(writer);
+        // Its statements are of this mapping.
+        self.writer = (!self.mappings.is_multiple_of(256)).then_some(writer);
         Ok(rows)
     }
 
@@ -197,27 +231,43 @@ impl Looks {
         let mut removed = 0;
         let mut behind = behind.into_iter().peekable();
         while behind.peek().is_some() {
-            let piece: Vec<Image> = behind.by_ref().take(AT_ONCE).collect();
-            removed += self.gone(writer, mapping, piece, version).await?;
+            let piece = behind.by_ref().take(AT_ONCE);
+            let piece = piece.map(|image| (image, version));
+            removed += self.gone(writer, mapping, piece).await?;
         }
         Ok(removed)
     }
 
-    /// Removes those of these rows that by the index are gone.
+    /// Removes those of these rows that by the index are gone by the version beside them or a
+    /// greater one.
     async fn gone(
         &self,
         writer: &mut Writer,
         mapping: &Mapping,
-        images: Vec<Image>,
-        version: Version,
+        rows: impl Iterator<Item = (Image, Version)>,
     ) -> Result<u64, Error> {
-        let locks = writer.lock(mapping, &images.iter().collect::<Vec<_>>(), 0);
+        let mut asked: HashMap<KeyHash, (Image, Version)> = HashMap::new();
+        for (image, version) in rows {
+            let hash = mapping.identity.hash(&image.tuple());
+            let hash = hash.map_err(|source| Error::Key {
+                table: mapping.name(),
+                source,
+            })?;
+            if let Some(hash) = hash {
+                let known = asked.entry(hash).or_insert((image, version));
+                known.1 = known.1.min(version);
+            }
+        }
+        let asked: Vec<(KeyHash, Image, Version)> =
+            asked.into_iter().map(|(h, (i, v))| (h, i, v)).collect();
+        let images: Vec<&Image> = asked.iter().map(|a| &a.1).collect();
+        let locks = writer.lock(mapping, &images, 0);
         let outcomes = writer.run().await?;
         let found = locks.found(&outcomes, images.len());
-        let standing: Vec<Image> = images
+        let standing: Vec<_> = asked
             .into_iter()
             .zip(found)
-            .filter_map(|(image, found)| found.map(|_| image))
+            .filter_map(|(asked, found)| found.map(|_| asked))
             .collect();
         if standing.is_empty() {
             return Ok(0);
@@ -227,13 +277,7 @@ impl Looks {
             return Err(Error::Shutdown);
         }
         let mut gone = Vec::new();
-        for image in standing {
-            let hash = mapping.identity.hash(&image.tuple());
-            let hash = hash.map_err(|source| Error::Key {
-                table: mapping.name(),
-                source,
-            })?;
-            let Some(hash) = hash else { continue };
+        for (hash, image, version) in standing {
             let relation = mapping.identity.relation;
             let entry = self
                 .context

@@ -664,10 +664,10 @@ impl Ledger {
         self.inner.lock().repairs += 1;
     }
 
-    /// The look is done.
-    pub fn repaired(&self) {
+    /// That many looks are done.
+    pub fn repaired(&self, looks: usize) {
         let mut inner = self.inner.lock();
-        inner.repairs = inner.repairs.saturating_sub(1);
+        inner.repairs = inner.repairs.saturating_sub(looks);
     }
 
     /// How many rows are to be looked at again.
