@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::Cluster;
 use everywrite_tests::random::Random;
 
@@ -71,4 +72,25 @@ async fn all_daemons_at_once() {
         cluster.wait_ready().await.unwrap();
     }
     assert_eq!(cluster.converged().await.unwrap(), 18);
+}
+
+/// From PostgreSQL 16 on the server counts a transaction that is rolled back, if it has a position.
+#[tokio::test]
+async fn a_transaction_that_was_refused_is_not_counted() {
+    let mut cluster = Cluster::start().await.unwrap();
+    cluster.expect_errors(&["tidy"]);
+    let rule = "alter table items add constraint tidy check (note <> 'unwanted')";
+    cluster.site(1).execute(rule).await.unwrap();
+    let both = "insert into items values (1, 0, 'wanted'), (2, 0, 'unwanted')";
+    cluster.site(0).execute(both).await.unwrap();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.wait_state(a, OriginState::Held).await.unwrap();
+    cluster.site_mut(1).node.crash();
+    cluster.site_mut(1).node.start().unwrap();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.wait_state(a, OriginState::Held).await.unwrap();
+    let mend = "alter table items drop constraint tidy";
+    b.execute(mend).await.unwrap();
+    assert_eq!(cluster.converged().await.unwrap(), 2);
+    cluster.finish().unwrap();
 }
