@@ -8,12 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::Shared;
 use crate::capture::{Repair, Signal};
-use crate::link;
 
 /// Carries out commands; the tables hold the truth, a command only says to look.
 pub(super) struct Commands {
     pub(super) shared: Arc<Shared>,
-    pub(super) link: link::Handle,
     pub(super) repairs: mpsc::UnboundedSender<Repair>,
 }
 
@@ -60,7 +58,6 @@ impl Commands {
             .client()
             .await?;
         self.shared.read_decisions(&client).await?;
-        let _ = &self.link;
         Ok(())
     }
 }

@@ -120,8 +120,7 @@ impl Node {
             link = %link.listening(), admin = %http.address(), version = env!("CARGO_PKG_VERSION"), "everywrite starts"
         );
         let tasks = TaskTracker::new();
-        let bring_up =
-            Arc::clone(&shared).bring_up(rows, link.clone(), gather, tasks.clone(), shutdown);
+        let bring_up = Arc::clone(&shared).bring_up(rows, gather, tasks.clone(), shutdown);
         tasks.spawn(bring_up);
         tasks.close();
         Ok(Node { tasks, http, link })
@@ -147,7 +146,6 @@ impl Shared {
     async fn bring_up(
         self: Arc<Self>,
         rows: Arc<Rows>,
-        link: link::Handle,
         gather: Arc<Gather>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
@@ -209,7 +207,6 @@ impl Shared {
         tasks.spawn(capture.run(shutdown.clone()));
         let commands = Commands {
             shared: Arc::clone(&self),
-            link,
             repairs,
         };
         tasks.spawn(commands.run(inbox, shutdown.clone()));

@@ -770,3 +770,7 @@ pub fn describe(vector: &Vector, names: &HashMap<NodeId, String>) -> String {
     };
     vector.iter().map(one).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;
