@@ -302,6 +302,14 @@ impl Batch {
         }
     }
 
+    /// Whether it leaves every row as it is: it brings only what it takes again.
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.tables.iter().all(|t| {
+            let nothing = |s: &Slot| matches!(s.folded.net, Net::Nothing);
+            t.appends.is_empty() && t.slots.iter().all(nothing)
+        })
+    }
+
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
     pub(super) fn intents(&self) -> impl Iterator<Item = Intent> + Clone + '_ {
         let slots = self.tables.iter().flat_map(|t| {

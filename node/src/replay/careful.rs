@@ -69,9 +69,9 @@ pub(super) struct Decided {
 }
 
 impl Decided {
-    /// Whether it has decided this version of a row.
+    /// Whether it has decided that the row goes, with this version.
     pub(super) fn has(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
-        self.lost.contains(&(relation, key, version))
+        self.removed.iter().any(|l| l.is(relation, key, version))
     }
 
     /// The transaction was rolled back.

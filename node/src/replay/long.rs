@@ -9,7 +9,6 @@ use super::careful::{self, Decided};
 use super::feed::{Feed, Front};
 use super::stream::{Group, Stream};
 use super::truncate;
-use super::wal_position::wal_position;
 use super::writer::Writer;
 use crate::journal::record::{Changes, Frame, Header};
 
@@ -42,12 +41,7 @@ impl Stream {
         };
         let skipped = feed.skipped(header.position);
         let fresh = header.position > self.announced;
-        writer.clear();
-        writer.rollback().await?;
-        writer.begin();
-        writer.force_xid();
-        writer.wal_position();
-        let reached = wal_position(&writer.run().await?);
+        let reached = writer.begin_deciding().await?;
         let mut done = Batch::new(self.options.origin);
         done.begin(header.clone());
         let mut group = Group::in_parts(done);

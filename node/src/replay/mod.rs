@@ -8,6 +8,7 @@
 //! | `writer`     | batches → one write of a session |
 //! | `careful`    | rows locked, decided, recorded |
 //! | `truncate`   | TRUNCATE against newer rows |
+//! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
 //! | `long`       | transactions that are applied in parts |
 //! | `outbox`     | deletes that travel, into the local stream |
@@ -30,6 +31,7 @@ mod rebuild;
 mod repair;
 mod rows;
 mod second_looks;
+mod session;
 mod stream;
 mod table;
 mod toast;

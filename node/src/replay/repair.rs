@@ -25,12 +25,12 @@ use super::careful::{self, Context};
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::session;
 use super::table::Table;
 use super::writer::{Guard, Writer};
 use crate::capture::{Repair, RepairRow};
 use crate::pg::Target;
 use crate::pg::pgoutput::{Cell, Tuple};
-use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
 
 /// The replication origin of repairs: what they write is not captured.
@@ -110,11 +110,7 @@ impl Looks {
             match outcome {
                 Ok(0) => return true,
                 Ok(rows) => {
-                    tracing::info!(
-                        table,
-                        rows,
-                        "removed rows that stood although they are gone"
-                    );
+                    tracing::info!(table, rows, "removed rows that a newer delete had missed");
                     return true;
                 }
                 Err(error) => {
@@ -156,7 +152,6 @@ impl Looks {
             Some(writer) => writer,
             None => self.session().await?,
         };
-        writer.clear();
         writer.rollback().await?;
         writer.begin();
         let rows = if first.row.is_some() {
@@ -175,23 +170,8 @@ impl Looks {
     }
 
     async fn session(&self) -> Result<Writer, Error> {
-        let mut session = Session::connect(&self.target.named("everywrite repair"), &[]).await?;
-        for sql in [
-            "set session_replication_role = replica".to_owned(),
-            "set search_path = pg_catalog".to_owned(),
-            "set row_security = off".to_owned(),
-            "set statement_timeout = 0".to_owned(),
-            "set lock_timeout = 0".to_owned(),
-            "set idle_in_transaction_session_timeout = 0".to_owned(),
-            format!(
-                "select pg_replication_origin_create('{ORIGIN}') \
-                 where not exists (select from pg_replication_origin where roname = '{ORIGIN}')"
-            ),
-            format!("select pg_replication_origin_session_setup('{ORIGIN}')"),
-        ] {
-            session.query_simple(&sql).await?;
-        }
-        Ok(Writer::new(session))
+        let target = self.target.named("everywrite repair");
+        Ok(Writer::new(session::open(&target, ORIGIN).await?))
     }
 
     /// All rows that replay put behind a local TRUNCATE of this version.

@@ -25,9 +25,9 @@ use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::image::Image;
-use super::wal_position::{lsn_text, wal_position};
+use super::wal_position::lsn_text;
 use super::writer::{Failed, Writer};
-use super::{Error, repair};
+use super::{Error, repair, session};
 use crate::capture::Repair;
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
@@ -264,28 +264,16 @@ impl Stream {
     /// A session with the origin set up, the origin's progress, flushed, and where the local WAL is.
     async fn connect(&self) -> Result<(Session, Lsn, Lsn), Error> {
         let o = &self.options;
-        let name = origin_name(o.origin);
         let target = o.target.named(format!("everywrite replay {}", o.origin));
         // If the server has crashed, every stream must know before one of them goes on.
         progress(&target.client().await?, &o.context.ledger).await?;
-        let mut session = Session::connect(&target, &[]).await?;
+        let mut session = session::open(&target, &origin_name(o.origin)).await?;
         for sql in [
-            "set session_replication_role = replica".to_owned(),
-            "set synchronous_commit = off".to_owned(),
-            "set statement_timeout = 0".to_owned(),
-            "set lock_timeout = 0".to_owned(),
-            "set idle_in_transaction_session_timeout = 0".to_owned(),
-            "set search_path = pg_catalog".to_owned(),
-            "set row_security = off".to_owned(),
+            "set synchronous_commit = off",
             // Sets are found by index; the planner cannot know how many rows an array has.
-            "set plan_cache_mode = force_generic_plan".to_owned(),
-            format!(
-                "select pg_replication_origin_create('{name}') \
-                 where not exists (select from pg_replication_origin where roname = '{name}')"
-            ),
-            format!("select pg_replication_origin_session_setup('{name}')"),
+            "set plan_cache_mode = force_generic_plan",
         ] {
-            session.query_simple(&sql).await?;
+            session.query_simple(sql).await?;
         }
         let outcome = session
             .query_simple("select pg_replication_origin_session_progress(true)")
@@ -437,8 +425,9 @@ impl Stream {
         for table in &group.batch.tables {
             writer.write_fast(table, horizon);
         }
-        // For a group that changes nothing here.
-        writer.force_xid();
+        if group.batch.writes_nothing() {
+            writer.force_xid();
+        }
         writer.wal_position();
         // After the commit: what is captured from there on has seen the group.
         writer.commit(group.batch.last(), group.batch.newest());
@@ -501,12 +490,7 @@ impl Stream {
         let context = self.options.context.clone();
         context.ledger.wait_for_blind(&group.blind_before).await;
         for attempt in 0..ATTEMPTS {
-            writer.clear();
-            writer.rollback().await?;
-            writer.begin();
-            writer.force_xid();
-            writer.wal_position();
-            let reached = wal_position(&writer.run().await?);
+            let reached = writer.begin_deciding().await?;
             context
                 .ledger
                 .commits_after(group.batch.origin, group.batch.last(), reached);
@@ -614,7 +598,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Rows that a local delete, captured while they were on their way, may have preceded.
+    /// Rows that a delete, captured or announced while they were on their way, may have missed.
     fn look_again(&self, batch: &Batch, keys: &[KeyHash]) {
         if keys.is_empty() {
             return;

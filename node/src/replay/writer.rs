@@ -176,6 +176,16 @@ impl Writer {
         .execute()
     }
 
+    /// Gives up what is open and begins a transaction that decides before it writes: it has an id at
+    /// once. Returns a place of the local WAL behind which it commits.
+    pub(super) async fn begin_deciding(&mut self) -> Result<Lsn, Error> {
+        self.rollback().await?;
+        self.begin();
+        self.force_xid();
+        self.wal_position();
+        Ok(wal_position(&self.run().await?))
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&mut self) {
         self.bind("begin", "begin", &[]).execute();

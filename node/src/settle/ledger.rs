@@ -92,7 +92,15 @@ pub struct Landed {
 pub struct Lost {
     relation: RelationHash,
     key: KeyHash,
+    version: Version,
     undo: Undo,
+}
+
+impl Lost {
+    /// Whether this is that version of that row.
+    pub fn is(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
+        (self.relation, self.key, self.version) == (relation, key, version)
+    }
 }
 
 /// What a group learns when it is announced.
@@ -499,6 +507,7 @@ impl Ledger {
         let lose = |(key, version)| Lost {
             relation,
             key,
+            version,
             undo: inner.index.lose(relation, key, version),
         };
         Some(losers.into_iter().map(lose).collect())

@@ -94,3 +94,31 @@ async fn a_transaction_that_was_refused_is_not_counted() {
     assert_eq!(cluster.converged().await.unwrap(), 2);
     cluster.finish().unwrap();
 }
+
+/// Only a trigger that fires at replay and is deferred can refuse the commit itself.
+#[tokio::test]
+async fn a_commit_that_was_refused_is_not_counted() {
+    let mut cluster = Cluster::start().await.unwrap();
+    cluster.expect_errors(&["tidy"]);
+    let rule = "create function tidy() returns trigger language plpgsql as $$ \
+        begin if new.note = 'unwanted' then raise exception 'not tidy'; end if; return null; end $$; \
+        create constraint trigger tidy after insert on items deferrable initially deferred \
+        for each row execute function tidy(); \
+        alter table items enable always trigger tidy";
+    cluster.site(1).execute(rule).await.unwrap();
+    for (id, note) in ["before", "unwanted", "wanted"].iter().enumerate() {
+        let insert = format!("insert into items values ({id}, 0, '{note}')");
+        cluster.site(0).execute(&insert).await.unwrap();
+    }
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.wait_state(a, OriginState::Held).await.unwrap();
+    cluster.site_mut(1).node.crash();
+    cluster.site_mut(1).node.start().unwrap();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.wait_state(a, OriginState::Held).await.unwrap();
+    let notes = "select string_agg(note, ' ' order by id) from items";
+    assert_eq!(b.value(notes).await.unwrap(), "before");
+    b.execute("drop trigger tidy on items").await.unwrap();
+    assert_eq!(cluster.converged().await.unwrap(), 3);
+    cluster.finish().unwrap();
+}

@@ -1,0 +1,28 @@
+//! Sessions that write what was replayed: everything they write bears a replication origin, so that
+//! capture leaves it out.
+
+use super::Error;
+use crate::pg::Target;
+use crate::pg::pipeline::Session;
+
+/// A session with the replication origin `origin`, which is made if it is missing. An error with code
+/// 55006 says that an earlier session still holds it.
+pub(super) async fn open(target: &Target, origin: &str) -> Result<Session, Error> {
+    let mut session = Session::connect(target, &[]).await?;
+    for sql in [
+        "set session_replication_role = replica",
+        "set search_path = pg_catalog",
+        "set row_security = off",
+        "set statement_timeout = 0",
+        "set lock_timeout = 0",
+        "set idle_in_transaction_session_timeout = 0",
+        &format!(
+            "select pg_replication_origin_create('{origin}') \
+             where not exists (select from pg_replication_origin where roname = '{origin}')"
+        ),
+        &format!("select pg_replication_origin_session_setup('{origin}')"),
+    ] {
+        session.query_simple(sql).await?;
+    }
+    Ok(session)
+}
