@@ -4,20 +4,24 @@
 //!  capture ── announce(own writes) ──────────┐
 //!  replay ── announce(in flight) → landed ───┼──► key → Entry ──► get: decide
 //!  replay ── lose (a delete that travels) ───┘        │
-//!  settle ── forget(stable, captured) ◄───────────────┘
+//!  settle ── forget(stable, captured): sweep ◄────────┘
 //! ```
 //!
 //! A view of the journals: built again from them at start. For everything captured or received
 //! it is the authority; a key that is not in it has no version that could still matter. One per
 //! node, behind one mutex, under which capture also stamps and replay also dispatches.
 //!
-//! Memory: an entry takes 48 bytes in the map (16 key, 32 entry) and 16 in the queue by which it
-//! is forgotten; with a map between half and seven eighths full that is 72 to 112 bytes a key.
-//! The map is split so that growing moves a small part at a time and never holds the lock long.
+//! Memory: an entry takes 49 bytes in the map (16 key, 32 entry, 1 of the map's own); with a map
+//! between half and seven eighths full that is 56 to 112 bytes a key. The map is split so that
+//! growing moves a small part at a time and never holds the lock long.
+//!
+//! What is stable is swept out, part by part, when it is likely to be a fourth of all: reading a
+//! map from one end to the other costs nanoseconds an entry, finding one key in it a cache miss or
+//! two. So nothing remembers which keys are due, only how many were announced up to which place.
 
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry as Place;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use crate::key::Identity;
 use crate::{KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version, invariants};
@@ -76,7 +80,16 @@ pub struct Undo {
 pub struct Index {
     shards: Vec<HashMap<KeyHash, Slot, Identity>>,
     truncates: HashMap<RelationHash, Entry>,
-    queues: BTreeMap<NodeId, Queue>,
+    /// For each origin, in its order: how many were announced, by the place of their sources.
+    announced: Vec<(NodeId, VecDeque<Due>)>,
+    /// How many of those have become stable since the last sweep.
+    due: usize,
+    /// What the last sweep met that was stable and that capture had not passed.
+    behind: Behind,
+    /// The sweep that is under way.
+    sweep: Behind,
+    /// How many entries it has met that are not stable.
+    unstable: usize,
 }
 
 /// An [`Entry`] in 32 bytes.
@@ -90,27 +103,55 @@ struct Slot {
     deleted: bool,
 }
 
-/// Keys in the order in which their sources become stable, in batches. A key may be named by
-/// several; only the one of its present source counts.
-type Queue = VecDeque<Batch>;
-
-#[derive(Debug)]
-struct Batch {
+/// So many announcements with sources up to here.
+#[derive(Clone, Copy, Debug)]
+struct Due {
     up_to: Lsn,
-    keys: Vec<KeyHash>,
+    count: usize,
 }
 
-// A batch is forgotten as a whole: small enough that this is soon, large enough to cost nothing.
-const BATCH_KEYS: usize = 256;
+/// Entries that wait for capture to pass the places where they were written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Behind {
+    count: usize,
+    sum: u128,
+}
+
+impl Behind {
+    fn add(&mut self, local_lsn: Lsn) {
+        self.count += 1;
+        self.sum += u128::from(local_lsn.0);
+    }
+
+    /// How many of them it may have passed: none before it is in the middle of them.
+    fn passed(&self, captured: Lsn) -> usize {
+        let middle = self.sum.checked_div(self.count as u128).unwrap_or(0);
+        match u128::from(captured.0) >= middle {
+            true => self.count,
+            false => 0,
+        }
+    }
+}
+
+// How exactly the places are known at which announcements become stable.
+const DUE_COUNT: usize = 256;
+// What is due is swept out when it is likely to be one in so many.
+const SWEEP: usize = 4;
 // 64 parts: with ten million keys a part grows by moving 160,000 of them, under 10 ms.
 const SHARD_BITS: u32 = 6;
+/// In so many parts the index is swept.
+pub const PARTS: usize = 1 << SHARD_BITS;
 
 impl Default for Index {
     fn default() -> Self {
         Index {
-            shards: (0..1 << SHARD_BITS).map(|_| HashMap::default()).collect(),
+            shards: (0..PARTS).map(|_| HashMap::default()).collect(),
             truncates: HashMap::new(),
-            queues: BTreeMap::new(),
+            announced: Vec::new(),
+            due: 0,
+            behind: Behind::default(),
+            sweep: Behind::default(),
+            unstable: 0,
         }
     }
 }
@@ -132,31 +173,44 @@ impl Index {
     ///
     /// A transaction announces the net change of each key, once: see [`Fold`](crate::Fold).
     pub fn announce(&mut self, relation: RelationHash, key: KeyHash, entry: Entry) -> Announced {
-        if let Some(truncate) = self.truncates.get(&relation)
-            && truncate.version > entry.version
-        {
-            return Announced::Older(*truncate);
+        self.announce_over(relation, key, entry).1
+    }
+
+    /// [`announce`](Self::announce), and what [`get`](Self::get) would have said before: one search.
+    pub fn announce_over(
+        &mut self,
+        relation: RelationHash,
+        key: KeyHash,
+        entry: Entry,
+    ) -> (Option<Entry>, Announced) {
+        let truncate = self.truncates.get(&relation).copied();
+        if let Some(truncate) = truncate.filter(|t| t.version > entry.version) {
+            let before = greater(self.own(key), Some(truncate));
+            return (before, Announced::Older(truncate));
         }
-        let source = match self.shard_mut(key).entry(key) {
+        let (before, source) = match self.shard_mut(key).entry(key) {
             Place::Vacant(place) => {
                 place.insert(Slot::new(entry));
-                entry.source
+                (None, entry.source)
             }
             Place::Occupied(mut place) => {
                 let own = place.get().entry();
+                let before = Some(own);
                 let kept = match own.version.cmp(&entry.version) {
-                    Ordering::Greater => return Announced::Older(own),
+                    Ordering::Greater => {
+                        return (greater(before, truncate), Announced::Older(own));
+                    }
                     Ordering::Equal => merged(own, entry),
                     Ordering::Less => entry,
                 };
                 place.insert(Slot::new(kept));
-                kept.source.filter(|source| own.source != Some(*source))
+                (before, kept.source.filter(|s| own.source != Some(*s)))
             }
         };
         if let Some(source) = source {
-            self.enqueue(source, key);
+            self.announced(source, 1);
         }
-        Announced::Newest
+        (greater(before, truncate), Announced::Newest)
     }
 
     /// A truncate of the table: every row of a lower version is gone.
@@ -298,52 +352,99 @@ impl Index {
 
     /// Drops the entries whose source `stable` covers and that capture has durably passed
     /// (`captured`, in the local WAL): a local transaction that came before a replayed write must
-    /// still find it here. Returns how many. Costs nearly nothing for what stays.
+    /// still find it here. Returns how many. Nothing happens until enough is likely to go.
     pub fn forget(&mut self, stable: &Vector, captured: Lsn) -> usize {
-        let forgettable = |entry: &Entry| {
-            entry.local_lsn <= captured && entry.source.is_some_and(|s| stable.covers(s))
-        };
+        let mut dropped = self.forget_truncates(stable, captured);
+        if self.sweep_is_due(stable, captured) {
+            for part in 0..PARTS {
+                dropped += self.sweep(part, stable, captured);
+            }
+        }
+        dropped
+    }
+
+    /// [`forget`](Self::forget) for the truncates, which are few.
+    pub fn forget_truncates(&mut self, stable: &Vector, captured: Lsn) -> usize {
         let before = self.truncates.len();
-        self.truncates.retain(|_, entry| !forgettable(entry));
-        let mut dropped = before - self.truncates.len();
-        for (origin, up_to) in stable.iter() {
-            let mut later = Vec::new();
-            while let Some(batch) = self.next_batch(origin, up_to) {
-                let mut ahead = Vec::new();
-                for key in batch.keys {
-                    let Some(entry) = self.own(key) else { continue };
-                    let source = entry
-                        .source
-                        .filter(|s| s.origin == origin && s.lsn <= up_to);
-                    if forgettable(&entry) {
-                        debug_assert!(
-                            invariants::forgets_only_stable(&entry, stable, captured).is_ok()
-                        );
-                        self.shard_mut(key).remove(&key);
-                        dropped += 1;
-                    } else if let Some(source) = source {
-                        // In flight, and nobody knows for how long: it must not be in the way.
-                        match entry.in_flight() {
-                            true => later.push((key, source)),
-                            false => ahead.push(key),
-                        }
-                    }
-                }
-                // An origin's writes land in their order. What stands behind one that capture has
-                // not passed yet is not passed either, so a backlog is not looked through again
-                // and again. Capture passes every place in the end.
-                if !ahead.is_empty() {
-                    self.put_back(origin, batch.up_to, ahead);
-                    break;
-                }
-            }
-            for (key, source) in later {
-                self.enqueue(source, key);
+        self.truncates
+            .retain(|_, entry| !forgettable(entry, stable, captured));
+        before - self.truncates.len()
+    }
+
+    /// Whether [`sweep`](Self::sweep) would drop enough: then each of the [`PARTS`] has to be swept, in
+    /// order. Others may use the index between two parts.
+    pub fn sweep_is_due(&mut self, stable: &Vector, captured: Lsn) -> bool {
+        for (origin, announced) in &mut self.announced {
+            let up_to = stable.get(*origin);
+            while let Some(due) = announced.front().filter(|due| due.up_to <= up_to) {
+                self.due += due.count;
+                announced.pop_front();
             }
         }
-        if dropped > 0 {
-            self.shrink();
+        let due = self.due + self.behind.passed(captured);
+        if due == 0 || due.saturating_mul(SWEEP) < self.len() {
+            return false;
         }
+        self.due = 0;
+        self.sweep = Behind::default();
+        self.unstable = 0;
+        true
+    }
+
+    /// Passes over one part in a sweep, which is then looked at the next time.
+    pub fn leave(&mut self, part: usize) {
+        self.due += self.shards.get(part).map_or(0, HashMap::len);
+        self.swept(part);
+    }
+
+    fn swept(&mut self, part: usize) {
+        if part + 1 < PARTS {
+            return;
+        }
+        self.behind = self.sweep;
+        // What was stable once may not be so now: a vector goes back when a server has lost commits.
+        let queues = self.announced.iter().map(|(_, announced)| announced);
+        let expected: usize = queues.flatten().map(|due| due.count).sum();
+        self.due += self.unstable.saturating_sub(expected);
+    }
+
+    /// Drops what may be forgotten of one part; returns how many.
+    pub fn sweep(&mut self, part: usize, stable: &Vector, captured: Lsn) -> usize {
+        let Some(shard) = self.shards.get_mut(part) else {
+            return 0;
+        };
+        let before = shard.len();
+        let mut in_flight = Vec::new();
+        let (behind, unstable) = (&mut self.sweep, &mut self.unstable);
+        shard.retain(|_, slot| {
+            let entry = slot.entry();
+            let Some(source) = entry.source else {
+                return true;
+            };
+            if !stable.covers(source) {
+                *unstable += 1;
+                return true;
+            }
+            if forgettable(&entry, stable, captured) {
+                debug_assert!(invariants::forgets_only_stable(&entry, stable, captured).is_ok());
+                return false;
+            }
+            match entry.in_flight() {
+                // Nobody knows for how long: asked again each time.
+                true => in_flight.push(source),
+                false => behind.add(entry.local_lsn),
+            }
+            true
+        });
+        let dropped = before - shard.len();
+        // Gives memory back after a backlog, without doing so at every ebb.
+        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+            shard.shrink_to(shard.len() * 2);
+        }
+        for source in in_flight {
+            self.announced(source, 1);
+        }
+        self.swept(part);
         dropped
     }
 
@@ -360,14 +461,8 @@ impl Index {
     /// The memory it holds, in bytes, nearly.
     pub fn memory_bytes(&self) -> usize {
         let slots: usize = self.shards.iter().map(HashMap::capacity).sum();
-        let batches: usize = self
-            .queues
-            .values()
-            .flatten()
-            .map(|b| b.keys.capacity())
-            .sum();
         // A map is at most seven eighths full and has a byte more for each slot.
-        slots * 8 / 7 * (size_of::<(KeyHash, Slot)>() + 1) + batches * size_of::<KeyHash>()
+        slots * 8 / 7 * (size_of::<(KeyHash, Slot)>() + 1)
     }
 
     /// Every row's entry, in no order.
@@ -394,45 +489,35 @@ impl Index {
         if let Some(source) = entry.source
             && old.and_then(|o| o.entry().source) != Some(source)
         {
-            self.enqueue(source, key);
+            self.announced(source, 1);
         }
     }
 
-    fn enqueue(&mut self, source: Position, key: KeyHash) {
-        let queue = self.queues.entry(source.origin).or_default();
-        match queue.back_mut() {
-            Some(batch) if batch.keys.len() < BATCH_KEYS => {
-                batch.up_to = batch.up_to.max(source.lsn);
-                batch.keys.push(key);
+    fn announced(&mut self, source: Position, count: usize) {
+        let known = self.announced.iter().position(|(n, _)| *n == source.origin);
+        let at = known.unwrap_or_else(|| {
+            self.announced.push((source.origin, VecDeque::new()));
+            self.announced.len() - 1
+        });
+        let Some((_, announced)) = self.announced.get_mut(at) else {
+            return;
+        };
+        match announced.back_mut() {
+            Some(due) if due.count < DUE_COUNT => {
+                due.up_to = due.up_to.max(source.lsn);
+                due.count += count;
             }
             last => {
-                // Batches stay in order even if a source comes late.
-                let up_to = last.map_or(source.lsn, |b| b.up_to.max(source.lsn));
-                let keys = vec![key];
-                queue.push_back(Batch { up_to, keys });
+                // They stay in order even if a source comes late.
+                let up_to = last.map_or(source.lsn, |due| due.up_to.max(source.lsn));
+                announced.push_back(Due { up_to, count });
             }
         }
     }
+}
 
-    fn next_batch(&mut self, origin: NodeId, up_to: Lsn) -> Option<Batch> {
-        let queue = self.queues.get_mut(&origin)?;
-        queue.front().filter(|batch| batch.up_to <= up_to)?;
-        queue.pop_front()
-    }
-
-    fn put_back(&mut self, origin: NodeId, up_to: Lsn, keys: Vec<KeyHash>) {
-        let queue = self.queues.entry(origin).or_default();
-        queue.push_front(Batch { up_to, keys });
-    }
-
-    // Gives memory back after a backlog, without doing so at every ebb.
-    fn shrink(&mut self) {
-        for shard in &mut self.shards {
-            if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
-                shard.shrink_to(shard.len() * 2);
-            }
-        }
-    }
+fn forgettable(entry: &Entry, stable: &Vector, captured: Lsn) -> bool {
+    entry.local_lsn <= captured && entry.source.is_some_and(|s| stable.covers(s))
 }
 
 fn shard_of(key: KeyHash) -> usize {

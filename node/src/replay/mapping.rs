@@ -574,6 +574,6 @@ const FIRST_USER_OID: u32 = 16384;
 const BOOL: u32 = 16;
 const INT8: u32 = 20;
 const INT4: u32 = 23;
-const TEXT: u32 = 25;
+pub(super) const TEXT: u32 = 25;
 const XID: u32 = 28;
 const LSN: u32 = 3220;

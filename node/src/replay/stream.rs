@@ -7,11 +7,12 @@
 //! ```
 //!
 //! One group is on its way and the next one grows meanwhile, so groups are as large as the
-//! backlog. After any error the session is made anew and goes on behind the progress that the
+//! backlog. When the next one can take no more, it is sent too, so that the server never waits for
+//! this side; it is chained to the one before: unless that is committed, it fails. After any error the session is made anew and goes on behind the progress that the
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,6 +41,8 @@ use crate::telemetry::OriginState;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 /// A session that decides about a row is done in a few round trips.
 const DECIDING: Duration = Duration::from_millis(1);
+/// So many groups are at the server at a time.
+const ON_WAY: usize = 2;
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
@@ -80,8 +83,9 @@ pub struct Stream {
     current: Lsn,
     /// The server's generation when the session began.
     generation: u64,
-    /// Sent, and not answered yet. If the session breaks, the next one learns what became of it.
-    on_way: Option<Group>,
+    /// Sent, and not answered yet, in order: more than one only if each is chained to the one before.
+    /// If the session breaks, the next one learns what became of them.
+    on_way: VecDeque<Group>,
 }
 
 /// A group on its way, or about to be.
@@ -89,6 +93,8 @@ pub(super) struct Group {
     pub(super) batch: Batch,
     blind_before: Vector,
     fast: bool,
+    /// Its transaction names itself, so that the next one can be chained to it.
+    named: bool,
     /// What was decided about it with care.
     pub(super) decided: Decided,
 }
@@ -100,6 +106,7 @@ impl Group {
             batch,
             blind_before: Vector::new(),
             fast: false,
+            named: false,
             decided: Decided::default(),
         }
     }
@@ -118,7 +125,7 @@ impl Stream {
             single_until: Lsn::ZERO,
             current: Lsn::ZERO,
             generation: 0,
-            on_way: None,
+            on_way: VecDeque::new(),
         })
     }
 
@@ -223,29 +230,29 @@ impl Stream {
         let mut next = Batch::new(o.origin);
         let mut full = false;
         loop {
-            if self.on_way.is_none() {
-                if next.is_empty() {
-                    let front = tokio::select! {
-                        front = feed.ready() => front?,
-                        // An idle session does not notice that its server is gone.
-                        _ = server.changed() => return Err(Error::Again("the server was started anew")),
-                    };
-                    self.current = feed.position();
-                    if front != Front::Transaction {
-                        self.long(&mut feed, &mut writer, front).await?;
-                        continue;
-                    }
-                    feed.grow(&mut next).await?;
+            if self.on_way.is_empty() && next.is_empty() {
+                let front = tokio::select! {
+                    front = feed.ready() => front?,
+                    // An idle session does not notice that its server is gone.
+                    _ = server.changed() => return Err(Error::Again("the server was started anew")),
+                };
+                self.current = feed.position();
+                if front != Front::Transaction {
+                    self.long(&mut feed, &mut writer, front).await?;
+                    continue;
                 }
+                full = feed.grow(&mut next).await?;
+            }
+            if self.may_go(&next, full) {
                 self.current = next
                     .transactions
                     .first()
                     .map_or(self.current, |h| h.position);
                 let batch = std::mem::replace(&mut next, Batch::new(self.options.origin));
+                self.dispatch(&mut feed, &mut writer, batch, full).await?;
                 full = false;
-                if !batch.is_empty() {
-                    self.dispatch(&mut feed, &mut writer, batch).await?;
-                }
+            }
+            if self.on_way.is_empty() {
                 continue;
             }
             let body = tokio::select! {
@@ -259,6 +266,17 @@ impl Stream {
             let outcome = writer.committed(body).await;
             self.arrived(&mut feed, &mut writer, outcome).await?;
         }
+    }
+
+    /// Whether the group that is growing may be sent: always if none is on its way; behind another one
+    /// when it is full, because until then it is better to have it grow.
+    fn may_go(&self, next: &Batch, full: bool) -> bool {
+        let chains = |before: &Group| before.named && !self.single && self.on_way.len() < ON_WAY;
+        !next.is_empty()
+            && self
+                .on_way
+                .back()
+                .is_none_or(|before| full && chains(before))
     }
 
     /// A session with the origin set up, the origin's progress, flushed, and where the local WAL is.
@@ -291,7 +309,7 @@ impl Stream {
         let (origin, announced) = (self.options.origin, self.announced);
         let ledger = Arc::clone(&self.options.context.ledger);
         ledger.begins_at(here);
-        if let Some(group) = self.on_way.take() {
+        for group in std::mem::take(&mut self.on_way) {
             let last = group.batch.last();
             if last <= progress {
                 self.landed(group, (here, here))?;
@@ -333,6 +351,8 @@ impl Stream {
         let o = &self.options;
         let origin = batch.origin;
         let applied = o.context.ledger.applied().get(origin);
+        // A group goes behind those on their way or not at all: to it they are applied.
+        let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
         let announcement = {
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
@@ -354,8 +374,8 @@ impl Stream {
                         } else {
                             slot.folded.last
                         };
-                        // What of this origin is not applied was only announced before.
-                        let here = |s: &Position| s.origin != origin || s.lsn <= applied;
+                        // What of this origin is neither was only announced.
+                        let here = |s: &Position| s.origin != origin || s.lsn <= before;
                         let seen = |s: Position| here(&s) && batch.covers(by, s);
                         let stays = whole || slot.folded.moved_from.is_none();
                         prior.is_none_or(|p| p.source.is_some_and(seen)) && stays
@@ -368,19 +388,22 @@ impl Stream {
         for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
             // A change of this origin that is not applied was announced before, in a group that
             // did not land: what the key met then is what it meets now.
-            let own = |e: &Entry| {
+            let own = |e: &Entry, behind: Lsn| {
                 e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn > applied)
+                    .is_some_and(|s| s.origin == origin && s.lsn > behind)
             };
-            slot.prior = match prior {
-                Some(entry) if own(entry) => {
-                    self.priors.get(&(slot.hash(), entry.version)).copied()
-                }
+            let met = |e: &Entry| self.priors.get(&(slot.hash(), e.version)).copied();
+            let first = match prior {
+                Some(entry) if own(entry, applied) => met(entry),
                 prior => *prior,
             };
+            slot.prior = match prior {
+                Some(entry) if !own(entry, before) => Some(*entry),
+                _ => first,
+            };
             let foreign = |e: &Entry| e.source.is_none_or(|s| s.origin != origin);
-            if let Some(prior) = slot.prior.filter(foreign) {
-                self.priors.insert((slot.hash(), slot.version()), prior);
+            if let Some(first) = first.filter(foreign) {
+                self.priors.insert((slot.hash(), slot.version()), first);
             }
         }
         Some(announcement)
@@ -392,6 +415,7 @@ impl Stream {
         feed: &mut Feed,
         writer: &mut Writer,
         mut batch: Batch,
+        full: bool,
     ) -> Result<(), Error> {
         batch.close();
         // What was announced before finds itself in the index, not what it met.
@@ -414,14 +438,24 @@ impl Stream {
             batch,
             blind_before: announcement.blind_before,
             fast: announcement.fast,
+            named: full,
             decided: Decided::default(),
         };
         if !group.fast {
+            while !self.on_way.is_empty() {
+                let body = writer.receive().await;
+                let outcome = writer.committed(body).await;
+                self.arrived(feed, writer, outcome).await?;
+            }
             return self.careful(feed, writer, group).await;
         }
         let horizon = self.options.context.barriers.horizon();
         writer.clear();
         writer.begin();
+        if full {
+            let before = self.on_way.back().map(|g| g.batch.last());
+            writer.chain(before, group.batch.last());
+        }
         for table in &group.batch.tables {
             writer.write_fast(table, horizon);
         }
@@ -432,8 +466,8 @@ impl Stream {
         // After the commit: what is captured from there on has seen the group.
         writer.commit(group.batch.last(), group.batch.newest());
         // From here on only an answer, or the next session, tells what became of it.
-        self.on_way = Some(group);
-        writer.send().await
+        self.on_way.push_back(group);
+        writer.send_behind()
     }
 
     /// The answer to a group of the fast path.
@@ -443,32 +477,69 @@ impl Stream {
         writer: &mut Writer,
         outcome: Result<(Lsn, Lsn), Failed>,
     ) -> Result<(), Error> {
-        let Some(group) = self.on_way.take() else {
+        let Some(group) = self.on_way.pop_front() else {
             return Ok(());
         };
         let (origin, last) = (group.batch.origin, group.batch.last());
         let ledger = Arc::clone(&self.options.context.ledger);
-        match outcome {
+        let error = match outcome {
             Ok(places) => {
                 let groups = &self.options.control.fast_groups;
                 groups.fetch_add(1, Ordering::Relaxed);
                 self.landed(group, places)?;
                 self.goes_on(feed, last);
-                Ok(())
-            }
-            Err(Failed::Before(Error::Guard)) => {
-                // Nothing of it was written: it is not on its way blindly any more.
-                ledger.sighted(origin, last);
-                self.careful(feed, writer, group).await
-            }
-            Err(Failed::Before(error)) => Err(error),
-            Err(Failed::Refused(error)) => {
-                self.refused(writer).await?;
-                Err(error)
+                return Ok(());
             }
             Err(Failed::Unknown(error)) => {
-                self.on_way = Some(group);
-                Err(error)
+                self.on_way.push_front(group);
+                return Err(error);
+            }
+            Err(Failed::Before(error) | Failed::Refused(error)) if writer.is_broken() => {
+                return Err(error);
+            }
+            Err(failed) => failed,
+        };
+        // What was chained to it has failed with it.
+        let behind = std::mem::take(&mut self.on_way);
+        for _ in &behind {
+            writer.failed().await?;
+        }
+        match error {
+            Failed::Before(Error::Guard) => {}
+            Failed::Refused(error) => {
+                self.refused(writer).await?;
+                return Err(error);
+            }
+            Failed::Before(error) | Failed::Unknown(error) => return Err(error),
+        }
+        // Nothing of them was written: they are not on their way blindly any more.
+        let last = behind.back().map_or(last, |g| g.batch.last());
+        ledger.sighted(origin, last);
+        for mut group in std::iter::once(group).chain(behind) {
+            self.met_since(&mut group);
+            self.careful(feed, writer, group).await?;
+        }
+        Ok(())
+    }
+
+    /// A group that is decided while a later one is announced already finds that one in the index,
+    /// not what came from elsewhere between the two.
+    fn met_since(&self, group: &mut Group) {
+        let origin = group.batch.origin;
+        let ledger = &self.options.context.ledger;
+        for table in &mut group.batch.tables {
+            let relation = table.mapping.identity.relation;
+            for slot in &mut table.slots {
+                let later = ledger
+                    .with_index(|index| index.get(relation, slot.hash()))
+                    .filter(|e| e.version > slot.version())
+                    .filter(|e| e.source.is_some_and(|s| s.origin == origin));
+                let met = later.and_then(|e| self.priors.get(&(slot.hash(), e.version)));
+                slot.prior = slot
+                    .prior
+                    .into_iter()
+                    .chain(met.copied())
+                    .max_by_key(|e| e.version);
             }
         }
     }
@@ -534,7 +605,7 @@ impl Stream {
                 }
                 Err(Failed::Unknown(error)) => {
                     // Perhaps it is committed: the next session asks.
-                    self.on_way = Some(group);
+                    self.on_way.push_front(group);
                     return Err(error);
                 }
             },
@@ -574,7 +645,7 @@ impl Stream {
         let landed = o.context.ledger.landed(&place, keys, &decided.truncated);
         let Some(look_again) = landed else {
             // Perhaps a crash has taken it back: the next session asks.
-            self.on_way = Some(group);
+            self.on_way.push_front(group);
             return Err(Error::Again("the server was started anew"));
         };
         decided.stands(&o.context.ledger);

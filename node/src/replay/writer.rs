@@ -7,7 +7,7 @@ use everywrite_conflict::{Lsn, Stamp};
 use super::Error;
 use super::batch::{RowKey, TableBatch};
 use super::image::Image;
-use super::mapping::{Mapping, Statement};
+use super::mapping::{Mapping, Statement, TEXT};
 use super::wal_position::wal_position;
 use crate::pg;
 use crate::pg::pgoutput::Cell;
@@ -55,6 +55,16 @@ impl Writer {
     /// Sends what was written so far; [`receive`](Self::receive) gets the answer.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
         Ok(self.session.send(&mut self.out).await?)
+    }
+
+    /// Sends it without waiting until the system has taken all of it.
+    pub(super) fn send_behind(&mut self) -> Result<(), Error> {
+        Ok(self.session.send_behind(&mut self.out)?)
+    }
+
+    /// Whether the session is lost.
+    pub(super) fn is_broken(&self) -> bool {
+        self.session.is_broken()
     }
 
     /// The outcomes of what was sent.
@@ -141,6 +151,34 @@ impl Writer {
             (Ok(_), Err(e), _) if answered(&e) => Err(Failed::Refused(e)),
             (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) => Err(Failed::Unknown(e)),
         }
+    }
+
+    /// The answers to a transaction that was chained to one which has failed.
+    pub(super) async fn failed(&mut self) -> Result<(), Error> {
+        let body = self.receive().await;
+        match self.committed(body).await {
+            Err(Failed::Before(_)) => Ok(()),
+            Err(Failed::Unknown(error)) => Err(error),
+            Ok(_) | Err(Failed::Refused(_)) => Err(Error::Again(
+                "a group was committed although the one before it was not",
+            )),
+        }
+    }
+
+    /// The transaction takes the name `this`, which stands only if it is committed; and fails unless
+    /// that of the transaction `before` stands.
+    pub(super) fn chain(&mut self, before: Option<Lsn>, this: Lsn) {
+        if let Some(before) = before {
+            let sql = "select everywrite.expect((pg_catalog.current_setting('everywrite.group', true) \
+                       operator(pg_catalog.=) $1)::int::bigint, 1)";
+            self.bind("chained", sql, &[TEXT])
+                .text(Some(before.to_string().as_bytes()))
+                .execute();
+        }
+        let sql = "select pg_catalog.set_config('everywrite.group', $1, false)";
+        self.bind("chain", sql, &[TEXT])
+            .text(Some(this.to_string().as_bytes()))
+            .execute();
     }
 
     /// The commit was refused, and from PostgreSQL 16 on the origin's progress counts it all the

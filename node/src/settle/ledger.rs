@@ -22,8 +22,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use everywrite_conflict::{
-    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp,
-    Undo, Vector, Version,
+    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
+    Stamp, Undo, Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -347,9 +347,12 @@ impl Ledger {
                 deleted: t.deleted,
                 local_lsn: Lsn::ZERO,
             };
-            let before = match t.key {
-                Some(key) => inner.index.get(t.relation, key),
-                None => None,
+            let (before, announced) = match t.key {
+                Some(key) => inner.index.announce_over(t.relation, key, entry),
+                None => {
+                    inner.index.announce_truncate(t.relation, entry);
+                    (None, Announced::Newest)
+                }
             };
             // Committed before a replayed write of the same key was, although stamped after it:
             // the replayed row stands where by version there is none.
@@ -357,7 +360,7 @@ impl Ledger {
             if t.version.is_none() && t.deleted && (overtaken || t.key.is_none()) {
                 repairs.push(*t);
             }
-            let Some(Announced::Older(newer)) = inner.put(*t, entry) else {
+            let Announced::Older(newer) = announced else {
                 continue;
             };
             // The delete that it loses to may have found nothing to remove.
@@ -444,11 +447,7 @@ impl Ledger {
             after,
             before: None,
         });
-        let before = |i: Intent| {
-            let before = inner.index.get(i.relation, i.key);
-            inner.index.announce(i.relation, i.key, i.entry);
-            before
-        };
+        let before = |i: Intent| inner.index.announce_over(i.relation, i.key, i.entry).0;
         let priors: Vec<Option<Entry>> = intents.map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
         let fast = fast(&priors);
@@ -560,14 +559,14 @@ impl Ledger {
         for (relation, key, version) in keys {
             let newer = inner.index.landed(relation, key, version, group.before);
             // A delete that was captured or announced meanwhile: it may have come before this row
-            // and have found nothing.
-            if newer.is_some_and(|e| e.deleted) {
+            // and have found nothing. Not one of the same origin: it comes after.
+            let behind = |e: &Entry| e.source.is_some_and(|s| s.origin == origin && s.lsn > last);
+            if newer.is_some_and(|e| e.deleted && !behind(&e)) {
                 look_again.push(key);
             }
             // A later group of the same origin may still have to answer for it.
-            let last = |e: &Entry| e.version == version;
-            if !inner.beaten.is_empty() && inner.index.get(relation, key).as_ref().is_none_or(last)
-            {
+            let own = |e: &Entry| e.version == version;
+            if !inner.beaten.is_empty() && inner.index.get(relation, key).as_ref().is_none_or(own) {
                 inner.beaten.remove(&key);
             }
         }
@@ -687,14 +686,25 @@ impl Ledger {
     /// Forgets what is stable; returns how many keys that were. `captured`: local WAL up to here is
     /// durable in the own journal.
     pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
+        let mut forgotten = 0;
         let mut inner = self.inner.lock();
-        // What is looked at again is asked of the index.
-        if inner.repairs > 0 {
-            return 0;
+        if inner.repairs == 0 {
+            forgotten = inner.index.forget_truncates(stable, captured);
         }
-        let n = inner.index.forget(stable, captured);
-        inner.forgotten += n as u64;
-        n
+        // Part by part, because capture and replay are waiting.
+        let due = inner.repairs == 0 && inner.index.sweep_is_due(stable, captured);
+        drop(inner);
+        for part in (0..PARTS).filter(|_| due) {
+            let mut inner = self.inner.lock();
+            // What is looked at again is asked of the index.
+            if inner.repairs == 0 {
+                forgotten += inner.index.sweep(part, stable, captured);
+            } else {
+                inner.index.leave(part);
+            }
+        }
+        self.inner.lock().forgotten += forgotten as u64;
+        forgotten
     }
 
     /// (keys held, keys forgotten since start).

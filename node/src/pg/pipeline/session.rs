@@ -78,6 +78,20 @@ impl Session {
         Ok(())
     }
 
+    /// Like [`send`](Self::send), but waits for nothing: what the system does not take at once is
+    /// written by a task of its own, while the caller makes the next batch ready.
+    pub fn send_behind(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        let (messages, groups) = batch.take()?;
+        if self.broken {
+            return Err(Error::Closed);
+        }
+        self.in_flight.extend(groups);
+        self.connection.outbox.push(messages);
+        // Why writing failed is said, or known, on the other half: `receive` tells.
+        let _ = self.connection.outbox.flush_behind();
+        Ok(())
+    }
+
     /// Waits for the outcomes of the next Sync: one for each statement, in order, or the error of
     /// the one that failed.
     ///
