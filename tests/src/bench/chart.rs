@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::scenario::Scenario;
 use super::statistics::{Spread, figure};
-use super::summary::{Cell, Row, Verdict};
+use super::summary::{Cell, Row};
+use super::verdict::Verdict;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 165.0;
@@ -194,7 +195,7 @@ fn text(svg: &mut String, x: f64, y: f64, attributes: &str, content: &str) {
 #[cfg(test)]
 mod tests {
     use super::super::record::Record;
-    use super::super::summary;
+    use super::super::{summary, verdict};
     use super::*;
 
     #[test]
@@ -213,7 +214,7 @@ mod tests {
             })
             .collect();
         let rows = summary::rows(&records);
-        let svg = draw(&rows, &summary::verdicts(&rows), "a <b> & c");
+        let svg = draw(&rows, &verdict::verdicts(&rows), "a <b> & c");
         assert_eq!(svg.matches("rx=\"2\"").count(), 2);
         assert!(
             svg.contains("a &lt;b&gt; &amp; c")
