@@ -62,7 +62,9 @@ pub(crate) async fn measure(mesh: &mut Mesh, rate: u32, seconds: u64) -> Result<
     record.set("server_us", per_transaction(cpu.server_a));
     record.set("walsenders_us", per_transaction(cpu.walsender_a));
     record.set("load_sessions_us", per_transaction(cpu.clients_a));
-    record.set("daemon_us", per_transaction(cpu.daemon_a));
+    if record.daemon_peak_bytes.is_some() {
+        record.set("daemon_us", per_transaction(cpu.daemon_a));
+    }
     record.set("tps", report.tps);
     record.set("drain_s", drained.as_secs_f64());
     record.set("busy_processors", busy / (ended - begun).as_secs_f64());

@@ -226,17 +226,25 @@ fn server_growth(rows: &[Row], row: &Row, ours: &Cell) -> Verdict {
     verdict
 }
 
-/// n daemon: what one more peer costs the origin's daemon.
+/// n daemon: what one more peer costs the origin's daemon, in terms of the server's work for replication. The
+/// detail also has it in terms of the whole server, with the sessions of the load.
 fn daemon_growth(rows: &[Row], row: &Row, ours: &Cell) -> Verdict {
     let of = |scenario, figure| cell(rows, scenario, &ours.system)?.median(figure);
-    let growth = || {
-        let (one, many) = (
-            of(Scenario::N1, "daemon_us")?,
-            of(Scenario::N8, "daemon_us")?,
+    let (one, many) = (of(Scenario::N1, "daemon_us"), of(Scenario::N8, "daemon_us"));
+    let each = one.zip(many).map(|(one, many)| (many - one) / 7.0);
+    let server = of(Scenario::N1, "server_us");
+    let growth = each.zip(server).map(|(each, server)| each / server);
+    let mut verdict = growth_verdict("daemon", rows, row, ours, growth, DAEMON_GROWTH_MAX);
+    let load = of(Scenario::N1, "load_sessions_us");
+    if let (Some(each), Some(server), Some(load)) = (each, server, load) {
+        let _ = write!(
+            verdict.detail,
+            "; {} more for each, {:.3} x of A's server with the sessions of the load",
+            figure(each),
+            each / (server + load)
         );
-        Some((many - one) / 7.0 / of(Scenario::N1, "server_us")?)
-    };
-    growth_verdict("daemon", rows, row, ours, growth(), DAEMON_GROWTH_MAX)
+    }
+    verdict
 }
 
 fn growth_verdict(
