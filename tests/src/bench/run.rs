@@ -148,8 +148,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<bool> {
     let mut book = Book::open(plan)?;
     let registry = Registry::default();
 
-    let (systems, differences) = if together.is_empty() {
-        (Vec::new(), Vec::new())
+    let differences = if together.is_empty() {
+        Vec::new()
     } else {
         run_pairs(plan, &together, &registry, &mut progress, &mut book).await?
     };
@@ -158,21 +158,19 @@ pub(crate) async fn run(plan: &Plan) -> Result<bool> {
             run_sites(plan, system, step, &registry, &mut progress, &mut book).await?;
         }
     }
-    finish(plan, &book.records, systems, &differences)?;
+    finish(plan, &book.records, &differences)?;
     Ok(book.failures == 0 && differences.is_empty())
 }
 
-/// Name and version of each system, and the tables whose rows were not the same at the end.
-type Outcome = (Vec<(String, String)>, Vec<String>);
-
-/// The scenarios of two sites: all pairs stay up until all of them are done.
+/// The scenarios of two sites: all pairs stay up until all of them are done. Gives the tables whose rows were
+/// not the same at the end.
 async fn run_pairs(
     plan: &Plan,
     steps: &[Measurement],
     registry: &Registry,
     progress: &mut Progress,
     book: &mut Book,
-) -> Result<Outcome> {
+) -> Result<Vec<String>> {
     let mut contestants = Vec::new();
     for system in &plan.systems {
         let step = progress.step(&format!("{} set-up", system.name()));
@@ -207,14 +205,12 @@ async fn run_pairs(
         }
     }
     let mut differences = Vec::new();
-    let mut systems = Vec::new();
     for contestant in &mut contestants {
         let step = progress.step(&format!("{} compare tables", contestant.name));
         let Some(pair) = &mut contestant.pair else {
             step.finish("the system is out of the run");
             continue;
         };
-        systems.push((contestant.name.clone(), pair.version.clone()));
         pair.wait_caught_up().await?;
         let found = pair.differences().await?;
         step.finish(if found.is_empty() {
@@ -226,7 +222,7 @@ async fn run_pairs(
         differences.extend(found.into_iter().map(|table| format!("{name}: {table}")));
         pair.stop().await?;
     }
-    Ok((systems, differences))
+    Ok(differences)
 }
 
 impl Contestant<'_> {
@@ -362,12 +358,18 @@ fn lock(file: Option<&Path>) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-fn finish(
-    plan: &Plan,
-    records: &[Record],
-    systems: Vec<(String, String)>,
-    differences: &[String],
-) -> Result<()> {
+/// Name and server version of each system that has records.
+fn versions(records: &[Record]) -> Vec<(String, String)> {
+    let mut versions: Vec<(String, String)> = Vec::new();
+    for record in records.iter().filter(|record| !record.version.is_empty()) {
+        if !versions.iter().any(|(system, _)| *system == record.system) {
+            versions.push((record.system.clone(), record.version.clone()));
+        }
+    }
+    versions
+}
+
+fn finish(plan: &Plan, records: &[Record], differences: &[String]) -> Result<()> {
     let rows = summary::rows(records);
     let verdicts = verdict::verdicts(&rows);
     let machine = Machine::read();
@@ -384,7 +386,7 @@ fn finish(
     let report = Report {
         at,
         machine,
-        systems,
+        systems: versions(records),
         runs: plan.runs,
         scale: plan.scale,
         scenarios: &rows,
