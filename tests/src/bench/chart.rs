@@ -175,6 +175,7 @@ fn whisker(svg: &mut String, from: f64, to: f64, y: f64) {
 
 fn colour(system: &str) -> &'static str {
     match system {
+        _ if system.starts_with("everywrite18") => "#66c2b3",
         _ if system.starts_with("everywrite") => "#1f9e89",
         "native15" => "#8796a8",
         _ => "#b9c4d0",
