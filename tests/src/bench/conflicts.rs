@@ -96,8 +96,11 @@ pub(crate) async fn measure(pair: &mut Pair, count: i64, every: i64, rows: i64) 
     let started = Instant::now();
     pair.start_apply(Hold::Cut).await?;
     let first_seen = pair.wait_marker(&watcher, first, LIMIT).await? - started;
-    let at_b = pair.wait_marker(&watcher, last, LIMIT).await? - started;
-    let at_a = pair.wait_marker(&watcher_of_a, last_of_b, LIMIT).await? - started;
+    let last_ones = [(&watcher, last), (&watcher_of_a, last_of_b)];
+    let [at_b, at_a] = pair
+        .wait_markers(last_ones, LIMIT)
+        .await?
+        .map(|seen| seen - started);
     let cpu = meter.stop().await?;
     let equal_after = wait_equal(pair, range).await?;
 

@@ -354,11 +354,27 @@ impl Pair {
         marker: i64,
         limit: Duration,
     ) -> Result<Instant> {
+        let [seen] = self.wait_markers([(watcher, marker)], limit).await?;
+        Ok(seen)
+    }
+
+    /// The moments at which the markers are first seen, each where its watcher looks.
+    pub(crate) async fn wait_markers<const N: usize>(
+        &mut self,
+        wanted: [(&Watcher, i64); N],
+        limit: Duration,
+    ) -> Result<[Instant; N]> {
         let started = Instant::now();
         let mut checked = started;
+        let mut seen = [None; N];
         loop {
-            if watcher.sees(marker).await? {
-                return Ok(Instant::now());
+            for ((watcher, marker), seen) in wanted.iter().zip(&mut seen) {
+                if seen.is_none() && watcher.sees(*marker).await? {
+                    *seen = Some(Instant::now());
+                }
+            }
+            if seen.iter().all(Option::is_some) {
+                return Ok(seen.map(|seen| seen.unwrap_or(started)));
             }
             if checked.elapsed() > Duration::from_secs(1) {
                 checked = Instant::now();
