@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 
 use super::pair::{Hold, Pair, Range};
 use super::record::Record;
+use super::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -105,19 +106,7 @@ pub(crate) async fn measure(pair: &mut Pair, count: i64, every: i64, rows: i64) 
     let equal_after = wait_equal(pair, range).await?;
 
     let conflicts = b_updates.count;
-    // B's updates are later than A's at even places.
-    let won_by_b = format!(
-        "select count(*) from t where id between {} and {} and b = '{b_text}'",
-        range.base + 1,
-        range.base + range.rows
-    );
-    let won_by_b: i64 = pair.a.value(&won_by_b).await?;
-    if won_by_b != conflicts / 2 {
-        bail!(
-            "the sites agree, but B has won {won_by_b} of {conflicts} conflicts instead of {}",
-            conflicts / 2
-        );
-    }
+    let won_by_b = check_winners(pair, range, &b_text, conflicts).await?;
     let all = at_b.max(at_a) + equal_after;
     let delay = pair
         .idle_delay(Hold::Cut)
@@ -151,8 +140,25 @@ pub(crate) async fn measure(pair: &mut Pair, count: i64, every: i64, rows: i64) 
     Ok(record)
 }
 
+/// B's updates are later than A's at even places: it has won half of the conflicts. Gives how many.
+async fn check_winners(pair: &Pair, range: Range, b_text: &str, conflicts: i64) -> Result<i64> {
+    let won_by_b = format!(
+        "select count(*) from t where id between {} and {} and b = '{b_text}'",
+        range.base + 1,
+        range.base + range.rows
+    );
+    let won_by_b: i64 = pair.a.value(&won_by_b).await?;
+    if won_by_b != conflicts / 2 {
+        bail!(
+            "the sites agree, but B has won {won_by_b} of {conflicts} conflicts instead of {}",
+            conflicts / 2
+        );
+    }
+    Ok(won_by_b)
+}
+
 /// Conflicts that a site has noted since it was made.
-async fn history(server: &super::server::Server) -> Result<i64> {
+async fn history(server: &Server) -> Result<i64> {
     server
         .value("select count(*) from everywrite.conflict_history")
         .await
