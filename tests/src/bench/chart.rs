@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::scenario::Scenario;
 use super::statistics::{Spread, figure};
-use super::summary::{Cell, Row, Verdict};
+use super::summary::{Cell, Row};
+use super::verdict::Verdict;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 165.0;
@@ -174,6 +175,7 @@ fn whisker(svg: &mut String, from: f64, to: f64, y: f64) {
 
 fn colour(system: &str) -> &'static str {
     match system {
+        _ if system.starts_with("everywrite18") => "#66c2b3",
         _ if system.starts_with("everywrite") => "#1f9e89",
         "native15" => "#8796a8",
         _ => "#b9c4d0",
@@ -194,7 +196,7 @@ fn text(svg: &mut String, x: f64, y: f64, attributes: &str, content: &str) {
 #[cfg(test)]
 mod tests {
     use super::super::record::Record;
-    use super::super::summary;
+    use super::super::{summary, verdict};
     use super::*;
 
     #[test]
@@ -213,7 +215,7 @@ mod tests {
             })
             .collect();
         let rows = summary::rows(&records);
-        let svg = draw(&rows, &summary::verdicts(&rows), "a <b> & c");
+        let svg = draw(&rows, &verdict::verdicts(&rows), "a <b> & c");
         assert_eq!(svg.matches("rx=\"2\"").count(), 2);
         assert!(
             svg.contains("a &lt;b&gt; &amp; c")

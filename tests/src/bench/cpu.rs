@@ -1,4 +1,4 @@
-//! The CPU bill of one measurement, in seconds, by process.
+//! The CPU bill of one measurement, in seconds, by process. With more than two sites, B is all but A together.
 
 use std::collections::BTreeMap;
 

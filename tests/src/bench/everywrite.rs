@@ -1,4 +1,4 @@
-//! Everywrite beside the two servers of a pair.
+//! Everywrite beside the servers of a pair, or of a larger cluster.
 //!
 //! Both directions replicate, as they would in use: B's walsender decodes, and drops, what replay wrote
 //! there. The native pair replicates from A to B only, so that cost is Everywrite's alone.
@@ -36,7 +36,7 @@ struct Site {
 }
 
 impl Everywrite {
-    /// Writes both configurations with `everywrite init`; starts nothing.
+    /// Writes both configurations; starts nothing.
     pub(crate) async fn init(
         system: &str,
         program: &Path,
@@ -44,41 +44,14 @@ impl Everywrite {
         work: &Path,
         registry: &Registry,
     ) -> Result<Self> {
-        let ca = work.join(format!("{system}-ca"));
-        let _ = std::fs::remove_dir_all(&ca);
-        let mut sites = Vec::new();
-        for (id, server) in (1..).zip(servers) {
-            let dir = work.join(format!("{system}-{}", server.label));
-            let _ = std::fs::remove_dir_all(&dir);
-            sites.push(Site {
-                id,
-                name: server.label,
-                dir,
-                listen: free_port()?,
-                admin: free_port()?,
-            });
-        }
-        let [a, b] = sites.as_slice() else {
+        let daemons = daemons(system, program, &servers, work, registry).await?;
+        let Ok([a, b]) = <[Daemon; 2]>::try_from(daemons) else {
             bail!("a pair has two sites")
         };
-        init_site(program, a, b, servers[0], &ca).await?;
-        init_site(program, b, a, servers[1], &ca).await?;
-        let daemon = |site: &Site| {
-            let log = work.join(format!("log-{system}-daemon-{}.log", site.name));
-            let _ = std::fs::remove_file(&log);
-            Daemon::new(
-                system,
-                site.name,
-                program,
-                site.dir.join("everywrite.toml"),
-                log,
-                registry,
-            )
-        };
         Ok(Self {
-            a: daemon(a),
-            b: daemon(b),
-            b_dir: b.dir.clone(),
+            a,
+            b,
+            b_dir: folder(work, system, servers[1]),
             start_delay: None,
             resume_delay: None,
         })
@@ -96,10 +69,49 @@ impl Everywrite {
     }
 }
 
+/// One node beside each server, each a peer of all others, configured with `everywrite init`; starts nothing.
+pub(crate) async fn daemons(
+    system: &str,
+    program: &Path,
+    servers: &[&Server],
+    work: &Path,
+    registry: &Registry,
+) -> Result<Vec<Daemon>> {
+    let ca = work.join(format!("{system}-ca"));
+    let _ = std::fs::remove_dir_all(&ca);
+    let mut sites = Vec::new();
+    for (id, server) in (1..).zip(servers) {
+        let dir = folder(work, system, server);
+        let _ = std::fs::remove_dir_all(&dir);
+        sites.push(Site {
+            id,
+            name: server.label,
+            dir,
+            listen: free_port()?,
+            admin: free_port()?,
+        });
+    }
+    let mut daemons = Vec::new();
+    for (me, server) in sites.iter().zip(servers) {
+        let peers = sites.iter().filter(|site| site.id != me.id);
+        init_site(program, me, peers, server, &ca).await?;
+        let log = work.join(format!("log-{system}-daemon-{}.log", me.name));
+        let _ = std::fs::remove_file(&log);
+        let config = me.dir.join("everywrite.toml");
+        daemons.push(Daemon::new(system, me.name, program, config, log, registry));
+    }
+    Ok(daemons)
+}
+
+/// Where the daemon beside a server lives, its journals included.
+fn folder(work: &Path, system: &str, server: &Server) -> PathBuf {
+    work.join(format!("{system}-{}", server.label))
+}
+
 async fn init_site(
     program: &Path,
     me: &Site,
-    peer: &Site,
+    peers: impl Iterator<Item = &Site>,
     server: &Server,
     ca: &Path,
 ) -> Result<()> {
@@ -108,6 +120,13 @@ async fn init_site(
         server.socket_dir.display(),
         server.port
     );
+    let peers = peers.flat_map(|peer| {
+        let address = format!(
+            "id={},name={},address=127.0.0.1:{}",
+            peer.id, peer.name, peer.listen
+        );
+        ["--peer".to_owned(), address]
+    });
     let output = Command::new(program)
         .arg("init")
         .args([
@@ -127,13 +146,7 @@ async fn init_site(
             "--admin",
             &format!("127.0.0.1:{}", me.admin),
         ])
-        .args([
-            "--peer",
-            &format!(
-                "id={},name={},address=127.0.0.1:{}",
-                peer.id, peer.name, peer.listen
-            ),
-        ])
+        .args(peers)
         .arg("--ca-dir")
         .arg(ca)
         .output()

@@ -31,7 +31,7 @@ impl Meter {
     pub(crate) async fn start(
         registry: &Registry,
         system: &str,
-        servers: [&Server; 2],
+        servers: &[&Server],
     ) -> Result<Self> {
         let mut sampler = Sampler {
             registry: registry.clone(),
@@ -288,12 +288,17 @@ impl Probe {
         }
         let server = walsender + apply + sessions + background;
         let clients = (total - server).max(0.0);
+        // Every site but A counts as B: all peers together.
         if self.site == 'a' {
-            (cpu.walsender_a, cpu.sessions_a, cpu.clients_a, cpu.server_a) =
-                (walsender, sessions, clients, server);
+            cpu.walsender_a += walsender;
+            cpu.sessions_a += sessions;
+            cpu.clients_a += clients;
+            cpu.server_a += server;
         } else {
-            (cpu.walsender_b, cpu.apply_b, cpu.clients_b, cpu.server_b) =
-                (walsender, apply + sessions, clients, server);
+            cpu.walsender_b += walsender;
+            cpu.apply_b += apply + sessions;
+            cpu.clients_b += clients;
+            cpu.server_b += server;
         }
     }
 }

@@ -5,10 +5,13 @@
 //! that slow phases of the machine hit all alike.
 //!
 //! ```text
-//!  options ─► run ─► pair (native | everywrite) ─► scenario ─► record ─► summary ─► lines, JSON, chart
+//!  options ─► run ─► pair (native | everywrite) ─► scenario ─► record ─► summary ─► verdict ─► lines, JSON, chart
 //!                      server, daemon                │
 //!                                                 load, meter, latency
 //! ```
+//!
+//! Scenarios of more than two sites (`w3`, `n`) have a [`mesh::Mesh`] instead. It exists while they are
+//! measured, after all pairs have been compared and stopped.
 //!
 //! The traps are all about measuring something else than replication:
 //! - a system that replays whole groups shows the first and the last change of a backlog at the same
@@ -21,6 +24,7 @@
 mod away;
 mod catch_up;
 mod chart;
+mod conflicts;
 mod cpu;
 mod daemon;
 mod everywrite;
@@ -29,9 +33,11 @@ mod latency;
 mod live;
 mod load;
 mod machine;
+mod mesh;
 mod meter;
 mod options;
 mod pair;
+mod peers;
 mod process;
 mod progress;
 mod record;
@@ -42,6 +48,8 @@ mod server;
 mod statistics;
 mod summary;
 mod target;
+mod three;
+mod verdict;
 
 pub(crate) use options::Options;
 pub(crate) use run::{interrupted, run};

@@ -15,7 +15,8 @@ use super::scenario::Scenario;
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 pub(crate) struct Options {
-    /// Comma list of a, b, c1, c2, d (du and dd), e, w, g [default: all]
+    /// Comma list of a, b, c1, c2, d (du and dd), e, w, x (x10 and x100), g, w3, n (n1, n2, n4 and n8)
+    /// [default: all]
     #[arg(long)]
     scenarios: Option<String>,
     /// Runs of each scenario and system (g: see --away-runs) [default: 3]
@@ -25,7 +26,7 @@ pub(crate) struct Options {
     #[arg(long)]
     scale: Option<f64>,
     /// Comma list of native and everywrite, or with a server version: native15, native18, everywrite18
-    /// [default: native, everywrite, and native18 when its programs are found]
+    /// [default: native, everywrite, and both on 18 when its programs are found]
     #[arg(long)]
     systems: Option<String>,
     /// Folder for data, sockets and logs; emptied of earlier clusters [default: everywrite-bench in the
@@ -163,7 +164,7 @@ where
     }
 }
 
-/// `find` gives the server of a major version. Without a list: native and Everywrite on the oldest, native on 18.
+/// `find` gives the server of a major version. Without a list: native and Everywrite on the oldest and on 18.
 fn systems(list: Option<&str>, find: impl Fn(u32) -> Option<Postgres>) -> Result<Vec<SystemPlan>> {
     let Some(first) = (15..=18).find_map(&find) else {
         bail!(
@@ -172,13 +173,13 @@ fn systems(list: Option<&str>, find: impl Fn(u32) -> Option<Postgres>) -> Result
     };
     let Some(list) = list else {
         let newest = if first.major == 18 { None } else { find(18) };
-        let both = [(Kind::Native, first.clone()), (Kind::Everywrite, first)];
-        let systems = both
-            .into_iter()
-            .chain(newest.map(|postgres| (Kind::Native, postgres)));
-        return Ok(systems
-            .map(|(kind, postgres)| SystemPlan { kind, postgres })
-            .collect());
+        let systems = [first].into_iter().chain(newest).flat_map(|postgres| {
+            [Kind::Native, Kind::Everywrite].map(|kind| SystemPlan {
+                kind,
+                postgres: postgres.clone(),
+            })
+        });
+        return Ok(systems.collect());
     };
     list.split(',')
         .map(|name| system(name.trim(), &first, &find))
@@ -270,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_native_and_everywrite_on_the_oldest_and_native_on_18() {
+    fn the_default_is_native_and_everywrite_on_the_oldest_and_on_18() {
         assert_eq!(
             names(None, found).unwrap(),
-            ["native15", "everywrite15", "native18"]
+            ["native15", "everywrite15", "native18", "everywrite18"]
         );
         let only_15 = |major| found(major).filter(|postgres| postgres.major == 15);
         assert_eq!(names(None, only_15).unwrap(), ["native15", "everywrite15"]);

@@ -72,7 +72,7 @@ pub(crate) struct Pair {
     updated: Vec<Range>,
 }
 
-/// A session on B that waits for markers, connected before the clock starts.
+/// A session that waits for markers, connected before the clock starts.
 pub(crate) struct Watcher {
     client: Client,
     statement: Statement,
@@ -322,33 +322,59 @@ impl Pair {
         Ok(marker)
     }
 
+    /// Writes a marker row on B.
+    pub(crate) async fn mark_b(&mut self) -> Result<i64> {
+        let marker = self.next_marker();
+        self.b
+            .execute(&format!("insert into marker(id) values ({marker})"))
+            .await?;
+        Ok(marker)
+    }
+
     /// The id of a marker that the caller writes.
     pub(crate) fn next_marker(&mut self) -> i64 {
         self.markers += 1;
         self.markers
     }
 
+    /// Waits for markers on B.
     pub(crate) async fn watch(&self) -> Result<Watcher> {
-        let client = self.b.connect().await?;
-        let statement = client
-            .prepare("select 1 from marker where id = $1")
-            .await
-            .context("prepare the marker query")?;
-        Ok(Watcher { client, statement })
+        Watcher::on(&self.b).await
     }
 
-    /// The moment at which the marker is first seen on B.
+    /// Waits for markers of B's on A.
+    pub(crate) async fn watch_a(&self) -> Result<Watcher> {
+        Watcher::on(&self.a).await
+    }
+
+    /// The moment at which the marker is first seen on the other side.
     pub(crate) async fn wait_marker(
         &mut self,
         watcher: &Watcher,
         marker: i64,
         limit: Duration,
     ) -> Result<Instant> {
+        let [seen] = self.wait_markers([(watcher, marker)], limit).await?;
+        Ok(seen)
+    }
+
+    /// The moments at which the markers are first seen, each where its watcher looks.
+    pub(crate) async fn wait_markers<const N: usize>(
+        &mut self,
+        wanted: [(&Watcher, i64); N],
+        limit: Duration,
+    ) -> Result<[Instant; N]> {
         let started = Instant::now();
         let mut checked = started;
+        let mut seen = [None; N];
         loop {
-            if watcher.sees(marker).await? {
-                return Ok(Instant::now());
+            for ((watcher, marker), seen) in wanted.iter().zip(&mut seen) {
+                if seen.is_none() && watcher.sees(*marker).await? {
+                    *seen = Some(Instant::now());
+                }
+            }
+            if seen.iter().all(Option::is_some) {
+                return Ok(seen.map(|seen| seen.unwrap_or(started)));
             }
             if checked.elapsed() > Duration::from_secs(1) {
                 checked = Instant::now();
@@ -358,7 +384,7 @@ impl Pair {
             }
             if started.elapsed() > limit {
                 bail!(
-                    "a change made on A is not visible on B after {} s",
+                    "a change is not visible on the other side after {} s",
                     limit.as_secs()
                 );
             }
@@ -391,7 +417,7 @@ impl Pair {
     }
 
     pub(crate) async fn meter(&self) -> Result<Meter> {
-        Meter::start(&self.registry, &self.name, [&self.a, &self.b]).await
+        Meter::start(&self.registry, &self.name, &[&self.a, &self.b]).await
     }
 
     /// Starts to count memory peaks anew.
@@ -442,6 +468,16 @@ impl Pair {
         }
     }
 
+    /// A filled range of at least `rows` rows that both sides will update; it stays good for deletes.
+    pub(crate) async fn range_to_conflict(&mut self, rows: i64) -> Result<Range> {
+        let range = match take(&mut self.fresh, rows).or_else(|| take(&mut self.updated, rows)) {
+            Some(range) => range,
+            None => self.fill(rows).await?,
+        };
+        self.updated.push(range);
+        Ok(range)
+    }
+
     async fn fill(&mut self, rows: i64) -> Result<Range> {
         let range = self.new_range(rows);
         self.a
@@ -458,23 +494,37 @@ impl Pair {
             everywrite.a.stop().await?;
             everywrite.b.stop().await?;
         }
+        self.registry.forget(&self.name);
         Ok(())
     }
 
     /// The tables whose rows differ between A and B.
     pub(crate) async fn differences(&self) -> Result<Vec<String>> {
-        let mut different = Vec::new();
-        for table in TABLES {
-            let sql = format!(
-                "select concat(count(*), '/', sum(hashtextextended(x::text, 0)::numeric)) from {table} x"
-            );
-            let (a, b): (String, String) = (self.a.value(&sql).await?, self.b.value(&sql).await?);
-            if a != b {
-                different.push(format!("{table} (rows/hash {a} on A, {b} on B)"));
-            }
-        }
-        Ok(different)
+        differences(&[&self.a, &self.b], &TABLES).await
     }
+}
+
+/// The tables whose rows are not the same on all servers, with count and hash of each.
+pub(crate) async fn differences(servers: &[&Server], tables: &[&str]) -> Result<Vec<String>> {
+    let mut different = Vec::new();
+    for table in tables {
+        let sql = format!(
+            "select concat(count(*), '/', sum(hashtextextended(x::text, 0)::numeric)) from {table} x"
+        );
+        let mut found: Vec<String> = Vec::new();
+        for server in servers {
+            found.push(server.value(&sql).await?);
+        }
+        if found.windows(2).any(|two| two.first() != two.last()) {
+            let each: Vec<String> = servers
+                .iter()
+                .zip(&found)
+                .map(|(server, found)| format!("{found} on {}", server.label.to_ascii_uppercase()))
+                .collect();
+            different.push(format!("{table} (rows/hash {})", each.join(", ")));
+        }
+    }
+    Ok(different)
 }
 
 fn take(ranges: &mut Vec<Range>, rows: i64) -> Option<Range> {
@@ -483,12 +533,21 @@ fn take(ranges: &mut Vec<Range>, rows: i64) -> Option<Range> {
 }
 
 impl Watcher {
+    async fn on(server: &Server) -> Result<Self> {
+        let client = server.connect().await?;
+        let statement = client
+            .prepare("select 1 from marker where id = $1")
+            .await
+            .context("prepare the marker query")?;
+        Ok(Self { client, statement })
+    }
+
     async fn sees(&self, marker: i64) -> Result<bool> {
         let row = self
             .client
             .query_opt(&self.statement, &[&marker])
             .await
-            .context("look for a marker on B")?;
+            .context("look for a marker")?;
         Ok(row.is_some())
     }
 }

@@ -27,6 +27,11 @@ impl Registry {
         self.0.lock().remove(&(system.to_owned(), role));
     }
 
+    /// Forgets a system that has been stopped.
+    pub(crate) fn forget(&self, system: &str) {
+        self.0.lock().retain(|(name, _), _| name != system);
+    }
+
     /// The daemons of one system that run now: site and process id.
     pub(crate) fn daemons(&self, system: &str) -> Vec<(char, u32)> {
         let entries = self.0.lock();

@@ -9,14 +9,16 @@ use serde::Serialize;
 
 use super::chart;
 use super::machine::Machine;
-use super::options::Plan;
+use super::mesh::Mesh;
+use super::options::{Plan, SystemPlan};
 use super::pair::{Hold, Pair};
-use super::progress::Progress;
+use super::progress::{Progress, Step};
 use super::record::Record;
 use super::registry::Registry;
 use super::scenario::Scenario;
 use super::statistics::figure;
-use super::summary::{self, Row, Verdict};
+use super::summary::{self, Row};
+use super::verdict::{self, Verdict};
 
 /// What stands in `summary.json`.
 #[derive(Serialize)]
@@ -34,8 +36,9 @@ struct Report<'a> {
 }
 
 /// A system that is out of the run once it has failed to start or to replicate.
-struct Contestant {
+struct Contestant<'a> {
     name: String,
+    plan: &'a SystemPlan,
     pair: Option<Pair>,
 }
 
@@ -49,28 +52,131 @@ pub(crate) async fn interrupted() -> Result<()> {
     }
 }
 
+/// The records of the run so far, in memory and in `results.jsonl`.
+struct Book {
+    results: File,
+    records: Vec<Record>,
+    failures: usize,
+}
+
+impl Book {
+    fn open(plan: &Plan) -> Result<Self> {
+        let file = plan.out.join("results.jsonl");
+        let results = File::create(&file).with_context(|| format!("create {}", file.display()))?;
+        Ok(Self {
+            results,
+            records: Vec::new(),
+            failures: 0,
+        })
+    }
+
+    fn enter(&mut self, record: Record) -> Result<()> {
+        self.failures += usize::from(record.error.is_some());
+        serde_json::to_writer(&mut self.results, &record).context("write results.jsonl")?;
+        self.results
+            .write_all(b"\n")
+            .context("write results.jsonl")?;
+        self.records.push(record);
+        Ok(())
+    }
+}
+
+/// One measurement of every system.
+#[derive(Debug, Clone, Copy)]
+struct Measurement {
+    scenario: Scenario,
+    hold: Hold,
+    run: u32,
+}
+
+impl Measurement {
+    fn label(self) -> String {
+        let paused = if self.hold == Hold::Paused {
+            "/paused"
+        } else {
+            ""
+        };
+        format!("{}{paused}", self.scenario.name())
+    }
+
+    fn concerns(self, system: &SystemPlan) -> bool {
+        self.scenario
+            .concerns(system.kind, system.postgres.major, self.hold)
+    }
+
+    fn begin(self, system: &str, progress: &mut Progress) -> (Step, String) {
+        let text = format!("{:<10} {system:<13} run {}", self.label(), self.run);
+        let at = chrono::Local::now().format("%Y-%m-%dT%H:%M:%S").to_string();
+        (progress.step(&text), at)
+    }
+
+    /// The record with its heading.
+    fn record(self, measured: Result<Record>, system: &str, version: &str, at: String) -> Record {
+        let record = measured.unwrap_or_else(|err| Record {
+            error: Some(format!("{err:#}")),
+            ..Record::default()
+        });
+        Record {
+            system: system.to_owned(),
+            version: version.to_owned(),
+            scenario: self.label(),
+            run: self.run,
+            at,
+            ..record
+        }
+    }
+}
+
 /// Measures everything; whether every measurement succeeded and all tables were the same at the end.
 pub(crate) async fn run(plan: &Plan) -> Result<bool> {
     for dir in [&plan.work, &plan.out] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    let steps = steps(plan);
-    let mut progress = Progress::new(
-        plan.systems.len() * 2 + steps.len() * plan.systems.len() - skipped(plan, &steps),
-    );
-    let file = plan.out.join("results.jsonl");
-    let mut results = File::create(&file).with_context(|| format!("create {}", file.display()))?;
+    let (apart, together): (Vec<_>, Vec<_>) = steps(plan)
+        .into_iter()
+        .partition(|step| step.scenario.sites().is_some());
+    let count = |steps: &[Measurement]| {
+        let of = |system| steps.iter().filter(|step| step.concerns(system)).count();
+        plan.systems.iter().map(of).sum::<usize>()
+    };
+    let frame = if together.is_empty() {
+        0
+    } else {
+        plan.systems.len() * 2
+    };
+    let mut progress = Progress::new(frame + count(&together) + count(&apart));
+    let mut book = Book::open(plan)?;
     let registry = Registry::default();
-    let mut records = Vec::new();
-    let mut failures = 0;
 
+    let differences = if together.is_empty() {
+        Vec::new()
+    } else {
+        run_pairs(plan, &together, &registry, &mut progress, &mut book).await?
+    };
+    for step in apart {
+        for system in plan.systems.iter().filter(|system| step.concerns(system)) {
+            run_sites(plan, system, step, &registry, &mut progress, &mut book).await?;
+        }
+    }
+    finish(plan, &book.records, &differences)?;
+    Ok(book.failures == 0 && differences.is_empty())
+}
+
+/// The scenarios of two sites: all pairs stay up until all of them are done. Gives the tables whose rows were
+/// not the same at the end.
+async fn run_pairs(
+    plan: &Plan,
+    steps: &[Measurement],
+    registry: &Registry,
+    progress: &mut Progress,
+    book: &mut Book,
+) -> Result<Vec<String>> {
     let mut contestants = Vec::new();
     for system in &plan.systems {
-        let name = system.name();
-        let step = progress.step(&format!("{name} set-up"));
+        let step = progress.step(&format!("{} set-up", system.name()));
         let _lock = lock(plan.lock.as_deref())?;
         let started = async {
-            let mut pair = Pair::set_up(plan, system, &registry).await?;
+            let mut pair = Pair::set_up(plan, system, registry).await?;
             pair.connect().await?;
             anyhow::Ok(pair)
         };
@@ -81,80 +187,30 @@ pub(crate) async fn run(plan: &Plan) -> Result<bool> {
             }
             Err(err) => {
                 step.finish(&format!("failed: {err:#}"));
-                failures += 1;
+                book.failures += 1;
                 None
             }
         };
-        contestants.push(Contestant { name, pair });
+        contestants.push(Contestant {
+            name: system.name(),
+            plan: system,
+            pair,
+        });
     }
-
-    for (scenario, hold, run) in steps {
+    for step in steps {
         for contestant in &mut contestants {
-            if hold == Hold::Paused && !contestant.name.starts_with("everywrite") {
-                continue;
+            if step.concerns(contestant.plan) {
+                contestant.measure(plan, *step, progress, book).await?;
             }
-            let label = if hold == Hold::Paused {
-                format!("{}/paused", scenario.name())
-            } else {
-                scenario.name().into()
-            };
-            let step = progress.step(&format!("{label:<10} {:<13} run {run}", contestant.name));
-            let at = chrono::Local::now().format("%Y-%m-%dT%H:%M:%S").to_string();
-            let (mut record, version) = match &mut contestant.pair {
-                None => {
-                    let error = Some("the system is out of the run".to_owned());
-                    (
-                        Record {
-                            error,
-                            ..Record::default()
-                        },
-                        String::new(),
-                    )
-                }
-                Some(pair) => {
-                    let _lock = lock(plan.lock.as_deref())?;
-                    let measured = async {
-                        let record = scenario.measure(pair, hold, plan.scale).await?;
-                        pair.tidy().await?;
-                        anyhow::Ok(record)
-                    };
-                    let record = match measured.await {
-                        Ok(record) => record,
-                        Err(err) => Record {
-                            error: Some(format!("{err:#}")),
-                            daemon_peak_bytes: pair.peaks(),
-                            ..Record::default()
-                        },
-                    };
-                    (record, pair.version.clone())
-                }
-            };
-            record.system.clone_from(&contestant.name);
-            record.version = version;
-            record.scenario = label;
-            record.run = run;
-            record.at = at;
-            serde_json::to_writer(&mut results, &record).context("write results.jsonl")?;
-            results.write_all(b"\n").context("write results.jsonl")?;
-            if record.error.is_some() {
-                failures += 1;
-                // A pair that lost its way would spoil what comes after it, its own runs and the others'.
-                contestant.pair = None;
-            }
-            step.finish(&outcome(scenario, &record));
-            records.push(record);
         }
     }
-
     let mut differences = Vec::new();
-    let mut systems = Vec::new();
     for contestant in &mut contestants {
         let step = progress.step(&format!("{} compare tables", contestant.name));
         let Some(pair) = &mut contestant.pair else {
             step.finish("the system is out of the run");
             continue;
         };
-        systems.push((contestant.name.clone(), pair.version.clone()));
         pair.wait_caught_up().await?;
         let found = pair.differences().await?;
         step.finish(if found.is_empty() {
@@ -162,55 +218,106 @@ pub(crate) async fn run(plan: &Plan) -> Result<bool> {
         } else {
             "A AND B DIFFER"
         });
-        differences.extend(
-            found
-                .into_iter()
-                .map(|table| format!("{}: {table}", contestant.name)),
-        );
+        let name = &contestant.name;
+        differences.extend(found.into_iter().map(|table| format!("{name}: {table}")));
         pair.stop().await?;
     }
-    drop(contestants);
-    finish(plan, &records, systems, &differences)?;
-    Ok(failures == 0 && differences.is_empty())
+    Ok(differences)
+}
+
+impl Contestant<'_> {
+    async fn measure(
+        &mut self,
+        plan: &Plan,
+        step: Measurement,
+        progress: &mut Progress,
+        book: &mut Book,
+    ) -> Result<()> {
+        let (line, at) = step.begin(&self.name, progress);
+        let record = match &mut self.pair {
+            None => {
+                let out = Err(anyhow::anyhow!("the system is out of the run"));
+                step.record(out, &self.name, "", at)
+            }
+            Some(pair) => {
+                let _lock = lock(plan.lock.as_deref())?;
+                let measured = async {
+                    let record = step.scenario.measure(pair, step.hold, plan.scale).await?;
+                    pair.tidy().await?;
+                    anyhow::Ok(record)
+                };
+                let mut record = step.record(measured.await, &self.name, &pair.version, at);
+                if record.error.is_some() {
+                    record.daemon_peak_bytes = pair.peaks();
+                }
+                record
+            }
+        };
+        if record.error.is_some() {
+            // A pair that lost its way would spoil what comes after it, its own runs and the others'.
+            self.pair = None;
+        }
+        line.finish(&outcome(step.scenario, &record));
+        book.enter(record)
+    }
+}
+
+/// A scenario of more sites: they exist only while it is measured.
+async fn run_sites(
+    plan: &Plan,
+    system: &SystemPlan,
+    step: Measurement,
+    registry: &Registry,
+    progress: &mut Progress,
+    book: &mut Book,
+) -> Result<()> {
+    let Some(sites) = step.scenario.sites() else {
+        return Ok(());
+    };
+    let (line, at) = step.begin(&system.name(), progress);
+    let _lock = lock(plan.lock.as_deref())?;
+    let mut version = String::new();
+    let measured = async {
+        let mut mesh = Mesh::start(plan, system, step.scenario.name(), sites, registry).await?;
+        version.clone_from(&mesh.version);
+        let record = step.scenario.measure_sites(&mut mesh, plan.scale).await?;
+        mesh.stop().await?;
+        anyhow::Ok(record)
+    };
+    let measured = measured.await;
+    let record = step.record(measured, &system.name(), &version, at);
+    line.finish(&outcome(step.scenario, &record));
+    book.enter(record)
 }
 
 /// Every scenario's runs; the second way of catching up comes after all of the first, so that all systems
-/// have the same history until then, and before `g`, which leaves much behind.
-fn steps(plan: &Plan) -> Vec<(Scenario, Hold, u32)> {
-    let away = plan
-        .scenarios
-        .iter()
-        .filter(|scenario| **scenario == Scenario::G);
-    let near = plan
-        .scenarios
-        .iter()
-        .filter(|scenario| **scenario != Scenario::G);
-    let paused = plan
-        .scenarios
-        .iter()
-        .filter(|scenario| plan.paused && scenario.catches_up());
-    let runs = |scenario: &Scenario, hold: Hold, runs: u32| {
-        let scenario = *scenario;
-        (1..=runs).map(move |run| (scenario, hold, run))
+/// have the same history until then; then what only Everywrite takes part in, and `g`, which leaves much behind.
+fn steps(plan: &Plan) -> Vec<Measurement> {
+    let runs = |scenario, hold, runs: u32| {
+        (1..=runs).map(move |run| Measurement {
+            scenario,
+            hold,
+            run,
+        })
     };
-    near.flat_map(|scenario| runs(scenario, Hold::Cut, plan.runs))
+    let cut = |scenario: Scenario| {
+        let times = if scenario == Scenario::G {
+            plan.away_runs
+        } else {
+            plan.runs
+        };
+        runs(scenario, Hold::Cut, times)
+    };
+    let late =
+        |scenario: &Scenario| [Scenario::X10, Scenario::X100, Scenario::G].contains(scenario);
+    let chosen = || plan.scenarios.iter().copied();
+    let paused = chosen().filter(|scenario| plan.paused && scenario.catches_up());
+    chosen()
+        .filter(|scenario| !late(scenario))
+        .flat_map(cut)
         .chain(paused.flat_map(|scenario| runs(scenario, Hold::Paused, plan.runs)))
-        .chain(away.flat_map(|scenario| runs(scenario, Hold::Cut, plan.away_runs)))
+        .chain(chosen().filter(late).flat_map(cut))
         .collect()
-}
-
-/// Steps that systems without a pause leave out.
-fn skipped(plan: &Plan, steps: &[(Scenario, Hold, u32)]) -> usize {
-    let paused = steps
-        .iter()
-        .filter(|(_, hold, _)| *hold == Hold::Paused)
-        .count();
-    paused
-        * plan
-            .systems
-            .iter()
-            .filter(|system| system.kind == super::options::Kind::Native)
-            .count()
 }
 
 fn delays(pair: &Pair) -> String {
@@ -251,14 +358,20 @@ fn lock(file: Option<&Path>) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-fn finish(
-    plan: &Plan,
-    records: &[Record],
-    systems: Vec<(String, String)>,
-    differences: &[String],
-) -> Result<()> {
+/// Name and server version of each system that has records.
+fn versions(records: &[Record]) -> Vec<(String, String)> {
+    let mut versions: Vec<(String, String)> = Vec::new();
+    for record in records.iter().filter(|record| !record.version.is_empty()) {
+        if !versions.iter().any(|(system, _)| *system == record.system) {
+            versions.push((record.system.clone(), record.version.clone()));
+        }
+    }
+    versions
+}
+
+fn finish(plan: &Plan, records: &[Record], differences: &[String]) -> Result<()> {
     let rows = summary::rows(records);
-    let verdicts = summary::verdicts(&rows);
+    let verdicts = verdict::verdicts(&rows);
     let machine = Machine::read();
     let at = chrono::Local::now().format("%Y-%m-%d %H:%M").to_string();
     let scaled = if plan.scale == 1.0 {
@@ -273,7 +386,7 @@ fn finish(
     let report = Report {
         at,
         machine,
-        systems,
+        systems: versions(records),
         runs: plan.runs,
         scale: plan.scale,
         scenarios: &rows,
@@ -287,7 +400,7 @@ fn finish(
         .collect();
     let details: String = verdicts
         .iter()
-        .map(|verdict| format!("   {:<4} {}\n", verdict.name, verdict.detail))
+        .map(|verdict| verdict.explanation() + "\n")
         .collect();
     let different: String = differences
         .iter()

@@ -36,3 +36,15 @@ begin
     i := i + per;
   end loop;
 end $$;
+create procedure both_t(base bigint, first int, step int, n int, wobble boolean, span int, site text) language plpgsql as $$
+declare i bigint := 0;
+begin
+  while i < n loop
+    for k in i..least(i + 10, n) - 1 loop
+      update t set a = a + 1, b = site, ts = clock_timestamp()
+        where id = base + 1 + ((first + k * step + case when wobble then k % 2 else 0 end) * 7919) % span;
+    end loop;
+    commit;
+    i := i + 10;
+  end loop;
+end $$;

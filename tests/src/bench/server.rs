@@ -39,7 +39,7 @@ const SETTINGS: &[(&str, &str)] = &[
 /// A server that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// `a` or `b`.
+    /// `a` or `b`, or the next letters.
     pub(crate) label: char,
     /// TCP port; also names the socket.
     pub(crate) port: u16,
@@ -52,6 +52,8 @@ pub(crate) struct Server {
     /// Root may not run PostgreSQL: the user and group that do it then.
     user: Option<(u32, u32)>,
     keep: bool,
+    /// Settings of this server alone.
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 /// What one pgbench run printed.
@@ -81,7 +83,13 @@ impl Server {
             pgbench: pgbench.to_owned(),
             user: server_user()?,
             keep,
+            settings: Vec::new(),
         })
+    }
+
+    /// Changes a setting; before [`Server::init`].
+    pub(crate) fn set(&mut self, name: &'static str, value: &'static str) {
+        self.settings.push((name, value));
     }
 
     // -- life cycle --
@@ -118,8 +126,10 @@ impl Server {
             "--locale=C",
         ]);
         run_quietly(initdb).await.context("run initdb")?;
+        // The last line about a setting counts.
         let mut conf: String = SETTINGS
             .iter()
+            .chain(&self.settings)
             .map(|(name, value)| format!("{name} = {value}\n"))
             .collect();
         conf += &format!(

@@ -1,4 +1,4 @@
-//! Records in; medians, ratios, the bill per process and the verdicts out.
+//! Records in; medians, ratios and the bill per process out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,6 @@ use super::cpu::Cpu;
 use super::record::Record;
 use super::scenario::Scenario;
 use super::statistics::{Spread, figure};
-use super::target::{DRAIN_S_MAX, HELD_MB_MAX, MEMORY_BYTES_MAX, TARGETS};
 
 /// One process's seconds.
 type Share = fn(&Cpu) -> f64;
@@ -57,39 +56,6 @@ pub(crate) struct Row {
     pub(crate) scenario: Option<Scenario>,
     pub(crate) title: String,
     pub(crate) systems: Vec<Cell>,
-}
-
-/// One line at the end.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Verdict {
-    pub(crate) name: String,
-    /// Nothing when it could not be formed.
-    pub(crate) ratio: Option<f64>,
-    pub(crate) target: String,
-    pub(crate) ok: bool,
-    /// Figures and reference behind the ratio, or why there is none.
-    pub(crate) detail: String,
-    /// The figure that meets the target, for the chart.
-    pub(crate) needed: Option<f64>,
-    /// Which scenario and which figure of the records it is about.
-    pub(crate) scenario: String,
-    pub(crate) figure: String,
-    /// What the line shows in front of the target.
-    #[serde(skip)]
-    shown: String,
-}
-
-impl Verdict {
-    /// `NAME RATIO x (target T) ok|short`.
-    pub(crate) fn line(&self) -> String {
-        format!(
-            "{:<4} {:>8} (target {}) {}",
-            self.name,
-            self.shown,
-            self.target,
-            if self.ok { "ok" } else { "short" }
-        )
-    }
 }
 
 impl Cell {
@@ -197,130 +163,6 @@ fn cell(records: &[Record], scenario: &str, system: &str) -> Cell {
         cpu_us_per_unit: bill.collect(),
         daemon_peak_bytes: peaks,
     }
-}
-
-/// The lines at the end, for the first Everywrite system of the run.
-pub(crate) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
-    for target in TARGETS {
-        let Some(row) = rows.iter().find(|row| row.name == target.scenario.name()) else {
-            continue;
-        };
-        let Some(ours) = everywrite(row) else {
-            continue;
-        };
-        if target.scenario == Scenario::G {
-            verdicts.push(held(row, ours));
-        }
-        let median = |system: &str| {
-            row.systems
-                .iter()
-                .find(|cell| cell.system == system)?
-                .median(target.figure)
-        };
-        let mut verdict = Verdict {
-            name: target.name.into(),
-            ratio: None,
-            target: target.wording(),
-            ok: false,
-            detail: String::new(),
-            needed: None,
-            scenario: row.name.clone(),
-            figure: target.figure.into(),
-            shown: "- x".into(),
-        };
-        match (ours.median(target.figure), target.reference(median)) {
-            (None, _) => {
-                verdict.detail = format!("{} has no figure: every run failed", ours.system);
-            }
-            (_, None) => {
-                verdict.detail = "no native replication in this run to compare with".into();
-            }
-            (Some(value), Some((reference, how))) => {
-                let ratio = target.ratio(value, reference);
-                let drain = ours
-                    .median("drain_s")
-                    .filter(|_| target.scenario == Scenario::W)
-                    .unwrap_or(0.0);
-                verdict.ratio = Some(ratio);
-                verdict.shown = format!("{ratio:.2} x");
-                verdict.ok = target.met(ratio) && drain <= DRAIN_S_MAX && ours.failed == 0;
-                verdict.needed = Some(target.needed(reference));
-                verdict.detail = format!("{} against {} ({how})", figure(value), figure(reference));
-                if drain > DRAIN_S_MAX {
-                    let _ = write!(
-                        verdict.detail,
-                        "; the peer does not keep up: {} s behind at the end",
-                        figure(drain)
-                    );
-                }
-            }
-        }
-        if ours.failed > 0 {
-            let _ = write!(verdict.detail, "; {} runs failed", ours.failed);
-        }
-        verdicts.push(verdict);
-    }
-    verdicts.extend(memory(rows));
-    verdicts
-}
-
-fn everywrite(row: &Row) -> Option<&Cell> {
-    row.systems
-        .iter()
-        .find(|cell| cell.system.starts_with("everywrite"))
-}
-
-/// g: an absolute limit.
-fn held(row: &Row, ours: &Cell) -> Verdict {
-    let native = row
-        .systems
-        .iter()
-        .find(|cell| cell.system.starts_with("native"))
-        .and_then(|cell| cell.median("held_mb"));
-    let value = ours.median("held_mb");
-    Verdict {
-        name: "g".into(),
-        ratio: value.zip(native).map(|(ours, native)| ours / native),
-        target: format!("less than {HELD_MB_MAX} MB"),
-        ok: value.is_some_and(|value| value < HELD_MB_MAX) && ours.failed == 0,
-        detail: native.map_or_else(String::new, |native| {
-            format!("WAL held on A; native holds {} MB", figure(native))
-        }),
-        needed: Some(HELD_MB_MAX),
-        scenario: row.name.clone(),
-        figure: "held_mb".into(),
-        shown: value.map_or_else(|| "- MB".into(), |value| format!("{} MB", figure(value))),
-    }
-}
-
-/// m: the greatest memory peak of any daemon in any scenario.
-fn memory(rows: &[Row]) -> Option<Verdict> {
-    let peaks = rows.iter().flat_map(|row| {
-        let cells = row
-            .systems
-            .iter()
-            .filter_map(|cell| Some((cell.daemon_peak_bytes?, cell)));
-        cells.flat_map(|(peaks, cell)| {
-            ["A", "B"]
-                .into_iter()
-                .zip(peaks)
-                .map(|(site, bytes)| (bytes, site, &row.name, &cell.system))
-        })
-    });
-    let (bytes, site, scenario, system) = peaks.max_by_key(|(bytes, ..)| *bytes)?;
-    let share = bytes as f64 / MEMORY_BYTES_MAX;
-    Some(Verdict {
-        name: "m".into(),
-        ratio: Some(share),
-        target: format!("less than {} MiB", MEMORY_BYTES_MAX / 1048576.0),
-        ok: share < 1.0,
-        detail: format!("greatest memory peak: {site}'s daemon of {system} in {scenario}"),
-        needed: None,
-        scenario: scenario.clone(),
-        figure: "daemon_peak_bytes".into(),
-        shown: format!("{:.0} MiB", bytes as f64 / 1048576.0),
-    })
 }
 
 /// The tables for people.
@@ -432,58 +274,6 @@ mod tests {
             record.set(name, *value);
         }
         record
-    }
-
-    #[test]
-    fn lines_compare_with_the_best_peer() {
-        let records = [
-            record("native15", "a", &[("rate_per_s", 300_000.0)]),
-            record("everywrite15", "a", &[("rate_per_s", 900_000.0)]),
-            record("native18", "a", &[("rate_per_s", 310_000.0)]),
-        ];
-        let verdicts = verdicts(&rows(&records));
-        let lines: Vec<String> = verdicts.iter().map(Verdict::line).collect();
-        assert_eq!(lines, ["a      2.90 x (target 2.5 x) ok"]);
-    }
-
-    #[test]
-    fn a_writer_whose_peer_falls_behind_is_short() {
-        let records = [
-            record("native15", "w", &[("tps", 4000.0), ("drain_s", 0.02)]),
-            record("everywrite15", "w", &[("tps", 6000.0), ("drain_s", 9.0)]),
-        ];
-        let verdicts = verdicts(&rows(&records));
-        assert!(!verdicts[0].ok && verdicts[0].detail.contains("does not keep up"));
-    }
-
-    #[test]
-    fn absolute_limits_and_failures() {
-        let mut failed = record("everywrite15", "c1", &[]);
-        failed.ok = false;
-        let mut away = record(
-            "everywrite15",
-            "g",
-            &[("held_mb", 12.0), ("catchup_s", 4.0)],
-        );
-        away.daemon_peak_bytes = Some([300 << 20, 100 << 20]);
-        let records = [
-            failed,
-            record("native15", "g", &[("held_mb", 2000.0), ("catchup_s", 15.8)]),
-            away,
-        ];
-        let lines: Vec<String> = verdicts(&rows(&records))
-            .iter()
-            .map(Verdict::line)
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                "c1        - x (target 3 x) short",
-                "g     12.0 MB (target less than 64 MB) ok",
-                "h      3.38 x (target 2.5 x) ok",
-                "m     300 MiB (target less than 256 MiB) short",
-            ]
-        );
     }
 
     #[test]

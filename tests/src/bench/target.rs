@@ -9,6 +9,7 @@
 //! ```
 //!
 //! Where the best peer is a native replication that is part of the run, its own figure is the reference.
+//! Scenarios that came later have no *then*: their reference is the best native replication of the run.
 //! For latency the ratio is Everywrite / reference, and less is better.
 
 use serde::Serialize;
@@ -37,11 +38,22 @@ pub(crate) struct Target {
     pub(crate) figure: &'static str,
     pub(crate) sense: Sense,
     pub(crate) factor: f64,
-    /// Best figure of any peer, and whose it is.
-    best: (f64, &'static str),
-    /// Figures of native replication at that time.
-    native15: f64,
-    native18: f64,
+    peer: Peer,
+}
+
+/// What the figure is compared with.
+#[derive(Debug, Clone, Copy)]
+enum Peer {
+    /// A system that was measured once.
+    Then {
+        /// Best figure of any peer, and whose it is.
+        best: (f64, &'static str),
+        /// Figures of native replication at that time.
+        native15: f64,
+        native18: f64,
+    },
+    /// The best of these systems in this run, by the same figure of this scenario.
+    Now(Scenario, &'static [&'static str]),
 }
 
 /// WAL held on the origin while a peer is away, in MB.
@@ -50,13 +62,22 @@ pub(crate) const HELD_MB_MAX: f64 = 64.0;
 /// Memory of a daemon, in bytes.
 pub(crate) const MEMORY_BYTES_MAX: f64 = 256.0 * 1024.0 * 1024.0;
 
+/// Conflicts that one site decides in a second when every update conflicts.
+pub(crate) const CONFLICTS_PER_S_MIN: f64 = 20_000.0;
+
+/// CPU of the origin's server with the most peers, in terms of that with one.
+pub(crate) const SERVER_GROWTH_MAX: f64 = 1.25;
+
+/// CPU that one more peer costs the origin's daemon, in terms of the server's with one peer.
+pub(crate) const DAEMON_GROWTH_MAX: f64 = 0.05;
+
 /// Under a full load the peer counts as keeping up when it has everything this long after the end.
 pub(crate) const DRAIN_S_MAX: f64 = 1.0;
 
 const RATE: &str = "rate_per_s";
 
 /// In the order of the scenarios. Figures: two cores, PostgreSQL 15.20 and 18.4, medians.
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: [Target; 12] = [
     target(
         "a",
         Scenario::A,
@@ -147,6 +168,14 @@ pub(crate) const TARGETS: [Target; 10] = [
         4_227.0,
         4_055.0,
     ),
+    Target {
+        name: "x10",
+        scenario: Scenario::X10,
+        figure: RATE,
+        sense: Sense::Rate,
+        factor: 1.0,
+        peer: Peer::Now(Scenario::Du, &["native15", "native18"]),
+    },
     target(
         "h",
         Scenario::G,
@@ -157,6 +186,14 @@ pub(crate) const TARGETS: [Target; 10] = [
         15.8,
         13.5,
     ),
+    Target {
+        name: "w3",
+        scenario: Scenario::W3,
+        figure: "tps",
+        sense: Sense::Rate,
+        factor: 1.3,
+        peer: Peer::Now(Scenario::W3, &["native18"]),
+    },
 ];
 
 #[expect(clippy::too_many_arguments, reason = "one row of a table")]
@@ -176,28 +213,68 @@ const fn target(
         figure,
         sense,
         factor,
-        best,
-        native15,
-        native18,
+        peer: Peer::Then {
+            best,
+            native15,
+            native18,
+        },
     }
 }
 
 impl Target {
-    /// What the best peer would do now. `now` gives this run's median of a system, by name. Also says how
-    /// the reference was found.
-    pub(crate) fn reference(&self, now: impl Fn(&str) -> Option<f64>) -> Option<(f64, String)> {
-        let (best, system) = self.best;
-        if let Some(own) = now(system) {
-            return Some((own, format!("{system} in this run")));
+    /// What the best peer would do now. `now` gives this run's median of a system in a scenario, by name.
+    /// Also says how the reference was found.
+    pub(crate) fn reference(
+        &self,
+        now: impl Fn(Scenario, &str) -> Option<f64>,
+    ) -> Option<(f64, String)> {
+        match self.peer {
+            Peer::Then {
+                best: (best, system),
+                native15,
+                native18,
+            } => {
+                if let Some(own) = now(self.scenario, system) {
+                    return Some((own, format!("{system} in this run")));
+                }
+                [("native15", native15), ("native18", native18)]
+                    .into_iter()
+                    .find_map(|(native, then)| {
+                        Some((
+                            best * now(self.scenario, native)? / then,
+                            format!("{system}, scaled by {native}"),
+                        ))
+                    })
+            }
+            Peer::Now(scenario, systems) => {
+                let figures = systems
+                    .iter()
+                    .filter_map(|system| Some((now(scenario, system)?, *system)));
+                let (best, system) = figures.reduce(|best, other| self.better(best, other))?;
+                Some((best, format!("{system}'s {} in this run", scenario.name())))
+            }
         }
-        [("native15", self.native15), ("native18", self.native18)]
-            .into_iter()
-            .find_map(|(native, then)| {
-                Some((
-                    best * now(native)? / then,
-                    format!("{system}, scaled by {native}"),
-                ))
-            })
+    }
+
+    /// What a run must contain for there to be a reference.
+    pub(crate) fn missing(&self) -> String {
+        match self.peer {
+            Peer::Then { .. } => "no native replication in this run to compare with".into(),
+            Peer::Now(scenario, systems) => format!(
+                "no reference: this run has no {} of {}",
+                scenario.name(),
+                systems.join(" or ")
+            ),
+        }
+    }
+
+    fn better<'a>(&self, one: (f64, &'a str), other: (f64, &'a str)) -> (f64, &'a str) {
+        let more = other.0 > one.0;
+        if more == (self.sense == Sense::Rate) {
+            other
+        } else {
+            one
+        }
     }
 
     /// The ratio that the line shows.
@@ -246,7 +323,7 @@ mod tests {
         let c1 = named("c1");
         // Native does half of what it did then, so the best peer would, too.
         let (reference, _) = c1
-            .reference(|system| (system == "native15").then_some(60_421.5))
+            .reference(|_, system| (system == "native15").then_some(60_421.5))
             .unwrap();
         assert!((reference - 65_272.0).abs() < 1e-6);
         assert!((c1.ratio(195_816.0, reference) - 3.0).abs() < 1e-9);
@@ -256,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_in_the_run_is_its_own_reference() {
-        let now = |system: &str| match system {
+        let now = |_, system: &str| match system {
             "native15" => Some(5.0),
             "native18" => Some(2.0),
             _ => None,
@@ -275,6 +352,25 @@ mod tests {
 
     #[test]
     fn without_native_there_is_no_reference() {
-        assert!(named("a").reference(|_| None).is_none());
+        assert!(named("a").reference(|_, _| None).is_none());
+    }
+
+    #[test]
+    fn conflicts_are_compared_with_the_best_native_without_them() {
+        let now = |scenario, system: &str| match (scenario, system) {
+            (Scenario::Du, "native15") => Some(80_000.0),
+            (Scenario::Du, "native18") => Some(90_000.0),
+            _ => None,
+        };
+        let (reference, how) = named("x10").reference(now).unwrap();
+        assert_eq!(
+            (reference, how.as_str()),
+            (90_000.0, "native18's du in this run")
+        );
+        assert!(named("w3").reference(now).is_none());
+        assert_eq!(
+            named("w3").missing(),
+            "no reference: this run has no w3 of native18"
+        );
     }
 }

@@ -1,0 +1,346 @@
+//! A cluster of several sites for one scenario: servers, and what replicates between them.
+//!
+//! It is made when the scenario begins and gone when it ends, unlike a pair. Everywrite's nodes are all
+//! peers of each other; native replication has the subscriptions that the scenario needs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio_postgres::Client;
+
+use super::daemon::Daemon;
+use super::everywrite;
+use super::meter::Meter;
+use super::options::{Kind, Plan, SystemPlan};
+use super::pair::differences;
+use super::registry::{Registry, Role};
+use super::server::Server;
+
+/// Period at which markers are polled.
+const MARKER_PERIOD: Duration = Duration::from_millis(5);
+
+/// How long replication may take to begin.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long changes may be on their way.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Which sites a scenario needs, and who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sites {
+    /// So many, all written; TPC-B tables on each.
+    Written(usize),
+    /// A, which is written, and so many peers. Native replication goes from A to them only.
+    Peers(usize),
+}
+
+impl Sites {
+    /// Sites altogether.
+    fn count(self) -> usize {
+        match self {
+            Self::Written(sites) => sites,
+            Self::Peers(peers) => peers + 1,
+        }
+    }
+
+    /// Who must have the changes of whom.
+    fn ways(self) -> Vec<(usize, usize)> {
+        let origins = match self {
+            Self::Written(sites) => 0..sites,
+            Self::Peers(_) => 0..1,
+        };
+        origins
+            .flat_map(|from| (0..self.count()).map(move |to| (from, to)))
+            .filter(|(from, to)| from != to)
+            .collect()
+    }
+}
+
+/// Servers that replicate.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    /// `everywrite15-w3`, …
+    name: String,
+    /// What the servers call their version.
+    pub(crate) version: String,
+    /// Site `a` first.
+    pub(crate) servers: Vec<Server>,
+    /// Beside the servers, in their order; none for native replication.
+    daemons: Vec<Daemon>,
+    sites: Sites,
+    registry: Registry,
+    markers: i64,
+}
+
+impl Mesh {
+    /// Starts it all and waits until changes arrive wherever they should.
+    pub(crate) async fn start(
+        plan: &Plan,
+        system: &SystemPlan,
+        scenario: &str,
+        sites: Sites,
+        registry: &Registry,
+    ) -> Result<Self> {
+        let name = format!("{}-{scenario}", system.name());
+        let mut servers = Vec::new();
+        for label in ('a'..='z').take(sites.count()) {
+            let bin = &system.postgres.bin;
+            let mut server = Server::new(&name, label, bin, &plan.pgbench, &plan.work, plan.keep)?;
+            match sites {
+                Sites::Written(_) => {}
+                // Only A's processors are of interest, and the memory of small machines is small.
+                Sites::Peers(_) if label == 'a' => server.set("shared_buffers", "128MB"),
+                Sites::Peers(_) => server.set("shared_buffers", "32MB"),
+            }
+            servers.push(server);
+        }
+        let mut mesh = Self {
+            name,
+            version: String::new(),
+            servers,
+            daemons: Vec::new(),
+            sites,
+            registry: registry.clone(),
+            markers: 0,
+        };
+        for index in 0..mesh.servers.len() {
+            mesh.start_server(index).await?;
+        }
+        mesh.version = mesh.a()?.value("show server_version").await?;
+        match (system.kind, &plan.everywrite) {
+            (Kind::Everywrite, Some(program)) => {
+                let servers: Vec<&Server> = mesh.servers.iter().collect();
+                mesh.daemons =
+                    everywrite::daemons(&mesh.name, program, &servers, &plan.work, registry)
+                        .await?;
+                for daemon in &mut mesh.daemons {
+                    daemon.start()?;
+                }
+            }
+            _ => mesh.subscribe().await?,
+        }
+        mesh.wait_connected().await?;
+        Ok(mesh)
+    }
+
+    async fn start_server(&self, index: usize) -> Result<()> {
+        let server = self.servers.get(index).context("no such site")?;
+        server.init().await?;
+        server.start().await?;
+        let role = Role::Server(server.label);
+        self.registry.set(&self.name, role, server.postmaster()?);
+        server.create_database().await?;
+        server.execute(include_str!("schema.sql")).await?;
+        if let Sites::Written(sites) = self.sites {
+            let scale = (sites as i64 * super::three::BRANCHES).to_string();
+            // The server makes the rows itself, which takes half the time.
+            server
+                .pgbench(&["-i", "-I", "dtGvp", "-s", &scale, "-q"], "")
+                .await?;
+            let keys = format!(
+                "alter table pgbench_history add hid bigint generated by default as identity \
+                 (start with {} increment by {sites}) primary key",
+                index + 1
+            );
+            server.execute(&keys).await?;
+        }
+        server.execute("vacuum analyze").await?;
+        server.execute("checkpoint").await
+    }
+
+    /// Native replication: one subscription for each way.
+    async fn subscribe(&self) -> Result<()> {
+        let ways = self.sites.ways();
+        for server in &self.servers {
+            server
+                .execute("create publication p for all tables")
+                .await?;
+        }
+        for (from, to) in ways {
+            let site = |index: usize| self.servers.get(index).context("no such site");
+            let (origin, peer) = (site(from)?, site(to)?);
+            let name = format!("s_{}{}", origin.label, peer.label);
+            // What a site has applied must not go round in circles.
+            let others = match self.sites {
+                Sites::Written(_) => ", origin = none, streaming = parallel",
+                Sites::Peers(_) => ", streaming = on",
+            };
+            let sql = format!(
+                "create subscription {name} connection '{}' publication p \
+                 with (binary = true, copy_data = false, slot_name = '{name}'{others})",
+                origin.conninfo()
+            );
+            peer.execute(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes at each origin until all who should have it have something of it: what is written before a slot
+    /// exists never arrives. A table of its own, which is not compared at the end.
+    async fn wait_connected(&mut self) -> Result<()> {
+        let clients = self.clients().await?;
+        let mut open = self.sites.ways();
+        let end = Instant::now() + START_LIMIT;
+        for round in 1_i64.. {
+            for (site, client) in clients.iter().enumerate() {
+                if open.iter().any(|(from, _)| *from == site) {
+                    let id = round * 100 + site as i64;
+                    let sql = format!("insert into probe values ({id})");
+                    client.batch_execute(&sql).await.context("write a probe")?;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let mut still = Vec::new();
+            for (from, to) in open {
+                let client = clients.get(to).context("no such site")?;
+                let sql = format!("select 1 from probe where id % 100 = {from} limit 1");
+                let seen = client.query_opt(&sql, &[]).await;
+                if seen.context("look for a probe")?.is_none() {
+                    still.push((from, to));
+                }
+            }
+            open = still;
+            self.check()?;
+            if open.is_empty() {
+                break;
+            }
+            if Instant::now() > end {
+                bail!("replication does not start: nothing has arrived from/at {open:?}");
+            }
+        }
+        self.wait_caught_up().await.map(drop)
+    }
+
+    async fn clients(&self) -> Result<Vec<Client>> {
+        let mut clients = Vec::new();
+        for server in &self.servers {
+            clients.push(server.connect().await?);
+        }
+        Ok(clients)
+    }
+
+    /// Site A.
+    pub(crate) fn a(&self) -> Result<&Server> {
+        self.servers.first().context("a cluster without sites")
+    }
+
+    /// Writes a marker at every origin, and returns when all who should have them do.
+    pub(crate) async fn wait_caught_up(&mut self) -> Result<Instant> {
+        let clients = self.clients().await?;
+        let ways = self.sites.ways();
+        let first = self.markers + 1;
+        self.markers += clients.len() as i64;
+        for (site, client) in clients.iter().enumerate() {
+            if ways.iter().any(|(from, _)| *from == site) {
+                let marker = first + site as i64;
+                let sql = format!("insert into marker(id) values ({marker})");
+                client.batch_execute(&sql).await.context("write a marker")?;
+            }
+        }
+        let (begun, mut checked) = (Instant::now(), Instant::now());
+        for (from, to) in ways {
+            let client = clients.get(to).context("no such site")?;
+            let marker = first + from as i64;
+            let sql = format!("select 1 from marker where id = {marker}");
+            let statement = client.prepare(&sql).await.context("prepare a query")?;
+            while client
+                .query_opt(&statement, &[])
+                .await
+                .context("look for a marker")?
+                .is_none()
+            {
+                if checked.elapsed() > Duration::from_secs(1) {
+                    checked = Instant::now();
+                    self.check()?;
+                }
+                if begun.elapsed() > LIMIT {
+                    bail!(
+                        "a change of site {} is not visible at site {} after {} s",
+                        letter(from),
+                        letter(to),
+                        LIMIT.as_secs()
+                    );
+                }
+                tokio::time::sleep(MARKER_PERIOD).await;
+            }
+        }
+        Ok(Instant::now())
+    }
+
+    /// An error when a daemon has ended by itself.
+    fn check(&mut self) -> Result<()> {
+        self.daemons.iter_mut().try_for_each(Daemon::check)
+    }
+
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        for server in &self.servers {
+            server.execute("checkpoint").await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn meter(&self) -> Result<Meter> {
+        let servers: Vec<&Server> = self.servers.iter().collect();
+        Meter::start(&self.registry, &self.name, &servers).await
+    }
+
+    /// Starts to count memory peaks anew.
+    pub(crate) fn reset_peaks(&mut self) {
+        for daemon in &mut self.daemons {
+            daemon.reset_peak();
+        }
+    }
+
+    /// Memory peaks of A's daemon and of the greatest of the others, in bytes.
+    pub(crate) fn peaks(&mut self) -> Option<[u64; 2]> {
+        let mut peaks = self.daemons.iter_mut().map(Daemon::peak_bytes);
+        let a = peaks.next()?;
+        Some([a, peaks.max().unwrap_or(0)])
+    }
+
+    /// The tables whose rows are not the same at all sites.
+    pub(crate) async fn differences(&self) -> Result<Vec<String>> {
+        let mut tables = vec!["marker", "lat"];
+        if matches!(self.sites, Sites::Written(_)) {
+            tables.extend([
+                "pgbench_accounts",
+                "pgbench_branches",
+                "pgbench_tellers",
+                "pgbench_history",
+            ]);
+        }
+        differences(&self.servers.iter().collect::<Vec<_>>(), &tables).await
+    }
+
+    /// Ends the daemons in good order; the servers end when this is dropped.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        for daemon in &mut self.daemons {
+            daemon.stop().await?;
+        }
+        self.registry.forget(&self.name);
+        Ok(())
+    }
+}
+
+fn letter(site: usize) -> char {
+    ('a'..='z').nth(site).unwrap_or('?')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_writers_are_six_ways_and_eight_peers_eight() {
+        let three = Sites::Written(3);
+        assert_eq!(three.count(), 3);
+        assert_eq!(
+            three.ways(),
+            [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+        );
+        let eight = Sites::Peers(8);
+        assert_eq!(eight.count(), 9);
+        assert_eq!(eight.ways().len(), 8);
+        assert!(eight.ways().iter().all(|(from, _)| *from == 0));
+    }
+}
