@@ -143,6 +143,8 @@ pub(super) async fn catch_up(
             break false;
         }
     };
+    // The watching thread sees the last row, too.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let traffic = network.wire.traffic(pair.port) - before;
     let seen = watch.end()?;
     let last = seen.last().context("B was never looked at")?;

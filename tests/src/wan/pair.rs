@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 enum Means {
     Native,
-    Everywrite { a: Node, b: Node },
+    Everywrite { a: Box<Node>, b: Box<Node> },
 }
 
 /// One system under test.
@@ -119,8 +119,8 @@ impl Pair {
             name: format!("everywrite{}", major(&a).await?),
             port: LINK_PORT,
             means: Means::Everywrite {
-                a: node_a,
-                b: node_b,
+                a: Box::new(node_a),
+                b: Box::new(node_b),
             },
             a,
             b,
