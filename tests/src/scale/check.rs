@@ -1,7 +1,8 @@
 //! Five real sites: whether a link carries what is computed for it.
 //!
-//! All sites write one-row transactions at one rate, then at another. What a link carries more at the
-//! second one, for each transaction more, is the bytes of a transaction; the rest is beats and pings.
+//! All sites write one-row transactions at one rate, then at another. What A's own journal grows by is
+//! what a transaction's frame takes; what a link carries beyond the frames is beats, pings and its own
+//! frames' headers.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use everywrite_node::telemetry::Status;
 use everywrite_tests::cluster::{Cluster, Plan};
 use serde::Serialize;
 
-use super::cost::Cost;
+use super::transaction::Kind;
 
 const SITES: usize = 5;
 const SCHEMA: &str = "create table rows (id bigint primary key, ts timestamptz, pad text);";
@@ -20,10 +21,12 @@ const SECONDS: f64 = 6.0;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Check {
     pub(crate) sites: usize,
-    pub(crate) transaction_bytes_computed: f64,
-    pub(crate) transaction_bytes_measured: f64,
+    pub(crate) frame_bytes_computed: f64,
+    pub(crate) frame_bytes_measured: f64,
+    /// On the link, without TLS.
     pub(crate) rest_bytes_per_s_computed: f64,
-    pub(crate) rest_bytes_per_s_measured: f64,
+    pub(crate) rest_bytes_per_s_measured_at_40: f64,
+    pub(crate) rest_bytes_per_s_measured_at_120: f64,
     pub(crate) sql_sessions_at_a: f64,
 }
 
@@ -32,39 +35,62 @@ pub(crate) async fn run() -> anyhow::Result<Check> {
     let cluster = Plan::with_schema(SCHEMA).sites(SITES).start().await?;
     // A vector names whoever has written.
     write(&cluster, 0, 10.0, 2.0).await?;
-    let slow = write(&cluster, 1_000_000, 10.0, SECONDS).await?;
-    let fast = write(&cluster, 2_000_000, 60.0, SECONDS).await?;
+    let slow = write(&cluster, 1_000_000, 40.0, SECONDS).await?;
+    let fast = write(&cluster, 2_000_000, 120.0, SECONDS).await?;
     let sessions = "select count(*) from pg_stat_activity where backend_type = 'client backend' \
                     and application_name like 'everywrite%'";
     let sessions = cluster.site(0).value(sessions).await?;
     let computed = super::cost::of(SITES, 1000.0);
     cluster.finish()?;
-    let slope = (fast.1 - slow.1) / (fast.0 - slow.0);
+    let frame = Kind::Insert.frame(7, SITES - 1).len();
     Ok(Check {
         sites: SITES,
-        transaction_bytes_computed: transaction(&computed),
-        transaction_bytes_measured: slope,
+        frame_bytes_computed: frame as f64,
+        frame_bytes_measured: fast.frame_bytes,
         rest_bytes_per_s_computed: (computed.node_out_beats_kb_per_s + computed.pings_kb_per_s)
             * 1e3
             / (SITES - 1) as f64,
-        rest_bytes_per_s_measured: slow.1 - slope * slow.0,
+        rest_bytes_per_s_measured_at_40: slow.rest_bytes_per_s,
+        rest_bytes_per_s_measured_at_120: fast.rest_bytes_per_s,
         sql_sessions_at_a: sessions.parse().context("a number of sessions")?,
     })
 }
 
-fn transaction(cost: &Cost) -> f64 {
-    let frame = super::transaction::Kind::Insert.frame(7, cost.sites - 1);
-    crate::link::data(1, frame.freeze()).len() as f64
+/// What one rate has amounted to at A.
+struct Written {
+    frame_bytes: f64,
+    rest_bytes_per_s: f64,
 }
 
-/// All sites write at a rate; transactions of A a second and bytes of A to one peer a second.
-async fn write(
-    cluster: &Cluster,
-    base: i64,
-    per_s: f64,
-    seconds: f64,
-) -> anyhow::Result<(f64, f64)> {
+/// Bytes of A's own journal.
+fn journal_bytes(cluster: &Cluster) -> anyhow::Result<u64> {
+    let node = &cluster.site(0).node;
+    let config = std::fs::read_to_string(node.config()).context("read the configuration")?;
+    let data = config
+        .lines()
+        .find_map(|line| line.strip_prefix("data-directory = "))
+        .context("no data-directory")?;
+    let folder = node
+        .dir()
+        .join(data.trim().trim_matches('"'))
+        .join("journal")
+        .join("1");
+    let listed =
+        std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut bytes = 0;
+    for entry in listed {
+        bytes += entry
+            .and_then(|entry| entry.metadata())
+            .context("look at a segment")?
+            .len();
+    }
+    Ok(bytes)
+}
+
+/// All sites write at a rate.
+async fn write(cluster: &Cluster, base: i64, per_s: f64, seconds: f64) -> anyhow::Result<Written> {
     let before = cluster.site(0).node.status().await?;
+    let journal_before = journal_bytes(cluster)?;
     let begin = Instant::now();
     let count = (per_s * seconds) as i64;
     let mut writers = tokio::task::JoinSet::new();
@@ -90,5 +116,9 @@ async fn write(
     let elapsed = begin.elapsed().as_secs_f64();
     let sent = |status: &Status| status.peers.iter().map(|peer| peer.sent_bytes).sum::<u64>();
     let bytes = (sent(&after) - sent(&before)) as f64 / (SITES - 1) as f64;
-    Ok((count as f64 / elapsed, bytes / elapsed))
+    let journal = (journal_bytes(cluster)? - journal_before) as f64;
+    Ok(Written {
+        frame_bytes: journal / count as f64,
+        rest_bytes_per_s: (bytes - journal) / elapsed,
+    })
 }
