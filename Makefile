@@ -15,7 +15,7 @@ DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 export SEED SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak bench matrix fmt lint clean postgres
+.PHONY: help build demo demo-down test soak bench wan scale matrix fmt lint clean postgres
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,14 @@ soak: postgres ## random transactions, kill -9 of random processes, then every w
 bench: postgres ## Everywrite and PostgreSQL's own logical replication in turn
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
+
+wan: postgres ## both replicate over a slow wire (root; RTT=20,80,200 LOSS=0,1 CONGESTION=cubic)
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin wan
+	@$${CARGO_TARGET_DIR:-target}/release/wan $(if $(RTT),--rtt $(RTT)) $(if $(LOSS),--loss $(LOSS)) $(if $(CONGESTION),--congestion $(CONGESTION))
+
+scale: postgres ## what a node costs with 3 to 48 sites, and a check at five real ones
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin scale
+	@$${CARGO_TARGET_DIR:-target}/release/scale --check
 
 matrix: postgres ## the integration tests on other PostgreSQL majors (MAJORS="16 17 18")
 	tests/matrix.sh $(MAJORS)
