@@ -87,11 +87,9 @@ fn hash() -> Work {
 }
 
 fn announce(rounds: usize, new: bool) -> Work {
-    let mut index = filled();
-    let first = if new { BEFORE } else { 0 };
-    let keys: Vec<KeyHash> = (0..rounds * KEYS)
-        .map(|n| key(first + n % BEFORE))
-        .collect();
+    // From nothing: then the second half of the rounds makes each part of the map grow once.
+    let mut index = if new { Index::new() } else { filled() };
+    let keys: Vec<KeyHash> = (0..rounds * KEYS).map(|n| key(n % BEFORE)).collect();
     let relation = relation();
     Box::new(move |round| {
         for key in &keys[round * KEYS..][..KEYS] {

@@ -23,8 +23,12 @@ pub fn paths() -> Vec<Path> {
         path("journal/encode-1", Load::InsertSingle, encode),
         path("journal/scan-1000", Load::Insert, scan),
         path("journal/scan-1", Load::InsertSingle, scan),
-        path("journal/append-1000", Load::Insert, append),
-        path("journal/append-1", Load::InsertSingle, append),
+        Path::new("journal/append-1000", "row", 10 * ROWS, |rounds| {
+            append(Load::Insert, 10, rounds)
+        }),
+        Path::new("journal/append-1", "row", ROWS, |rounds| {
+            append(Load::InsertSingle, 1, rounds)
+        }),
         path("journal/recover-1", Load::InsertSingle, recover),
         Path::new("journal/crc", "KiB", CHECKED_KIB, |_| crc()),
     ]
@@ -63,9 +67,13 @@ fn scan(load: Load, rounds: usize) -> Work {
     })
 }
 
-/// A round is what capture hands over at once; the next one begins when it is durable.
-fn append(load: Load, rounds: usize) -> Work {
-    let rounds = frames(load, rounds);
+/// A round is what capture hands over at once; the next one begins when it is durable. What the two
+/// threads take to wake each other is not the same each time: a round is long enough to hide it.
+fn append(load: Load, many: usize, rounds: usize) -> Work {
+    let rounds: Vec<Bytes> = frames(load, rounds * many)
+        .chunks(many)
+        .map(|frames| frames.concat().into())
+        .collect();
     let dir = folder();
     let journal = Journal::open(dir.path(), ME, Options::default()).expect("a journal");
     let runtime = runtime();
@@ -83,7 +91,7 @@ fn append(load: Load, rounds: usize) -> Work {
 }
 
 /// Each round opens a journal that the process before has closed.
-fn recover(load: Load, rounds: usize) -> Work {
+fn recover(load: Load, _: usize) -> Work {
     let dir = folder();
     let runtime = runtime();
     let journal = Journal::open(dir.path(), ME, Options::default()).expect("a journal");
@@ -94,7 +102,6 @@ fn recover(load: Load, rounds: usize) -> Work {
         end.changed().await.expect("the journal is open");
     });
     drop(journal);
-    let _ = rounds;
     Box::new(move |_| {
         let journal = Journal::open(dir.path(), ME, Options::default()).expect("a journal");
         black_box(journal.end());
