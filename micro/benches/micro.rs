@@ -9,9 +9,9 @@ const ROUNDS: usize = 8;
 
 fn main() {
     let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     for path in everywrite_micro::paths() {
         let (stage, what) = path.name.split_once('/').expect("stage/what");
