@@ -31,3 +31,4 @@ pub use error::Error;
 pub(crate) use service::chain;
 pub use service::{Capture, Options, Progress};
 pub use shapes::Shapes;
+pub use spool::Spools;

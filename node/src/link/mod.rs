@@ -43,6 +43,8 @@ mod hello;
 mod hub;
 mod identity;
 mod linger;
+#[doc(hidden)]
+pub mod measured;
 mod message;
 mod node;
 mod options;
