@@ -21,6 +21,7 @@
 
 mod assembler;
 mod error;
+mod pace;
 mod service;
 mod shapes;
 mod spool;

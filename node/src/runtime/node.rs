@@ -179,9 +179,11 @@ impl Shared {
         let Some(own) = self.journals.get(self.me) else {
             return;
         };
+        let hurry = Arc::new(Notify::new());
         let barriers = Barriers::start(
             self.target.clone(),
             Arc::clone(&self.ledger),
+            Arc::clone(&hurry),
             shutdown.clone(),
         );
         rows.use_barriers(barriers.clone());
@@ -195,6 +197,7 @@ impl Shared {
             me: self.me,
             target: self.target.clone(),
             spool: self.settings.node.data_directory.join("spool"),
+            hurry,
         };
         let repairs_of_streams = repairs.clone();
         let capture = Capture::new(
