@@ -181,6 +181,7 @@ impl Capture {
                 }
                 next = stream.buffered()?;
             }
+            assembler.tell(&self.ledger);
             self.append(assembler).await?;
             let taken = assembler.transactions - before;
             pace.took(taken, bytes, tokio::time::Instant::now());

@@ -71,7 +71,7 @@ pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
         && entries.iter().all(|e| {
             e.row.is_none() == delete
                 && !e.local_key.has_text()
-                && e.row.map_or(!e.key.has_text(), plain)
+                && e.row.map_or_else(|| !e.key.has_text(), plain)
         })
 }
 
