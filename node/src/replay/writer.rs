@@ -63,6 +63,11 @@ impl Writer {
         Ok(self.session.send_behind(&mut self.out)?)
     }
 
+    /// Whether there is nothing to send.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// Whether the session is lost.
     pub(super) fn is_broken(&self) -> bool {
         self.session.is_broken()
