@@ -27,6 +27,9 @@ use super::serve::PIECE_COST;
 use super::session::Session;
 use crate::journal::Journal;
 
+/// A chunk of tiny pieces is bounded, too. Senders cut full ones.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
 /// The ends of a connection's subscriptions where its reader puts what comes.
 #[derive(Default)]
 pub(super) struct Inlets {
@@ -36,7 +39,7 @@ pub(super) struct Inlets {
 struct Inlet {
     /// The chunk that is being received, as it came: it is unpacked when the journal's turn comes.
     pieces: Vec<Piece>,
-    /// What they are unpacked.
+    /// What they are unpacked; each counts as [`PIECE_BYTES_MIN`] at least.
     plain_bytes: usize,
     /// Bounded by `unpaid`: a sender that goes beyond its window breaks the protocol.
     chunks: mpsc::UnboundedSender<(Vec<Piece>, u32)>,
@@ -62,7 +65,7 @@ impl Inlets {
             return Err(malformed("data beyond the window".to_owned()));
         }
         inlet.chunk_cost += cost;
-        inlet.plain_bytes += piece.plain_bytes();
+        inlet.plain_bytes += piece.plain_bytes().max(PIECE_BYTES_MIN);
         if inlet.plain_bytes > WHOLE_BYTES_MAX {
             return Err(malformed(format!(
                 "pieces of more than {WHOLE_BYTES_MAX} bytes together"
