@@ -48,6 +48,7 @@ pub mod measured;
 mod message;
 mod node;
 mod options;
+mod pack;
 mod peer;
 mod receive;
 mod routing;
@@ -60,7 +61,7 @@ mod writer;
 
 pub use error::Error;
 pub use handle::{Handle, Link};
-pub use options::{Clock, Options, Peer, Timing};
+pub use options::{Clock, Compression, Options, Peer, Timing};
 pub use rows::{FetchRow, FetchedRow, RowSource};
 
 #[cfg(test)]

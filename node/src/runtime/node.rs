@@ -452,7 +452,13 @@ fn link_options(settings: &Settings) -> link::Options {
         certificate: settings.tls.certificate.clone(),
         key: settings.tls.key.clone(),
         timing: link::Timing::default(),
-        window_bytes: link::Options::WINDOW_BYTES,
+        // The setting's bounds keep it within 32 bits.
+        window_bytes: settings.link.window.bytes() as u32,
+        compression: match settings.link.compression {
+            everywrite_config::Compression::None => link::Compression::None,
+            everywrite_config::Compression::Lz4 => link::Compression::Lz4,
+            everywrite_config::Compression::Zstd => link::Compression::Zstd,
+        },
         clock: link::Clock::default(),
     }
 }
