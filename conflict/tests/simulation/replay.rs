@@ -278,7 +278,8 @@ impl Site {
     /// The guarded statements: nothing of the group is in the index, nothing of it was written
     /// by a local transaction that is not captured. A guard that fails gives nothing.
     fn fast(&self, flight: &Flight) -> Option<Rows> {
-        let known = flight.before.values().any(Option::is_some);
+        let moved = flight.folded.iter().any(|f| f.moved_from.is_some());
+        let known = moved || flight.before.values().any(Option::is_some);
         if known || !flight.truncates.is_empty() || !self.rules.has(Rule::Set) {
             return None;
         }
