@@ -278,8 +278,7 @@ impl Site {
     /// The guarded statements: nothing of the group is in the index, nothing of it was written
     /// by a local transaction that is not captured. A guard that fails gives nothing.
     fn fast(&self, flight: &Flight) -> Option<Rows> {
-        let moved = flight.folded.iter().any(|f| f.moved_from.is_some());
-        let known = moved || flight.before.values().any(Option::is_some);
+        let known = flight.before.values().any(Option::is_some);
         if known || !flight.truncates.is_empty() || !self.rules.has(Rule::Set) {
             return None;
         }
@@ -292,11 +291,13 @@ impl Site {
                 (Net::Insert(row), None) => {
                     rows.insert(folded.key, stored(row, folded.last.version, None)?);
                 }
-                (Net::Update(row) | Net::Replace(row), Some(old)) if guarded(&old) => {
-                    rows.insert(
-                        folded.key,
-                        stored(row, folded.last.version, Some(old.toast))?,
-                    );
+                (Net::Update(row), Some(old)) if guarded(&old) => {
+                    let row = stored(row, folded.last.version, Some(old.toast))?;
+                    rows.insert(folded.key, row);
+                }
+                // What it omits is not in the row that it replaces.
+                (Net::Replace(row), Some(old)) if guarded(&old) => {
+                    rows.insert(folded.key, stored(row, folded.last.version, None)?);
                 }
                 (Net::Delete, Some(old)) if guarded(&old) => {
                     rows.remove(&folded.key);
@@ -446,12 +447,14 @@ impl Site {
         if row.complete() {
             return Some((key, version, stored(row, version, None)));
         }
+        // An update behind a delete: of a row that came between them at its origin, unseen.
+        let between = folded.moved_from.is_none() && !matches!(folded.net, Net::Update(_));
         let base = folded.moved_from.unwrap_or(key);
         let before = flight.before.get(&base).copied().flatten();
         let covered = |s| flight.covers(self.rules, folded.first.transaction, s);
         let seen = before.is_none_or(|e| e.source.is_some_and(covered));
         let undisturbed = winners.iter().any(|w| w.key == base);
-        if let Some(old) = rows.get(&base).filter(|_| seen && undisturbed) {
+        if let Some(old) = rows.get(&base).filter(|_| seen && undisturbed && !between) {
             return Some((key, version, stored(row, version, Some(old.toast))));
         }
         self.paths.fetched += 1;
