@@ -28,8 +28,6 @@ pub(crate) enum Toast {
     Value(u64),
     /// Unchanged: what the row of before has.
     Unchanged,
-    /// Unchanged, but the row of before is not the one that the vector tells.
-    UnknownBase,
 }
 
 /// A row's image in the stream.
@@ -72,7 +70,10 @@ pub(crate) struct Transaction {
     pub(crate) previous: Lsn,
     pub(crate) stamp: Stamp,
     pub(crate) version: Version,
+    /// What its site had begun to replay.
     pub(crate) vector: Vector,
+    /// What of that it has surely seen: committed, and before it in the local WAL.
+    pub(crate) seen: Vector,
     pub(crate) ops: Vec<Op>,
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use everywrite_conflict::{Lsn, Stamp, Vector, Version};
 
 use crate::data::{Key, Op, Row, TABLES, Toast};
-use crate::replay::Ahead;
 use crate::rnd::Rnd;
 
 /// A row in the table.
@@ -27,8 +26,6 @@ pub(crate) struct State {
     /// Of the replication origins.
     pub(crate) progress: Vector,
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
-    /// Versions whose transactions are still to come.
-    pub(crate) ahead: Vec<Ahead>,
 }
 
 /// A commit of a session without origin.
@@ -48,6 +45,8 @@ pub(crate) struct Server {
     pub(crate) wal: Vec<Record>,
     pub(crate) insert: Lsn,
     pub(crate) next_outbox: u64,
+    /// For the checks: the value that belongs to each row written here, by what else it has.
+    pub(crate) written: BTreeMap<(Key, u64), u64>,
 }
 
 impl Server {
@@ -230,6 +229,7 @@ impl Server {
                     (o.value, o.plain, o.toast) == (row.value, row.plain, row.toast)
                 });
             if !same {
+                self.written.insert((*key, row.plain), row.toast);
                 row.local = Some(end);
                 row.writer = None;
             }

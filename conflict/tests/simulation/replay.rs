@@ -9,8 +9,8 @@ use everywrite_conflict::{
 
 use crate::data::{self, Key, Row, TABLES, Toast, Transaction};
 use crate::postgres::Stored;
-use crate::rules::Rule;
-use crate::site::Site;
+use crate::rules::{Rule, Rules};
+use crate::site::{Site, site_of};
 
 /// A group that is being replayed.
 pub(crate) struct Flight {
@@ -36,38 +36,33 @@ pub(crate) struct Landing {
 pub(crate) struct Done {
     pub(crate) rows: Rows,
     pub(crate) lost: Vec<(Key, Version)>,
-    pub(crate) ahead: Vec<Ahead>,
 }
 
-/// A version that came by itself, before the transaction that carries it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ahead {
-    pub(crate) key: Key,
-    pub(crate) version: Version,
-    pub(crate) source: Position,
-    /// The whole row; `None`: deleted.
-    pub(crate) row: Option<Stored>,
+/// What a site says of a version that it has replayed.
+pub(crate) enum Answer {
+    /// The value of the row, which is that version.
+    Value(u64),
+    /// A later version, or a delete, is on its way to whoever asks.
+    Replaced,
 }
 
-/// What a site says of a row when it is asked.
-pub(crate) struct Answer {
-    pub(crate) version: Version,
-    pub(crate) source: Position,
-    pub(crate) row: Option<Stored>,
-}
-
-/// Asks a site for a row; nothing if it cannot tell yet.
-pub(crate) type Fetch<'a> = &'a dyn Fn(NodeId, Key) -> Option<Answer>;
+/// Asks for the value of a row as a position wrote it; nothing if nobody can tell yet.
+pub(crate) type Fetch<'a> = &'a dyn Fn(Position, Key) -> Option<Answer>;
 
 type Whole = (Key, Version, Option<Stored>);
 
 type Rows = BTreeMap<Key, Stored>;
 
 impl Flight {
-    fn covers(&self, transaction: u32, position: Position) -> bool {
+    /// Whether that transaction has surely seen what stands at a position.
+    fn covers(&self, rules: Rules, transaction: u32, position: Position) -> bool {
         let transaction = &self.group[transaction as usize];
         let earlier = position.origin == self.origin && position.lsn < transaction.position;
-        earlier || transaction.vector.covers(position)
+        earlier
+            || match rules.has(Rule::Base) {
+                true => transaction.seen.covers(position),
+                false => transaction.vector.covers(position),
+            }
     }
 
     fn position(&self, transaction: u32) -> Lsn {
@@ -262,10 +257,9 @@ impl Site {
         };
         let position = flight.group.last().map_or(Lsn::ZERO, |t| t.position);
         tell!(
-            "  site {} applies {origin} up to {position}: lost {:?}, ahead {:?}",
+            "  site {} applies {origin} up to {position}: lost {:?}",
             self.me.0 - 1,
-            done.lost,
-            done.ahead
+            done.lost
         );
         self.server.now.rows = done.rows.clone();
         self.server.now.progress.set(origin, position);
@@ -276,10 +270,6 @@ impl Site {
                 self.server.now.outbox.insert(id, *lost);
             }
         }
-        let now = &mut self.server.now;
-        now.ahead.extend(done.ahead.iter().copied());
-        let progress = now.progress.clone();
-        now.ahead.retain(|a| !progress.covers(a.source));
         let at = self.server.commit_replayed();
         self.daemon.landings.push_back(Landing { flight, done, at });
         Ok(true)
@@ -301,11 +291,13 @@ impl Site {
                 (Net::Insert(row), None) => {
                     rows.insert(folded.key, stored(row, folded.last.version, None)?);
                 }
-                (Net::Update(row) | Net::Replace(row), Some(old)) if guarded(&old) => {
-                    rows.insert(
-                        folded.key,
-                        stored(row, folded.last.version, Some(old.toast))?,
-                    );
+                (Net::Update(row), Some(old)) if guarded(&old) => {
+                    let row = stored(row, folded.last.version, Some(old.toast))?;
+                    rows.insert(folded.key, row);
+                }
+                // What it omits is not in the row that it replaces.
+                (Net::Replace(row), Some(old)) if guarded(&old) => {
+                    rows.insert(folded.key, stored(row, folded.last.version, None)?);
                 }
                 (Net::Delete, Some(old)) if guarded(&old) => {
                     rows.remove(&folded.key);
@@ -342,7 +334,7 @@ impl Site {
         let mut done = Done::default();
         let mut whole: Vec<Whole> = Vec::new();
         for folded in &winners {
-            let Some(row) = self.complete(flight, folded, &winners, &rows, fetch, &mut done) else {
+            let Some(row) = self.complete(flight, folded, &winners, &rows, fetch) else {
                 return Ok(None);
             };
             whole.push(row);
@@ -357,14 +349,6 @@ impl Site {
             }
             self.place(set, &mut rows, &mut done.lost);
         }
-        // What came ahead takes nothing from anybody: its own transaction will.
-        for Ahead { key, row, .. } in &done.ahead {
-            if let Some(row) = row
-                && !rows.iter().any(|(k, r)| same_value(*k, r, *key, row))
-            {
-                rows.insert(*key, *row);
-            }
-        }
         done.rows = rows;
         let mut undo = Vec::new();
         for &(key, version) in &done.lost {
@@ -373,10 +357,6 @@ impl Site {
         }
         if !rollback {
             self.paths.lost += done.lost.len();
-            self.paths.ahead += done.ahead.len();
-            for ahead in &done.ahead {
-                self.announce_ahead(ahead, Lsn::MAX);
-            }
             return Ok(Some(done));
         }
         while let Some(undo) = undo.pop() {
@@ -385,27 +365,6 @@ impl Site {
             }
         }
         Ok(None)
-    }
-
-    /// A version that was fetched comes before its transaction.
-    pub(crate) fn announce_ahead(&mut self, ahead: &Ahead, local_lsn: Lsn) {
-        let &Ahead {
-            key,
-            version,
-            source,
-            row,
-        } = ahead;
-        let deleted = row.is_none();
-        self.daemon.clock.saw(version.stamp);
-        let entry = Entry {
-            version,
-            source: Some(source),
-            deleted,
-            local_lsn,
-        };
-        self.daemon
-            .index
-            .announce(data::relation(key), data::hash(key), entry);
     }
 
     fn winners(&mut self, flight: &Flight) -> Result<Vec<Folded<Key, Row>>, String> {
@@ -425,7 +384,7 @@ impl Site {
                 Net::Delete | Net::Nothing => Operation::Delete,
             };
             let hybrid = self.rules.has(Rule::Hybrid) && self.rules.stamps_are_above();
-            let covers = |p| hybrid && flight.covers(folded.last.transaction, p);
+            let covers = |p| hybrid && flight.covers(self.rules, folded.last.transaction, p);
             let present = self.server.now.rows.contains_key(&folded.key);
             let decision = decide(operation, version, covers, stored.as_ref(), present);
             self.conflicts += usize::from(decision.conflict.is_some());
@@ -471,8 +430,8 @@ impl Site {
     }
 
     /// The whole row. What its image omits is in the row of before, if that is what its writer
-    /// had before it. Otherwise the origin has it, maybe already as a newer version: then that
-    /// version is taken whole.
+    /// had before it. Otherwise it is asked for. If the version is replaced, there is no row here
+    /// until what replaced it comes.
     fn complete(
         &mut self,
         flight: &Flight,
@@ -480,7 +439,6 @@ impl Site {
         winners: &[Folded<Key, Row>],
         rows: &Rows,
         fetch: Fetch,
-        done: &mut Done,
     ) -> Option<Whole> {
         let (key, version) = (folded.key, folded.last.version);
         let Some(row) = folded.net.row() else {
@@ -489,87 +447,54 @@ impl Site {
         if row.complete() {
             return Some((key, version, stored(row, version, None)));
         }
-        let here = |key: Key| rows.get(&key).map(|r| r.toast);
-        let before = |key: Key| flight.before.get(&key).copied().flatten();
-        // A row that came ahead is no base, except for the transaction that carries it.
-        let ahead = |key: Key| {
-            self.server
-                .now
-                .ahead
-                .iter()
-                .find(|a| a.key == key)
-                .map(|a| a.version)
-        };
-        if let Some(toast) = here(key).filter(|_| ahead(key) == Some(version)) {
-            return Some((key, version, stored(row, version, Some(toast))));
-        }
+        // An update behind a delete: of a row that came between them at its origin, unseen.
+        let between = folded.moved_from.is_none() && !matches!(folded.net, Net::Update(_));
         let base = folded.moved_from.unwrap_or(key);
-        let covered = |s| flight.covers(folded.first.transaction, s);
-        let seen = before(base).is_none_or(|e| e.source.is_some_and(covered));
+        let before = flight.before.get(&base).copied().flatten();
+        let covered = |s| flight.covers(self.rules, folded.first.transaction, s);
+        let seen = before.is_none_or(|e| e.source.is_some_and(covered));
         let undisturbed = winners.iter().any(|w| w.key == base);
-        let known = row.toast == Toast::Unchanged || !self.rules.has(Rule::Base);
-        if let Some(toast) =
-            here(base).filter(|_| seen && undisturbed && known && ahead(base).is_none())
-        {
-            return Some((key, version, stored(row, version, Some(toast))));
+        if let Some(old) = rows.get(&base).filter(|_| seen && undisturbed && !between) {
+            return Some((key, version, stored(row, version, Some(old.toast))));
         }
         self.paths.fetched += 1;
-        let answer = fetch(flight.origin, key)?;
-        if !self.rules.has(Rule::Ahead) {
-            let toast = answer.row.map(|r| r.toast);
-            return Some((key, version, stored(row, version, toast)));
-        }
-        let row = answer.row.map(|r| Stored {
-            local: None,
-            writer: None,
-            ..r
-        });
-        if answer.version > version {
-            let (version, source) = (answer.version, answer.source);
-            done.ahead.push(Ahead {
-                key,
-                version,
-                source,
-                row,
-            });
-            return Some((key, version, None));
-        }
-        let row = row.map(|r| Stored {
-            writer: Some(version),
-            ..r
-        });
-        Some((key, version, row))
-    }
-
-    /// What another site is told of a row: a version with the row that is exactly it.
-    pub(crate) fn answer(&mut self, key: Key) -> Option<Answer> {
-        self.capture(usize::MAX);
-        self.fsync();
-        let mut entry = self
-            .daemon
-            .index
-            .get(data::relation(key), data::hash(key))?;
-        let row = self.server.now.rows.get(&key).copied();
-        // What is sent but not committed is not the row yet.
-        for flight in self.daemon.flights.values().flat_map(|f| f.iter().rev()) {
-            let sent = flight
-                .folded
-                .iter()
-                .find(|f| f.key == key)
-                .map(|f| f.last.version);
-            if sent == Some(entry.version) {
-                entry = flight.before.get(&key).copied().flatten()?;
+        let position = Position {
+            origin: flight.origin,
+            lsn: flight.position(folded.last.transaction),
+        };
+        match fetch(position, key)? {
+            Answer::Value(toast) => Some((key, version, stored(row, version, Some(toast)))),
+            Answer::Replaced => {
+                self.paths.replaced += 1;
+                Some((key, version, None))
             }
         }
-        let row = row.filter(|_| !entry.deleted);
-        if row.is_none() && !entry.deleted {
-            return None;
+    }
+
+    /// What another site is told of a row that was written at a position which is applied here.
+    pub(crate) fn answer(&mut self, at: Position, key: Key) -> Option<Answer> {
+        self.capture(usize::MAX);
+        self.fsync();
+        let entry = self.daemon.index.get(data::relation(key), data::hash(key));
+        let row = self.server.now.rows.get(&key);
+        tell!(
+            "  site {} is asked for {key} of {at}: {entry:?}, {row:?}",
+            site_of(self.me)
+        );
+        let value = row.map(|r| Answer::Value(r.toast));
+        match entry {
+            Some(entry) if entry.undecided() => None,
+            _ if !self.rules.has(Rule::Very) => Some(value.unwrap_or(Answer::Replaced)),
+            Some(entry) if entry.source != Some(at) || entry.deleted => Some(Answer::Replaced),
+            Some(entry) if entry.in_flight() => None,
+            // Committed, and not visible for a moment.
+            Some(_) => value,
+            // It can be forgotten only where whoever asks has it: so nobody asks.
+            None => {
+                self.paths.forgotten += 1;
+                Some(value.unwrap_or(Answer::Replaced))
+            }
         }
-        Some(Answer {
-            version: entry.version,
-            source: entry.source?,
-            row,
-        })
     }
 
     fn place(&mut self, set: Vec<Whole>, rows: &mut Rows, lost: &mut Vec<(Key, Version)>) {
@@ -626,8 +551,7 @@ impl Site {
             return false;
         };
         let written = flight.folded.iter().map(|f| (f.key, f.last.version));
-        let ahead = done.ahead.iter().map(|a| (a.key, a.version));
-        for (key, version) in written.chain(done.lost.iter().copied()).chain(ahead) {
+        for (key, version) in written.chain(done.lost.iter().copied()) {
             let (relation, hash) = (data::relation(key), data::hash(key));
             let overtaken = self.daemon.index.landed(relation, hash, version, at);
             tell!(
@@ -644,13 +568,18 @@ impl Site {
                 .truncate_landed(data::table(table), version, at);
         }
         for transaction in &flight.group {
-            self.daemon
-                .settled
-                .replayed(flight.origin, &transaction.vector);
+            let sure = match self.rules.has(Rule::Sure) {
+                true => &transaction.seen,
+                false => &transaction.vector,
+            };
+            self.daemon.settled.replayed(flight.origin, sure);
             self.daemon
                 .applied
                 .raise(flight.origin, transaction.position);
         }
+        // Its commit stands behind `at`.
+        let last = self.daemon.applied.get(flight.origin);
+        self.daemon.marks.push((Lsn(at.0 + 1), flight.origin, last));
         if self.daemon.tail_applied == Lsn::MAX && self.daemon.applied.covers_all(&self.daemon.tail)
         {
             self.daemon.tail_applied = at;

@@ -35,6 +35,7 @@ impl Site {
         daemon.applied = progress.clone();
         if let Some(last) = last {
             daemon.claims.merge(&last.vector);
+            daemon.seen.merge(&last.seen);
             daemon.tail = last.vector.clone();
         }
         daemon.tail_applied = if progress.covers_all(&daemon.tail) {
@@ -42,6 +43,10 @@ impl Site {
         } else {
             Lsn::MAX
         };
+        // What the server has was committed before here.
+        let here = self.server.insert;
+        let marks = progress.iter().map(|(origin, last)| (here, origin, last));
+        daemon.marks = marks.collect();
         self.daemon = daemon;
         let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
             .map(|x| {
@@ -67,11 +72,6 @@ impl Site {
         }
         if self.rules.has(Rule::Repair) {
             self.resume_repairs(&journals_here, &progress);
-        }
-        for ahead in self.server.now.ahead.clone() {
-            if self.rules.has(Rule::KeepAhead) {
-                self.announce_ahead(&ahead, insert);
-            }
         }
         for (&id, &(key, version)) in &self.server.now.outbox.clone() {
             // A row with this key was written after the decision: it is overtaken.

@@ -17,8 +17,11 @@ pub(crate) enum Rule {
     Durable,
     /// A key that is being replayed for one origin holds the groups of the others back.
     Flight,
-    /// An update that may not have seen what its vector claims says that its base is unknown.
+    /// What a transaction claims without having surely seen it is no base of its updates.
     Base,
+    /// What a site claims without having surely replayed it is not stable: it may be lost in a
+    /// crash and replayed again, and then the row is asked for once more.
+    Sure,
     /// A row that was written over a local delete not yet captured is removed again.
     Repair,
     /// What landed behind the captured point is not forgotten, even if stable.
@@ -31,12 +34,11 @@ pub(crate) enum Rule {
     Split,
     /// An outbox row stays until the journal has its delete.
     Keep,
-    /// A fetched row that is newer than the transaction that needs it is taken as that version.
-    Ahead,
-    /// What came ahead of its transaction is remembered over a restart.
-    KeepAhead,
-    /// After a restart, until the claims of the last transaction are applied again, updates say
-    /// that their base is unknown and decided deletes stay.
+    /// A value that the stream omits is taken only from the very version. If that is replaced where
+    /// it is asked for, there is no row until what replaced it comes.
+    Very,
+    /// After a restart, until the claims of the last transaction are applied again, decided
+    /// deletes stay.
     Tail,
     /// After a restart the clock is set above all that the journals have.
     Restore,
@@ -52,14 +54,14 @@ impl Rule {
         Rule::Durable,
         Rule::Flight,
         Rule::Base,
+        Rule::Sure,
         Rule::Repair,
         Rule::Captured,
         Rule::Undo,
         Rule::AtCapture,
         Rule::Split,
         Rule::Keep,
-        Rule::Ahead,
-        Rule::KeepAhead,
+        Rule::Very,
         Rule::Tail,
         Rule::Restore,
     ];

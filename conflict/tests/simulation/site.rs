@@ -8,7 +8,7 @@ use everywrite_conflict::{
     invariants,
 };
 
-use crate::data::{self, Key, Op, Toast, Transaction};
+use crate::data::{self, Key, Op, Transaction};
 use crate::postgres::Server;
 use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
@@ -57,8 +57,8 @@ pub(crate) struct Paths {
     pub(crate) careful: usize,
     pub(crate) repaired: usize,
     pub(crate) fetched: usize,
-    pub(crate) ahead: usize,
-    pub(crate) unknown_base: usize,
+    pub(crate) replaced: usize,
+    pub(crate) forgotten: usize,
     pub(crate) lost: usize,
     pub(crate) travelled: usize,
     pub(crate) overtaken: usize,
@@ -82,6 +82,9 @@ pub(crate) struct Daemon {
     pub(crate) captured_durable: Lsn,
     /// What the vectors of local transactions claim: everything dispatched.
     pub(crate) claims: Vector,
+    /// What they have surely seen, and what is added to that for those that commit behind a place.
+    pub(crate) seen: Vector,
+    pub(crate) marks: Vec<(Lsn, NodeId, Lsn)>,
     /// Dispatched and landed, by origin.
     pub(crate) dispatched: Vector,
     pub(crate) applied: Vector,
@@ -89,8 +92,7 @@ pub(crate) struct Daemon {
     pub(crate) landings: VecDeque<Landing>,
     pub(crate) repairs: BTreeMap<Key, Repair>,
     pub(crate) truncates_to_repeat: BTreeMap<u8, Version>,
-    /// The claims of the last transaction before a restart; until they are applied again, up to
-    /// `tail_applied`, local transactions may not have seen what they claim.
+    /// The claims of the last transaction before a restart, and where they were applied again.
     pub(crate) tail: Vector,
     pub(crate) tail_applied: Lsn,
     /// Outbox rows whose delete capture has read, with the WAL place from which they may go.
@@ -157,7 +159,7 @@ impl Site {
                     self.paths.travelled += 1;
                     record.ops.clone()
                 }
-                _ => self.with_known_bases(&record.ops, record.end),
+                _ => record.ops.clone(),
             };
             self.stamp(record.time, record.end, ops);
         }
@@ -183,29 +185,16 @@ impl Site {
         self.daemon.index.travels(relation, hash, version)
     }
 
-    /// A row whose update omits a value was not written upon what the vector claims if the index
-    /// names a write that is in flight, or landed behind this commit, or that the vector does not
-    /// tell of.
-    fn with_known_bases(&mut self, ops: &[Op], end: Lsn) -> Vec<Op> {
-        let mut ops = ops.to_vec();
-        for op in &mut ops {
-            let (key, row) = match op {
-                Op::Update(key, row) => (*key, row),
-                Op::Move(old, _, row) => (*old, row),
-                _ => continue,
-            };
-            let entry = self.daemon.index.get(data::relation(key), data::hash(key));
-            let claims = &self.daemon.claims;
-            let told = |p: Position| p.origin == self.me || claims.covers(p);
-            let unseen = entry.is_some_and(|e| e.local_lsn >= end || !e.source.is_some_and(told));
-            let tail = self.daemon.tail_applied >= end && self.rules.has(Rule::Tail);
-            let unseen = unseen || tail;
-            if unseen && row.toast == Toast::Unchanged && self.rules.has(Rule::Base) {
-                row.toast = Toast::UnknownBase;
-                self.paths.unknown_base += 1;
+    /// What the transaction that commits at `end` has surely seen.
+    fn see_before(&mut self, end: Lsn) -> Vector {
+        let Daemon { marks, seen, .. } = &mut self.daemon;
+        marks.retain(|&(at, origin, last)| {
+            if at < end {
+                seen.raise(origin, last);
             }
-        }
-        ops
+            at >= end
+        });
+        seen.clone()
     }
 
     fn stamp(&mut self, time: Stamp, position: Lsn, ops: Vec<Op>) {
@@ -226,6 +215,7 @@ impl Site {
                 origin: self.me,
             },
             vector: self.daemon.claims.clone(),
+            seen: self.see_before(position),
             ops,
         };
         tell!("  site {} captures {transaction:?}", site_of(self.me));
@@ -420,6 +410,8 @@ impl Daemon {
             next_record: 0,
             captured_durable: Lsn::ZERO,
             claims: Vector::new(),
+            seen: Vector::new(),
+            marks: Vec::new(),
             dispatched: Vector::new(),
             applied: Vector::new(),
             flights: BTreeMap::new(),
@@ -445,8 +437,8 @@ impl Paths {
         self.careful += other.careful;
         self.repaired += other.repaired;
         self.fetched += other.fetched;
-        self.ahead += other.ahead;
-        self.unknown_base += other.unknown_base;
+        self.replaced += other.replaced;
+        self.forgotten += other.forgotten;
         self.lost += other.lost;
         self.travelled += other.travelled;
         self.overtaken += other.overtaken;

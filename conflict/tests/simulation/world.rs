@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use everywrite_conflict::{NodeId, Stamp, Vector, Version, invariants};
+use everywrite_conflict::{Position, Stamp, Vector, Version, invariants};
 
 use crate::data::{self, Key, Op, Transaction};
+use crate::replay::Answer;
 use crate::rnd::Rnd;
 use crate::rules::{Rule, Rules};
 use crate::site::{Beat, Paths, Site, node, site_of};
@@ -194,12 +195,39 @@ impl World {
         if me == origin {
             return Ok(());
         }
-        let fetch = |from: NodeId, key: Key| self.sites[site_of(from)].borrow_mut().answer(key);
+        let helper = self.rnd.below(self.sites.len());
         let fast = self.rnd.chance(70);
         let rollback = faults && self.rnd.chance(15);
+        let fetch = |at: Position, key: Key| self.ask(me, helper, at, key);
         self.sites[me]
             .borrow_mut()
             .carry_out(node(origin), &fetch, fast, rollback)?;
+        self.whole_rows(me)
+    }
+
+    /// The row of a position from `helper`, if that has it, else from where it was written.
+    fn ask(&self, me: usize, helper: usize, at: Position, key: Key) -> Option<Answer> {
+        let origin = site_of(at.origin);
+        let has = helper != me
+            && helper != origin
+            && self.sites[helper].borrow().daemon.applied.covers(at);
+        let site = if has { helper } else { origin };
+        self.sites[site].borrow_mut().answer(at, key)
+    }
+
+    /// Every row is one that somebody has written, not half of one and half of another.
+    fn whole_rows(&self, me: usize) -> Result<(), String> {
+        let site = self.sites[me].borrow();
+        for (key, row) in &site.server.now.rows {
+            let written =
+                |s: &RefCell<Site>| s.borrow().server.written.get(&(*key, row.plain)).copied();
+            let toast = self.sites.iter().find_map(written);
+            if toast != Some(row.toast) {
+                return Err(format!(
+                    "site {me}, key {key}: {row:?} was written with {toast:?}"
+                ));
+            }
+        }
         Ok(())
     }
 
