@@ -60,7 +60,6 @@ pub(crate) struct Paths {
     pub(crate) repaired: usize,
     pub(crate) fetched: usize,
     pub(crate) replaced: usize,
-    pub(crate) forgotten: usize,
     pub(crate) lost: usize,
     pub(crate) travelled: usize,
     pub(crate) overtaken: usize,
@@ -446,7 +445,6 @@ impl Paths {
         self.repaired += other.repaired;
         self.fetched += other.fetched;
         self.replaced += other.replaced;
-        self.forgotten += other.forgotten;
         self.lost += other.lost;
         self.travelled += other.travelled;
         self.overtaken += other.overtaken;
