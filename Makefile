@@ -9,13 +9,17 @@ SEED ?=
 SECONDS ?= 60
 # For `make matrix`.
 MAJORS ?= 16 17 18
+# For `make counts`: 1 makes what is counted now the table.
+ACCEPT ?=
+# For `make micro`: a part of a path's name, `capture/` or `tpc-b`.
+PATHS ?=
 
 DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 
 export SEED SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak bench wan scale matrix fmt lint clean postgres
+.PHONY: help build demo demo-down test soak bench wan scale micro counts matrix fmt lint clean postgres valgrind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +37,12 @@ demo-down: ## end the demo and remove ./demo-data
 		$(CARGO) run --release -q -p everywrite-tests --bin demo -- down; \
 	else echo "no demo is up"; fi
 
-test: postgres ## format, lints, unit, property and integration tests, and a short soak
+test: postgres ## format, lints, unit, property and integration tests, instruction counts, and a short soak
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --exclude everywrite-tests --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(MAKE) counts ACCEPT=
 	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
 
 soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
@@ -56,6 +61,13 @@ scale: postgres ## what a node costs with 3 to 48 sites, and a check at five rea
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin scale
 	@$${CARGO_TARGET_DIR:-target}/release/scale --check
 
+micro: ## the hot paths one by one, in seconds (PATHS="capture/")
+	$(CARGO) bench -p everywrite-micro --bench micro -- $(PATHS)
+
+counts: valgrind ## the hot paths one by one, in instructions, against micro/counts.txt (ACCEPT=1)
+	$(CARGO) build --profile counts -p everywrite-micro --bin counts
+	@$${CARGO_TARGET_DIR:-target}/counts/counts $(if $(ACCEPT),--accept)
+
 matrix: postgres ## the integration tests on other PostgreSQL majors (MAJORS="16 17 18")
 	tests/matrix.sh $(MAJORS)
 
@@ -71,3 +83,6 @@ clean: demo-down ## end the demo, remove what was built
 
 postgres:
 	@tests/install-postgres.sh
+
+valgrind:
+	@tests/install-postgres.sh valgrind

@@ -23,6 +23,7 @@ mod url;
 
 mod conflicts;
 mod journal;
+mod link;
 mod listen;
 mod log;
 mod node;
@@ -46,6 +47,7 @@ pub use conflicts::Conflicts;
 pub use diagnostic::Diagnostic;
 pub use error::Error;
 pub use journal::Journal;
+pub use link::{Compression, Link};
 pub use listen::Listen;
 pub use log::{Log, LogFormat};
 pub use node::Node;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::section::Section;
-use crate::{Conflicts, Journal, Listen, Log, Node, Peer, Postgres, Replication, Tls};
+use crate::{Conflicts, Journal, Link, Listen, Log, Node, Peer, Postgres, Replication, Tls};
 
 /// Everything a node is told: the content of `everywrite.toml`, checked.
 ///
@@ -23,6 +23,8 @@ pub struct Settings {
     /// `[[peer]]`, in the order of the file.
     #[serde(rename = "peer", default)]
     pub peers: Vec<Peer>,
+    /// `[link]`
+    pub link: Link,
     /// `[replication]`
     pub replication: Replication,
     /// `[journal]`
@@ -34,12 +36,13 @@ pub struct Settings {
 }
 
 /// All sections, in the order of the file and of the reference page.
-pub(crate) const SECTIONS: [&Section; 9] = [
+pub(crate) const SECTIONS: [&Section; 10] = [
     &Node::SECTION,
     &Postgres::SECTION,
     &Listen::SECTION,
     &Tls::SECTION,
     &Peer::SECTION,
+    &Link::SECTION,
     &Replication::SECTION,
     &Journal::SECTION,
     &Conflicts::SECTION,

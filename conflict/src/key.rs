@@ -53,31 +53,58 @@ impl fmt::Debug for KeyHash {
 /// order of the key, then [`finish`](Self::finish), which makes it ready for the next key.
 #[derive(Clone, Debug)]
 pub struct KeyHasher {
-    // Relation hash, then each cell as length + bytes. Kept between keys, so no allocation.
-    buffer: Vec<u8>,
+    // Relation hash, then each cell as length + bytes: here as long as it fits, else in `long`.
+    inline: [u8; INLINE_BYTES],
+    length: usize,
+    long: Vec<u8>,
 }
 
 const RELATION_BYTES: usize = 8;
+// The keys of most tables fit in here.
+const INLINE_BYTES: usize = 56;
 // No cell can be that long: PostgreSQL's values end at 1 GiB.
 const NULL: usize = u32::MAX as usize;
 
 impl KeyHasher {
     /// For rows of `relation`.
     pub fn new(relation: RelationHash) -> Self {
+        let mut inline = [0; INLINE_BYTES];
+        let (start, _) = inline.split_at_mut(RELATION_BYTES);
+        start.copy_from_slice(&relation.0.to_be_bytes());
         KeyHasher {
-            buffer: relation.0.to_be_bytes().to_vec(),
+            inline,
+            length: RELATION_BYTES,
+            long: Vec::new(),
         }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        if let (true, Some(place)) = (self.long.is_empty(), self.inline.get_mut(self.length..end)) {
+            place.copy_from_slice(bytes);
+            self.length = end;
+            return;
+        }
+        if self.long.is_empty() {
+            self.long.extend(self.inline.iter().take(self.length));
+        }
+        self.long.extend_from_slice(bytes);
+    }
+
+    fn put_length(&mut self, length: usize) {
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        self.put(&length.to_be_bytes());
     }
 
     /// Adds a key cell; `type_oid` is the base type's (of a domain, what it is over), `None` is
     /// NULL, `binary` the format of the bytes. All nodes must use one format for a type.
     pub fn cell(&mut self, type_oid: u32, bytes: Option<&[u8]>, binary: bool) -> &mut Self {
         match bytes {
-            None => push_length(&mut self.buffer, NULL),
+            None => self.put_length(NULL),
             Some(bytes) => {
                 let bytes = canonical(type_oid, bytes, binary);
-                push_length(&mut self.buffer, bytes.len());
-                self.buffer.extend_from_slice(&bytes);
+                self.put_length(bytes.len());
+                self.put(&bytes);
             }
         }
         self
@@ -85,8 +112,13 @@ impl KeyHasher {
 
     /// The key's hash; the hasher starts again with the same table.
     pub fn finish(&mut self) -> KeyHash {
-        let hash = XxHash3_128::oneshot(&self.buffer);
-        self.buffer.truncate(RELATION_BYTES);
+        let short = self.inline.get(..self.length).unwrap_or_default();
+        let hash = match self.long.is_empty() {
+            true => XxHash3_128::oneshot(short),
+            false => XxHash3_128::oneshot(&self.long),
+        };
+        self.long.clear();
+        self.length = RELATION_BYTES;
         KeyHash(hash)
     }
 }
@@ -155,6 +187,27 @@ mod tests {
             all[0],
             "the hasher starts again"
         );
+    }
+
+    #[test]
+    fn long_keys_are_hashed_as_a_whole() {
+        let mut hasher = KeyHasher::new(RelationHash::new("public", "t"));
+        let mut seen = std::collections::HashSet::new();
+        for length in 0..200 {
+            let text = vec![b'x'; length];
+            hasher.cell(25, Some(&text), true);
+            hasher.cell(25, Some(b"end"), true);
+            assert!(seen.insert(hasher.finish().0), "{length}");
+            let mut again = KeyHasher::new(RelationHash::new("public", "t"));
+            again.cell(25, Some(&text), true);
+            assert!(seen.contains(&again.cell(25, Some(b"end"), true).finish().0));
+        }
+        // What a hash is made of may not depend on how much room there is.
+        let mut bytes = RelationHash::new("public", "t").0.to_be_bytes().to_vec();
+        push_length(&mut bytes, 100);
+        bytes.extend_from_slice(&[b'y'; 100]);
+        let hash = hasher.cell(25, Some(&[b'y'; 100]), true).finish();
+        assert_eq!(hash, KeyHash(XxHash3_128::oneshot(&bytes)));
     }
 
     #[test]

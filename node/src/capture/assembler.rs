@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use everywrite_conflict::{KeyHasher, Lsn, NodeId, RelationHash, Stamp, Version};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Version};
 use rustc_hash::FxHashMap;
 
+use super::touched::{key_cells, touch, travelling};
 use super::{Error, Shapes, spool};
 use crate::admin::message::{Command, WalMessage};
 use crate::journal::record::{self, Header};
-use crate::pg::pgoutput::{self, Message, OwnedRelation, Tuple};
+use crate::pg::pgoutput::{self, Message, OwnedRelation};
 use crate::settle::{Identity, Ledger, Touched};
 
 /// A part of a large transaction is cut at about this size: small enough to be checked and sent
@@ -61,10 +62,10 @@ pub enum Assembled {
     Large(Box<LargeCommit>),
 }
 
-struct Relation {
+pub(super) struct Relation {
     shape: u32,
-    identity: Identity,
-    owned: std::sync::Arc<OwnedRelation>,
+    pub(super) identity: Identity,
+    pub(super) owned: std::sync::Arc<OwnedRelation>,
     own: bool,
 }
 
@@ -113,6 +114,8 @@ pub struct Assembler {
     last: Lsn,
     frames: BytesMut,
     sending: Bytes,
+    /// The end of the last commit that nobody was told of.
+    captured: Lsn,
     /// Transactions and changes assembled since start.
     pub transactions: u64,
     /// Changes assembled since start.
@@ -135,6 +138,7 @@ impl Assembler {
             last,
             frames: BytesMut::new(),
             sending: Bytes::new(),
+            captured: Lsn::ZERO,
             transactions: 0,
             changes: 0,
         }
@@ -153,6 +157,13 @@ impl Assembler {
     /// Whether a transaction is only half in: a keepalive then says nothing.
     pub fn between_transactions(&self) -> bool {
         self.open.is_none() && self.streaming.is_none()
+    }
+
+    /// Says how far capture has come. Not for each transaction, because it wakes whoever waits for it.
+    pub fn tell(&mut self, ledger: &Ledger) {
+        if self.captured > Lsn::ZERO {
+            ledger.captured(std::mem::take(&mut self.captured));
+        }
     }
 
     /// The last transaction assembled.
@@ -259,9 +270,9 @@ impl Assembler {
                 let open = self
                     .open
                     .take()
-                    .ok_or(Error::Order("commit without begin"))?;
+                    .ok_or_else(|| Error::Order("commit without begin"))?;
                 self.commit(open, end_lsn, commit_time, ledger, signal);
-                ledger.captured(end_lsn);
+                self.captured = end_lsn;
             }
             Message::StreamStart { xid, .. } => self.streaming = Some(xid),
             Message::StreamStop => self.streaming = None,
@@ -287,7 +298,7 @@ impl Assembler {
     fn open(&mut self) -> Result<&mut Open, Error> {
         self.open
             .as_mut()
-            .ok_or(Error::Order("a change outside a transaction"))
+            .ok_or_else(|| Error::Order("a change outside a transaction"))
     }
 
     fn relation(&mut self, owned: OwnedRelation, raw: &[u8], primary_key: Option<&[String]>) {
@@ -338,7 +349,7 @@ impl Assembler {
         let open = self
             .open
             .as_mut()
-            .ok_or(Error::Order("a change outside a transaction"))?;
+            .ok_or_else(|| Error::Order("a change outside a transaction"))?;
         let start = open.changes.len();
         open.changes.put_u32(0);
         if !rewrite(payload, message, false, relations, &mut open.changes)? {
@@ -634,9 +645,9 @@ fn rewrite(
         return Err(Error::Order("a message too short"));
     };
     let known = |oid| {
-        relations.get(&oid).ok_or(Error::Order(
-            "a change of a relation that was not described",
-        ))
+        relations
+            .get(&oid)
+            .ok_or_else(|| Error::Order("a change of a relation that was not described"))
     };
     let Message::Truncate {
         relations: list,
@@ -673,124 +684,5 @@ fn rewrite(
 fn first4(body: &[u8]) -> Result<[u8; 4], Error> {
     body.get(..4)
         .and_then(|b| b.try_into().ok())
-        .ok_or(Error::Order("a message too short"))
-}
-
-/// The index key of a delete that travels.
-pub(crate) fn travelling(delete: &crate::admin::message::TravellingDelete) -> Touched {
-    let relation = RelationHash::new(&delete.schema, &delete.table);
-    let mut hasher = KeyHasher::new(relation);
-    for column in &delete.key {
-        hasher.cell(column.type_oid, Some(&column.value), true);
-    }
-    Touched {
-        relation,
-        key: Some(hasher.finish()),
-        deleted: true,
-        version: Some(delete.version),
-    }
-}
-
-/// The key that a change takes away, or gives.
-pub(crate) fn key_cells(message: &Message<'_>, deleted: bool) -> Option<RepairRow> {
-    let tuple = match message {
-        Message::Delete { key, old, .. } => key.or(*old)?,
-        Message::Update { key, old, .. } if deleted => key.or(*old)?,
-        Message::Insert { new, .. } | Message::Update { new, .. } => *new,
-        _ => return None,
-    };
-    Some(RepairRow {
-        count: u16::try_from(tuple.len()).unwrap_or(u16::MAX),
-        cells: Bytes::copy_from_slice(tuple.as_bytes()),
-    })
-}
-
-/// Adds what a change touches.
-fn touch<'r>(
-    message: &Message<'_>,
-    relation: impl Fn(u32) -> Option<&'r Relation>,
-    touched: &mut Vec<Touched>,
-) -> Result<(), Error> {
-    let known = |id| {
-        relation(id).ok_or(Error::Order(
-            "a change of a relation that was not described",
-        ))
-    };
-    let of = |r: &Relation, t: &Tuple<'_>| {
-        r.identity.hash(t).map_err(|source| Error::Key {
-            table: r.owned.name.clone(),
-            source,
-        })
-    };
-    touch_with(
-        message,
-        |id| known(id).map(|r| &r.identity),
-        |id, t| of(known(id)?, t),
-        touched,
-    )
-}
-
-/// [`touch`] for anyone who has identities: also used when the index is rebuilt from a journal.
-pub(crate) fn touch_with<'r, E>(
-    message: &Message<'_>,
-    identity: impl Fn(u32) -> Result<&'r Identity, E>,
-    hash: impl Fn(u32, &Tuple<'_>) -> Result<Option<everywrite_conflict::KeyHash>, E>,
-    touched: &mut Vec<Touched>,
-) -> Result<(), E> {
-    let mut put = |relation: RelationHash, key, deleted| {
-        if let Some(key) = key {
-            touched.push(Touched {
-                relation,
-                key: Some(key),
-                deleted,
-                version: None,
-            });
-        }
-    };
-    match message {
-        Message::Insert { relation, new, .. } => {
-            put(identity(*relation)?.relation, hash(*relation, new)?, false);
-        }
-        Message::Update {
-            relation,
-            key,
-            old,
-            new,
-            ..
-        } => {
-            let name = identity(*relation)?.relation;
-            let now = hash(*relation, new)?;
-            if let Some(before) = key.as_ref().or(old.as_ref()) {
-                let before = hash(*relation, before)?;
-                if before != now {
-                    put(name, before, true);
-                }
-            }
-            put(name, now, false);
-        }
-        Message::Delete {
-            relation, key, old, ..
-        } => {
-            if let Some(before) = key.as_ref().or(old.as_ref()) {
-                put(
-                    identity(*relation)?.relation,
-                    hash(*relation, before)?,
-                    true,
-                );
-            }
-        }
-        Message::Truncate { relations, .. } => {
-            for id in relations.iter() {
-                let relation = identity(id)?.relation;
-                touched.push(Touched {
-                    relation,
-                    key: None,
-                    deleted: true,
-                    version: None,
-                });
-            }
-        }
-        _ => {}
-    }
-    Ok(())
+        .ok_or_else(|| Error::Order("a message too short"))
 }

@@ -21,13 +21,16 @@
 
 mod assembler;
 mod error;
+mod pace;
 mod service;
 mod shapes;
 mod spool;
+mod touched;
 
 pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};
-pub(crate) use assembler::{key_cells, touch_with, travelling};
 pub use error::Error;
 pub(crate) use service::chain;
 pub use service::{Capture, Options, Progress};
 pub use shapes::Shapes;
+pub use spool::Spools;
+pub(crate) use touched::{key_cells, touch_with, travelling};

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use everywrite_conflict::{Lsn, NodeId};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
+use super::{Assembled, Assembler, Error, Shapes, Signal, pace::Pace, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
 use crate::pg::replication::{self, Event, Feedback};
@@ -25,7 +25,7 @@ const FRAMES_BYTES: usize = 1 << 20;
 const FEEDBACK: Duration = Duration::from_secs(1);
 /// What has become durable is confirmed at most so often: the server only keeps a little more WAL
 /// meanwhile, and each message wakes its walsender.
-const CONFIRM: Duration = Duration::from_millis(10);
+const CONFIRM: Duration = Duration::from_millis(100);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -37,6 +37,8 @@ pub struct Options {
     pub target: Target,
     /// Where large transactions wait for their commit.
     pub spool: PathBuf,
+    /// Rung when somebody waits for what has just been written into the WAL.
+    pub hurry: Arc<Notify>,
 }
 
 /// How capture is doing.
@@ -141,9 +143,10 @@ impl Capture {
         let mut tick = tokio::time::interval(FEEDBACK);
         let mut primary_keys = HashMap::new();
         let mut confirmed = tokio::time::Instant::now();
+        let mut pace = Pace::new(confirmed);
         loop {
             let event = tokio::select! {
-                event = stream.next() => event?,
+                event = next(&mut stream, &pace, &self.options.hurry) => event?,
                 () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback).await?;
                     confirmed = tokio::time::Instant::now();
@@ -156,7 +159,11 @@ impl Capture {
             };
             let Some(event) = event else { return Ok(()) };
             let mut next = Some(event);
+            let (mut bytes, before) = (0, assembler.transactions);
             while let Some(event) = next {
+                if let Event::Data { payload, .. } = &event {
+                    bytes += payload.len();
+                }
                 let asked = matches!(
                     event,
                     Event::Keepalive {
@@ -174,7 +181,10 @@ impl Capture {
                 }
                 next = stream.buffered()?;
             }
+            assembler.tell(&self.ledger);
             self.append(assembler).await?;
+            let taken = assembler.transactions - before;
+            pace.took(taken, bytes, tokio::time::Instant::now());
         }
     }
 
@@ -318,6 +328,21 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// The first event of the next round. May be dropped while it waits.
+async fn next(
+    stream: &mut replication::Stream,
+    pace: &Pace,
+    hurry: &Notify,
+) -> Result<Option<Event>, crate::pg::Error> {
+    if let Some(due) = pace.wait(tokio::time::Instant::now()) {
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => {}
+            () = hurry.notified() => {}
+        }
+    }
+    stream.next().await
 }
 
 /// Returns when the journal has become longer, not before `from`. May be dropped while it waits:

@@ -280,6 +280,7 @@ fn go_on_at_newest(writer: &mut Writer, mut found: Vec<Found>) -> Result<(), Err
     writer.active = Some(Active {
         file,
         segment: Arc::clone(&segment),
+        zeros_to: end,
     });
 
     let mut state = writer.shared.state.lock();

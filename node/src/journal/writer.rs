@@ -9,6 +9,9 @@
 //! - A full disk or quota is not a failure: the half-written bytes are taken back, the reason is
 //!   shown and the same frames are tried again each second.
 //! - A new segment begins with all shapes known so far, so older ones can be deleted.
+//! - While rounds are small the file is filled with zeros some way ahead: a sync of bytes that lie
+//!   within the file writes them alone, and not the file's new size too. Zeros are no frame;
+//!   whoever leaves a segment behind takes them away, and so does recovery.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -31,6 +34,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Smaller frames are gathered up to this size, larger ones written from where they are.
 const GATHER_BYTES: usize = 256 << 10;
 
+/// Larger rounds do not profit from zeros ahead: their own bytes are most of what is synced.
+const SMALL_BYTES: u64 = 32 << 10;
+/// So far ahead zeros are written: some hundred small rounds, and not felt by the one that does it.
+const ZEROS_BYTES: usize = 128 << 10;
+
 /// The process's exit code when durability can no longer be promised.
 const EXIT_NOT_DURABLE: i32 = 70;
 
@@ -39,6 +47,8 @@ const EXIT_NOT_DURABLE: i32 = 70;
 pub(super) struct Active {
     pub(super) file: File,
     pub(super) segment: Arc<Segment>,
+    /// Where the zeros ahead end, and with them the file.
+    pub(super) zeros_to: u64,
 }
 
 /// The journal as it is on disk; belongs to the writer thread.
@@ -67,6 +77,11 @@ pub(super) struct Full(pub(super) String);
 impl Writer {
     /// Writes until the journal closes.
     pub(super) fn run(mut self) {
+        self.write_queue();
+        self.trim();
+    }
+
+    fn write_queue(&mut self) {
         while let Some(items) = self.take() {
             let mut items = VecDeque::from(items);
             drop_doomed(&mut items, self.chain.large.is_some());
@@ -163,7 +178,7 @@ impl Writer {
         if self.active.is_none() || self.tail.is_none_or(|tail| tail.offset >= size) {
             self.make_segment()?;
         }
-        let (Some(active), Some(tail)) = (&self.active, self.tail) else {
+        let (Some(active), Some(tail)) = (&mut self.active, self.tail) else {
             return Err(Full("no segment to write to".to_owned()));
         };
 
@@ -197,7 +212,7 @@ impl Writer {
             count += 1;
         }
 
-        self.check_quota(end - tail.offset)?;
+        check_quota(&self.shared, end - tail.offset)?;
         let taken = || items.iter().take(count);
         if let Err(err) = write(
             &active.file,
@@ -207,7 +222,18 @@ impl Writer {
             let full = full_or_die(err, &active.segment.path);
             // Readers never look there, but the blocks are wanted back.
             let _ = active.file.set_len(tail.offset);
+            active.zeros_to = tail.offset;
             return Err(full);
+        }
+        if end > active.zeros_to {
+            active.zeros_to = end;
+            if end - tail.offset <= SMALL_BYTES && end < size {
+                let zeros = [0; ZEROS_BYTES];
+                let (zeros, _) = zeros.split_at((size - end).min(ZEROS_BYTES as u64) as usize);
+                // Without room for them there are fewer or none.
+                let _ = active.file.write_all_at(zeros, end);
+                active.zeros_to += zeros.len() as u64;
+            }
         }
         if let Err(err) = active.file.sync_data() {
             die(&err, &active.segment.path);
@@ -262,19 +288,17 @@ impl Writer {
         }
     }
 
-    fn check_quota(&self, more: u64) -> Result<(), Full> {
-        let Some(quota) = self.shared.options.quota_bytes else {
-            return Ok(());
-        };
-        let bytes = self.shared.state.lock().bytes();
-        if bytes + more <= quota {
-            return Ok(());
+    /// Takes the zeros behind the tail away. Where a crash comes first, recovery does it.
+    fn trim(&self) {
+        if let (Some(active), Some(tail)) = (&self.active, self.tail)
+            && active.zeros_to > tail.offset
+        {
+            warn_if(
+                active.file.set_len(tail.offset),
+                "shorten",
+                &active.segment.path,
+            );
         }
-        Err(Full(format!(
-            "the journal of node {} holds {bytes} bytes and its quota is {quota}: it waits until \
-             peers have caught up and segments are deleted; raise the quota if they cannot",
-            self.shared.origin
-        )))
     }
 
     /// Makes a segment that goes on at the tail, and makes it the active one.
@@ -327,6 +351,7 @@ impl Writer {
 
         let sequence = preamble.sequence;
         let segment = Arc::new(Segment::made(preamble, path, body, bytes.len() as u64));
+        self.trim();
         self.sequence = sequence;
         self.tail = Some(Place {
             sequence,
@@ -335,6 +360,7 @@ impl Writer {
         self.active = Some(Active {
             file,
             segment: Arc::clone(&segment),
+            zeros_to: bytes.len() as u64,
         });
         self.shared.state.lock().segments.push_back(segment);
         self.note_durable();
@@ -419,6 +445,21 @@ impl Writer {
         self.shared.written.send_modify(|n| *n += 1);
         Ok(())
     }
+}
+
+fn check_quota(shared: &Shared, more: u64) -> Result<(), Full> {
+    let Some(quota) = shared.options.quota_bytes else {
+        return Ok(());
+    };
+    let bytes = shared.state.lock().bytes();
+    if bytes + more <= quota {
+        return Ok(());
+    }
+    Err(Full(format!(
+        "the journal of node {} holds {bytes} bytes and its quota is {quota}: it waits until \
+         peers have caught up and segments are deleted; raise the quota if they cannot",
+        shared.origin
+    )))
 }
 
 /// Takes out the large transactions that a later item cuts off, shapes excepted; true if there

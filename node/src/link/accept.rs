@@ -19,6 +19,7 @@ use super::hello;
 use super::identity::Identity;
 use super::linger::linger;
 use super::node::Node;
+use super::options::Compression;
 use super::peer::{Side, with_causes};
 use super::routing::Via;
 use super::session;
@@ -80,8 +81,8 @@ pub(super) async fn run(node: Arc<Node>, listener: TcpListener) {
                     connections.spawn(async move {
                         let known = admit(&node, tcp, from).await;
                         drop(permit);
-                        if let Some((io, reader, peer)) = known {
-                            serve(node, io, reader, peer).await;
+                        if let Some(((io, reader), who, packed_by)) = known {
+                            serve(node, io, reader, who, packed_by).await;
                         }
                     });
                 }
@@ -96,7 +97,15 @@ pub(super) async fn run(node: Arc<Node>, listener: TcpListener) {
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(node: Arc<Node>, io: TlsStream<TcpStream>, reader: FrameReader, who: NodeId) {
+type Connection = (TlsStream<TcpStream>, FrameReader);
+
+async fn serve(
+    node: Arc<Node>,
+    io: TlsStream<TcpStream>,
+    reader: FrameReader,
+    who: NodeId,
+    packed_by: Compression,
+) {
     let Some(peer) = node.peers.get(&who).cloned() else {
         return;
     };
@@ -105,7 +114,7 @@ async fn serve(node: Arc<Node>, io: TlsStream<TcpStream>, reader: FrameReader, w
         node: who,
         dialled: false,
     };
-    let error = session::run(node, io, reader, via, Arc::clone(&peer)).await;
+    let error = session::run(node, io, reader, via, packed_by, Arc::clone(&peer)).await;
     // The dialler sees to the next connection; here an end is news only if the peer did wrong.
     if matches!(
         error,
@@ -119,7 +128,7 @@ async fn admit(
     node: &Node,
     tcp: TcpStream,
     from: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, FrameReader, NodeId)> {
+) -> Option<(Connection, NodeId, Compression)> {
     let mut certified = None;
     // Without the port, which differs each time: a repeated refusal must not look new.
     let address = from.ip().to_string();
@@ -152,7 +161,7 @@ async fn handshake(
     tcp: TcpStream,
     from: &str,
     certified: &mut Option<Identity>,
-) -> Result<(TlsStream<TcpStream>, FrameReader, NodeId), Error> {
+) -> Result<(Connection, NodeId, Compression), Error> {
     tcp.set_nodelay(true).map_err(|source| Error::Connect {
         address: from.to_owned(),
         source,
@@ -180,6 +189,7 @@ async fn handshake(
         _ => Ok(()),
     };
     let options = &node.options;
-    let who = hello::welcome(&mut io, &mut reader, &certificate, options, from, admit).await?;
-    Ok((io, reader, who))
+    let (who, packed_by) =
+        hello::welcome(&mut io, &mut reader, &certificate, options, from, admit).await?;
+    Ok(((io, reader), who, packed_by))
 }

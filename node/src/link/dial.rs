@@ -13,6 +13,7 @@ use super::error::Error;
 use super::frame::FrameReader;
 use super::hello;
 use super::node::Node;
+use super::options::Compression;
 use super::peer::{PeerState, Side};
 use super::routing::Via;
 use super::session;
@@ -43,10 +44,17 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<PeerState>) {
             dialled = dial(&node, &peer) => dialled,
         };
         let (error, lived) = match dialled {
-            Ok((io, reader)) => {
+            Ok((io, reader, packed_by)) => {
                 peer.recovered(Side::Dialled);
                 let up = Instant::now();
-                let ended = session::run(Arc::clone(&node), io, reader, via, Arc::clone(&peer));
+                let ended = session::run(
+                    Arc::clone(&node),
+                    io,
+                    reader,
+                    via,
+                    packed_by,
+                    Arc::clone(&peer),
+                );
                 (ended.await, up.elapsed())
             }
             Err(error) => (error, Duration::ZERO),
@@ -63,7 +71,7 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<PeerState>) {
     }
 }
 
-type Connection = (TlsStream<TcpStream>, FrameReader);
+type Connection = (TlsStream<TcpStream>, FrameReader, Compression);
 
 async fn dial(node: &Node, peer: &PeerState) -> Result<Connection, Error> {
     let address = peer.peer.address.as_str();
@@ -94,7 +102,7 @@ async fn connect(node: &Node, peer: &PeerState, address: &str) -> Result<Connect
     let mut reader = FrameReader::default();
     let expected = peer.peer.node;
     let options = &node.options;
-    hello::greet(
+    let packed_by = hello::greet(
         &mut io,
         &mut reader,
         &certificate,
@@ -103,5 +111,5 @@ async fn connect(node: &Node, peer: &PeerState, address: &str) -> Result<Connect
         expected,
     )
     .await?;
-    Ok((io, reader))
+    Ok((io, reader, packed_by))
 }

@@ -4,9 +4,10 @@
 //!  kind 1 CONTROL  protobuf (module message)
 //!  kind 2 DATA     u32 subscription | u8 more | journal bytes, verbatim
 //!  kind 3 ROW      u32 request      | u8 more | protobuf RowAnswer
+//!  kind 4 PACKED   u32 subscription | u8 more | u8 method | u32 plain length | packed journal bytes
 //! ```
 //!
-//! DATA and ROW carry at most [`PIECE_BYTES`], so that a control frame never waits behind more.
+//! DATA, PACKED and ROW carry at most [`PIECE_BYTES`], so that a control frame never waits behind more.
 //! `more` = 1 says that the next piece of the same number continues this one. The bytes of all
 //! pieces up to one with `more` = 0 are whole journal frames (or one whole answer).
 
@@ -27,6 +28,8 @@ const CONTROL_BYTES_MAX: usize = 4 << 20;
 pub(super) const WHOLE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 /// length, kind, number, more.
 const BULK_HEADER: usize = 4 + 1 + 4 + 1;
+/// What PACKED has more: method, plain length.
+pub(super) const PACKING_BYTES: usize = 1 + 4;
 /// Room for reading: several small frames, or the start of a piece, with one system call.
 const READ_BYTES: usize = 64 << 10;
 /// With less room than this a read is not worth its system call.
@@ -35,6 +38,7 @@ const ROOM_BYTES_MIN: usize = 4 << 10;
 const CONTROL: u8 = 1;
 const DATA: u8 = 2;
 const ROW: u8 = 3;
+const PACKED: u8 = 4;
 
 /// What DATA and ROW share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +47,27 @@ pub(super) struct Piece {
     pub(super) number: u32,
     /// Whether the next piece continues this one.
     pub(super) more: bool,
+    /// How `bytes` are compressed, if they are; only DATA may be.
+    pub(super) packing: Option<Packing>,
     /// A part of the whole.
     pub(super) bytes: Bytes,
+}
+
+/// How a piece is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packing {
+    /// The module `pack` knows which.
+    pub(super) method: u8,
+    /// What it unpacks to: at most [`PIECE_BYTES`].
+    pub(super) plain_bytes: u32,
+}
+
+impl Piece {
+    /// Its size unpacked.
+    pub(super) fn plain_bytes(&self) -> usize {
+        self.packing
+            .map_or(self.bytes.len(), |packing| packing.plain_bytes as usize)
+    }
 }
 
 /// One frame.
@@ -67,16 +90,31 @@ impl Bulk {
     /// Appends everything but the piece's bytes, and hands these out: they are not copied.
     pub(super) fn encode_header(self, out: &mut BytesMut) -> Bytes {
         let (kind, piece) = match self {
+            Bulk::Data(piece) if piece.packing.is_some() => (PACKED, piece),
             Bulk::Data(piece) => (DATA, piece),
             Bulk::Row(piece) => (ROW, piece),
         };
         debug_assert!(piece.bytes.len() <= PIECE_BYTES);
-        out.reserve(BULK_HEADER);
-        out.put_u32((BULK_HEADER - 4 + piece.bytes.len()) as u32);
+        let packing = piece.packing.map_or(0, |_| PACKING_BYTES);
+        out.reserve(BULK_HEADER + packing);
+        out.put_u32((BULK_HEADER - 4 + packing + piece.bytes.len()) as u32);
         out.put_u8(kind);
         out.put_u32(piece.number);
         out.put_u8(u8::from(piece.more));
+        if let Some(packing) = piece.packing {
+            out.put_u8(packing.method);
+            out.put_u32(packing.plain_bytes);
+        }
         piece.bytes
+    }
+
+    /// What compression keeps off the wire.
+    pub(super) fn saved_bytes(&self) -> usize {
+        let (Bulk::Data(piece) | Bulk::Row(piece)) = self;
+        let packing = piece.packing.map_or(0, |_| PACKING_BYTES);
+        piece
+            .plain_bytes()
+            .saturating_sub(packing + piece.bytes.len())
     }
 }
 
@@ -92,6 +130,7 @@ pub(super) fn pieces(number: u32, mut whole: Bytes) -> impl Iterator<Item = Piec
         Some(Piece {
             number,
             more: !ended,
+            packing: None,
             bytes,
         })
     })
@@ -118,6 +157,10 @@ fn decode(buffer: &mut BytesMut) -> Result<Result<Frame, usize>, Error> {
     let (least, most) = match kind {
         CONTROL => (1, CONTROL_BYTES_MAX),
         DATA | ROW => (BULK_HEADER - 4, BULK_HEADER - 4 + PIECE_BYTES),
+        PACKED => {
+            let header = BULK_HEADER - 4 + PACKING_BYTES;
+            (header, header + PIECE_BYTES)
+        }
         _ => return Err(malformed(format!("unknown kind {kind}"))),
     };
     if length < least || length > most {
@@ -141,15 +184,27 @@ fn decode(buffer: &mut BytesMut) -> Result<Result<Frame, usize>, Error> {
         1 => true,
         other => return Err(malformed(format!("continuation mark {other}"))),
     };
+    let packing = (kind == PACKED).then(|| Packing {
+        method: body.get_u8(),
+        plain_bytes: body.get_u32(),
+    });
+    if let Some(Packing { plain_bytes, .. }) = packing
+        && plain_bytes as usize > PIECE_BYTES
+    {
+        return Err(malformed(format!(
+            "a piece of {plain_bytes} bytes unpacked"
+        )));
+    }
     let piece = Piece {
         number,
         more,
+        packing,
         bytes: body,
     };
-    Ok(Ok(if kind == DATA {
-        Frame::Data(piece)
-    } else {
+    Ok(Ok(if kind == ROW {
         Frame::Row(piece)
+    } else {
+        Frame::Data(piece)
     }))
 }
 
@@ -264,6 +319,8 @@ mod tests {
             (CONTROL, CONTROL_BYTES_MAX + 1),
             (DATA, BULK_HEADER + PIECE_BYTES),
             (DATA, 2),
+            (PACKED, BULK_HEADER + PACKING_BYTES + PIECE_BYTES),
+            (PACKED, BULK_HEADER - 4),
             (CONTROL, 0),
             (9, 10),
         ] {
@@ -283,7 +340,7 @@ mod tests {
         /// Plausible heads reach deeper than random bytes do.
         #[test]
         fn any_body_behind_a_valid_head_never_panics(
-            kind in 0u8..5,
+            kind in 0u8..6,
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut buffer = BytesMut::new();
@@ -304,7 +361,8 @@ mod tests {
                 let credit = Body::Credit(Credit { subscription: i as u32, bytes: *size as u32 });
                 encode_control(credit.clone(), &mut stream);
                 sent.push(Frame::Control(Some(credit)));
-                for p in piece(i as u32, vec![i as u8; *size]) {
+                for mut p in piece(i as u32, vec![i as u8; *size]) {
+                    p.packing = (i % 4 == 2).then_some(Packing { method: 1, plain_bytes: 5 });
                     let bulk = if i % 2 == 0 { Bulk::Data(p.clone()) } else { Bulk::Row(p.clone()) };
                     let bytes = bulk.encode_header(&mut stream);
                     stream.put_slice(&bytes);

@@ -142,6 +142,7 @@ impl Handle {
                     clock_skew_ms: skew_us.map(|us| us as f64 / 1e3),
                     received_bytes: state.received_bytes.load(Ordering::Relaxed),
                     sent_bytes: state.sent_bytes.load(Ordering::Relaxed),
+                    saved_bytes: state.saved_bytes.load(Ordering::Relaxed),
                     feeds: feeds
                         .iter()
                         .filter(|(_, via)| via.node == who)

@@ -19,7 +19,8 @@ use super::frame::{Frame, FrameReader, encode_control};
 use super::identity::Identity;
 use super::linger::linger;
 use super::message::{self, Body, Goodbye, Hello, Welcome};
-use super::options::Options;
+use super::options::{Compression, Options};
+use super::pack;
 use super::tls;
 
 /// The protocol spoken here. A node may speak several while a cluster is upgraded.
@@ -29,7 +30,7 @@ pub(super) const PROTOCOL_MAX: u32 = 1;
 /// Of the journal frames, which travel as they are on disk.
 pub(super) const JOURNAL_FORMAT: u32 = 1;
 
-/// The dialler's side: `Ok` when the node that was dialled agrees.
+/// The dialler's side: `Ok` when the node that was dialled agrees, with what to send it packed by.
 pub(super) async fn greet<S>(
     io: &mut S,
     reader: &mut FrameReader,
@@ -37,7 +38,7 @@ pub(super) async fn greet<S>(
     options: &Options,
     address: &str,
     expected: NodeId,
-) -> Result<(), Error>
+) -> Result<Compression, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -59,12 +60,12 @@ where
     }
     send(io, Body::Hello(ours(options))).await?;
     match receive(io, reader, options, address).await? {
-        Body::Welcome(Welcome {}) => Ok(()),
+        Body::Welcome(Welcome {}) => Ok(options.compression.agreed(&theirs.unpacks)),
         _ => Err(unexpected("instead of a welcome")),
     }
 }
 
-/// The acceptor's side: which of the peers it is. `admit` has the last word.
+/// The acceptor's side: which of the peers it is, and what to send it packed by. `admit` has the last word.
 pub(super) async fn welcome<S>(
     io: &mut S,
     reader: &mut FrameReader,
@@ -72,7 +73,7 @@ pub(super) async fn welcome<S>(
     options: &Options,
     address: &str,
     admit: impl FnOnce(NodeId) -> Result<(), Error>,
-) -> Result<NodeId, Error>
+) -> Result<(NodeId, Compression), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -92,7 +93,7 @@ where
     match checked {
         Ok(node) => {
             send(io, Body::Welcome(Welcome {})).await?;
-            Ok(node)
+            Ok((node, options.compression.agreed(&theirs.unpacks)))
         }
         Err(err) => {
             say_goodbye(io, &err).await;
@@ -110,6 +111,7 @@ fn ours(options: &Options) -> Hello {
         name: options.name.clone(),
         cluster: options.cluster.clone(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
+        unpacks: pack::UNDERSTOOD.to_vec(),
     }
 }
 

@@ -64,6 +64,9 @@ pub(super) struct Hello {
     /// The daemon's release, for people.
     #[prost(string, tag = "7")]
     pub(super) release: String,
+    /// The compressions that it understands; none: a release before 0.2.
+    #[prost(uint32, repeated, tag = "8")]
+    pub(super) unpacks: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -43,9 +43,12 @@ mod hello;
 mod hub;
 mod identity;
 mod linger;
+#[doc(hidden)]
+pub mod measured;
 mod message;
 mod node;
 mod options;
+mod pack;
 mod peer;
 mod receive;
 mod routing;
@@ -58,7 +61,7 @@ mod writer;
 
 pub use error::Error;
 pub use handle::{Handle, Link};
-pub use options::{Clock, Options, Peer, Timing};
+pub use options::{Clock, Compression, Options, Peer, Timing};
 pub use rows::{FetchRow, FetchedRow, RowSource};
 
 #[cfg(test)]

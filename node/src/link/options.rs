@@ -42,6 +42,8 @@ pub struct Options {
     /// The bytes of one subscription that may be on the way or waiting for the journal.
     /// At least 1 MiB.
     pub window_bytes: u32,
+    /// How what is sent is compressed, to peers that understand it.
+    pub compression: Compression,
     /// Wall clock, for the measurement of skew.
     pub clock: Clock,
 }
@@ -52,6 +54,18 @@ impl Options {
     pub const WINDOW_BYTES: u32 = 4 << 20;
     /// Smaller windows could not hold a few of the largest pieces.
     pub const WINDOW_BYTES_MIN: u32 = 1 << 20;
+}
+
+/// How journal bytes are compressed before they are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Each piece by itself; costs little.
+    Lz4,
+    /// With what a subscription has sent before; smaller, even for small transactions.
+    Zstd,
 }
 
 /// Periods and limits. The defaults suit every network known; tests make some shorter.

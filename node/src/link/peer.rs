@@ -17,6 +17,8 @@ pub(super) struct PeerState {
     pub(super) peer: Peer,
     pub(super) received_bytes: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
+    /// What compression kept out of `sent_bytes`.
+    pub(super) saved_bytes: AtomicU64,
     /// Whether a person paused it.
     pub(super) paused: watch::Sender<bool>,
     /// Wakes the dialler from its wait: the peer has just shown that it lives.
@@ -49,6 +51,7 @@ impl PeerState {
             peer,
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
+            saved_bytes: AtomicU64::new(0),
             paused: watch::Sender::new(false),
             seen: Notify::new(),
             notes: Mutex::default(),
@@ -103,8 +106,9 @@ impl PeerState {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn sent(&self, bytes: u64) {
+    pub(super) fn sent(&self, bytes: u64, saved: u64) {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.saved_bytes.fetch_add(saved, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The receiving side of a subscription: connection → journal.
 //!
 //! The connection's reader never waits: it hands whole chunks to the subscription's [`Feed`],
-//! which appends them and gives credit for what the journal has taken. The queue between them
+//! which unpacks and appends them and gives credit for what the journal has taken. The queue between them
 //! is bounded by the credit, so a full journal stops one sender and nothing else.
 //!
 //! A feed's task has ended before the next feed of the same origin begins: bytes of two senders
@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -19,13 +18,17 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::error::Error;
-use super::frame::{Piece, Whole, malformed};
+use super::frame::{Piece, WHOLE_BYTES_MAX, malformed};
 use super::hub::Event;
 use super::message::{Body, Credit, Subscribe, Unsubscribe};
 use super::node::Node;
+use super::pack::Unpacker;
 use super::serve::PIECE_COST;
 use super::session::Session;
 use crate::journal::Journal;
+
+/// A chunk of tiny pieces is bounded, too. Senders cut full ones.
+const PIECE_BYTES_MIN: usize = 4 << 10;
 
 /// The ends of a connection's subscriptions where its reader puts what comes.
 #[derive(Default)]
@@ -34,9 +37,12 @@ pub(super) struct Inlets {
 }
 
 struct Inlet {
-    whole: Whole,
+    /// The chunk that is being received, as it came: it is unpacked when the journal's turn comes.
+    pieces: Vec<Piece>,
+    /// What they are unpacked; each counts as [`PIECE_BYTES_MIN`] at least.
+    plain_bytes: usize,
     /// Bounded by `unpaid`: a sender that goes beyond its window breaks the protocol.
-    chunks: mpsc::UnboundedSender<(Bytes, u32)>,
+    chunks: mpsc::UnboundedSender<(Vec<Piece>, u32)>,
     unpaid: Arc<AtomicU64>,
     window_bytes: u32,
     /// What the chunk that is being received has cost and is not paid for yet.
@@ -59,7 +65,17 @@ impl Inlets {
             return Err(malformed("data beyond the window".to_owned()));
         }
         inlet.chunk_cost += cost;
-        if let Some(chunk) = inlet.whole.push(piece)? {
+        inlet.plain_bytes += piece.plain_bytes().max(PIECE_BYTES_MIN);
+        if inlet.plain_bytes > WHOLE_BYTES_MAX {
+            return Err(malformed(format!(
+                "pieces of more than {WHOLE_BYTES_MAX} bytes together"
+            )));
+        }
+        let last = !piece.more;
+        inlet.pieces.push(piece);
+        if last {
+            inlet.plain_bytes = 0;
+            let chunk = std::mem::take(&mut inlet.pieces);
             // A closed channel belongs to a feed that is just ending.
             let _ = inlet
                 .chunks
@@ -106,7 +122,8 @@ impl Feed {
         session.inlets.by_number.lock().insert(
             number,
             Inlet {
-                whole: Whole::default(),
+                pieces: Vec::new(),
+                plain_bytes: 0,
                 chunks,
                 unpaid: Arc::clone(&unpaid),
                 window_bytes,
@@ -154,7 +171,7 @@ impl Feed {
 }
 
 struct Queue {
-    chunks: mpsc::UnboundedReceiver<(Bytes, u32)>,
+    chunks: mpsc::UnboundedReceiver<(Vec<Piece>, u32)>,
     unpaid: Arc<AtomicU64>,
     /// Credit is given in portions, not for every transaction: an eighth of the window, so that
     /// half a window of an unfinished chunk and this leave room for a piece.
@@ -170,7 +187,16 @@ async fn store(
     mut queue: Queue,
 ) {
     let mut stored: u32 = 0;
-    while let Some((chunk, cost)) = queue.chunks.recv().await {
+    let mut unpacker = Unpacker::default();
+    while let Some((pieces, cost)) = queue.chunks.recv().await {
+        let chunk = match unpacker.whole(pieces) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                session.inlets.close(number);
+                session.close(error);
+                return;
+            }
+        };
         if let Err(source) = journal.append(chunk).await {
             let error = Error::Store {
                 node: session.via.node,

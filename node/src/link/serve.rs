@@ -1,7 +1,7 @@
 //! The sending side of subscriptions: journal → connection.
 //!
 //! Each subscription is one task: it reads whole journal frames as they are on disk, cuts them into
-//! pieces without copying, and sends a piece when it has credit for it. So a slow receiver makes
+//! pieces without copying, compresses these if the site wants it, and sends a piece when it has credit for it. So a slow receiver makes
 //! it hold one chunk of its journal reader, not more. The pieces of all subscriptions go
 //! through one short queue, in turn.
 
@@ -17,6 +17,7 @@ use super::error::Error;
 use super::frame::{Bulk, malformed, pieces};
 use super::message::{self, Body, Refused, Subscribe};
 use super::node::Node;
+use super::pack::Packer;
 use super::peer::with_causes;
 use super::session::Session;
 
@@ -130,9 +131,11 @@ async fn send(
         .to_string());
     }
     let mut reader = journal.reader(from).map_err(|err| describe(&err))?;
+    let mut packer = Packer::new(session.packed_by).map_err(|err| describe(&err))?;
     loop {
         let chunk = reader.next().await.map_err(|err| describe(&err))?;
         for piece in pieces(number, chunk) {
+            let piece = packer.pack(piece);
             // At most a piece and its cost, far below any window: fits in 32 bits.
             let cost = (piece.bytes.len() + PIECE_COST) as u32;
             let Ok(paid) = credit.acquire_many(cost).await else {

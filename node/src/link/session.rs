@@ -28,6 +28,7 @@ use super::gossip::{self, PeerHas};
 use super::hub::Event;
 use super::message::{Body, Goodbye, Ping, Pong};
 use super::node::Node;
+use super::options::Compression;
 use super::peer::PeerState;
 use super::receive::Inlets;
 use super::routing::{SessionId, Via};
@@ -44,6 +45,8 @@ const PINGS_KEPT: usize = 8;
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) via: Via,
+    /// What the other side understands, and this node is to use.
+    pub(super) packed_by: Compression,
     pub(super) outbox: Outbox,
     pub(super) inlets: Inlets,
     pub(super) rows: PendingRows,
@@ -93,6 +96,7 @@ pub(super) async fn run<S>(
     io: S,
     reader: FrameReader,
     via: Via,
+    packed_by: Compression,
     peer: Arc<PeerState>,
 ) -> Error
 where
@@ -102,6 +106,7 @@ where
     let session = Arc::new(Session {
         id: node.next_session(),
         via,
+        packed_by,
         outbox,
         inlets: Inlets::default(),
         rows: PendingRows::default(),
@@ -110,7 +115,7 @@ where
         closing: CancellationToken::new(),
         reason: Mutex::default(),
     });
-    info!(peer = %via.node, dialled = via.dialled, session = session.id, "connected");
+    info!(peer = %via.node, dialled = via.dialled, session = session.id, ?packed_by, "connected");
     let (mut read_half, mut write_half) = tokio::io::split(io);
     let writes = Arc::clone(&peer);
     let mut writer =

@@ -76,8 +76,9 @@ pub(super) async fn write_all(
                 Err(_) => break,
             }
         }
+        let saved = bulk.as_ref().map_or(0, Bulk::saved_bytes);
         let payload = bulk.map_or_else(Bytes::new, |bulk| bulk.encode_header(&mut head));
-        peer.sent((head.len() + payload.len()) as u64);
+        peer.sent((head.len() + payload.len()) as u64, saved as u64);
         // One vectored write: the payload is the journal's own bytes.
         let mut frame = (&head[..]).chain(payload);
         io.write_all_buf(&mut frame).await.map_err(broken)?;

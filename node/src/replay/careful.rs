@@ -566,28 +566,27 @@ fn record(
     cases: &[Case<'_>],
     decided: &mut Decided,
 ) {
+    let mut entries = Vec::new();
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;
         };
         *decided.conflicts.entry(kind).or_default() += 1;
         let key = &case.slot.folded.key.image;
-        writer.history(
-            mapping,
-            &history::Entry {
-                kind,
-                applied: case.decision.apply,
-                row: case.image.as_ref().or_else(|| case.slot.image()),
-                key,
-                local_key: key,
-                names_local: false,
-                local: case.stored,
-                version: case.slot.version(),
-                position: batch.position(case.slot),
-                xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
-            },
-        );
+        entries.push(history::Entry {
+            kind,
+            applied: case.decision.apply,
+            row: case.image.as_ref().or_else(|| case.slot.image()),
+            key,
+            local_key: key,
+            names_local: false,
+            local: case.stored,
+            version: case.slot.version(),
+            position: batch.position(case.slot),
+            xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+        });
     }
+    writer.histories(mapping, &entries);
 }
 
 /// Writes what was decided.

@@ -168,9 +168,12 @@ impl Stream {
             for table in &batch.tables {
                 writer.write_fast(table, horizon);
             }
-            // The next part is made ready while the server works on this one.
-            writer.send().await?;
-            work.sent = true;
+            // The next part is made ready while the server works on this one. A TRUNCATE may come
+            // with nothing before or behind it: then there is nothing to be answered.
+            if !writer.is_empty() {
+                writer.send().await?;
+                work.sent = true;
+            }
         } else {
             // Whoever waits for a lock of this transaction must not be waited for.
             let blind = &announcement.blind_before;

@@ -48,6 +48,11 @@ pub enum Statement {
     LockSet,
     /// Reads these columns of one row by key.
     Read(Vec<usize>),
+    /// Writes many entries of the conflict history.
+    HistorySet {
+        /// Without new rows: deletes.
+        delete: bool,
+    },
     /// Writes one entry of the conflict history.
     History {
         /// Without a new row: a delete.
@@ -164,7 +169,7 @@ impl Mapping {
         self.identity.columns.iter().any(|c| c.0 == cell)
     }
 
-    fn column(&self, i: usize) -> &str {
+    pub(super) fn column(&self, i: usize) -> &str {
         self.columns.get(i).map_or("", |c| c.quoted.as_str())
     }
 
@@ -172,7 +177,7 @@ impl Mapping {
         self.columns.get(i).map_or(0, |c| c.type_oid)
     }
 
-    fn array(&self, i: usize) -> u32 {
+    pub(super) fn array(&self, i: usize) -> u32 {
         self.columns.get(i).map_or(0, |c| c.array_oid)
     }
 
@@ -217,6 +222,7 @@ impl Mapping {
             Statement::History { delete, missing } => {
                 format!("h{}_{}", u8::from(*delete), list(missing))
             }
+            Statement::HistorySet { delete } => format!("hs{}", u8::from(*delete)),
             Statement::Holders(n) => format!("q{n}"),
         };
         format!("m{}{what}", self.number)
@@ -413,6 +419,7 @@ impl Mapping {
                 (sql, oids(&key))
             }
             Statement::History { delete, missing } => self.history_sql(*delete, missing),
+            Statement::HistorySet { delete } => super::history::set_sql(self, *delete),
             Statement::Holders(n) => self.holders_sql(*n),
         }
     }

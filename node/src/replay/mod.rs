@@ -26,6 +26,8 @@ mod history;
 mod image;
 mod long;
 mod mapping;
+#[doc(hidden)]
+pub mod measured;
 mod outbox;
 mod rebuild;
 mod repair;

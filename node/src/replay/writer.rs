@@ -6,6 +6,7 @@ use everywrite_conflict::{Lsn, Stamp};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
+use super::history;
 use super::image::Image;
 use super::mapping::{Mapping, Statement, TEXT};
 use super::wal_position::wal_position;
@@ -60,6 +61,11 @@ impl Writer {
     /// Sends it without waiting until the system has taken all of it.
     pub(super) fn send_behind(&mut self) -> Result<(), Error> {
         Ok(self.session.send_behind(&mut self.out)?)
+    }
+
+    /// Whether there is nothing to send.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Whether the session is lost.
@@ -389,8 +395,33 @@ impl Writer {
         .execute()
     }
 
+    /// Writes entries of the conflict history.
+    pub(super) fn histories(&mut self, mapping: &Mapping, entries: &[history::Entry<'_>]) {
+        let (deletes, rows): (Vec<_>, Vec<_>) = entries.iter().partition(|e| e.row.is_none());
+        for (delete, entries) in [(true, deletes), (false, rows)] {
+            let entries: Vec<history::Entry<'_>> = entries.into_iter().cloned().collect();
+            if entries.len() < SET_ROWS || !history::alike(mapping, &entries) {
+                entries.iter().for_each(|e| self.history(mapping, e));
+                continue;
+            }
+            let key: Vec<usize> = mapping.key_cells().collect();
+            let all: Vec<usize> = match delete {
+                true => key.clone(),
+                false => (0..mapping.columns.len()).collect(),
+            };
+            let rows: Vec<&Image> = entries.iter().map(|e| e.row.unwrap_or(e.key)).collect();
+            let local: Vec<&Image> = entries.iter().map(|e| e.local_key).collect();
+            let (rows, local) = (
+                Arrays::of(mapping, &all, &rows),
+                Arrays::of(mapping, &key, &local),
+            );
+            let bind = self.statement(mapping, &Statement::HistorySet { delete });
+            history::bind_set(local.bind(rows.bind(bind)), &entries).execute();
+        }
+    }
+
     /// Writes one entry of the conflict history.
-    pub(super) fn history(&mut self, mapping: &Mapping, entry: &super::history::Entry<'_>) {
+    pub(super) fn history(&mut self, mapping: &Mapping, entry: &history::Entry<'_>) {
         let missing = entry.row.map_or_else(Vec::new, Image::missing);
         let statement = Statement::History {
             delete: entry.row.is_none(),

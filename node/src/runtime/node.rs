@@ -179,9 +179,11 @@ impl Shared {
         let Some(own) = self.journals.get(self.me) else {
             return;
         };
+        let hurry = Arc::new(Notify::new());
         let barriers = Barriers::start(
             self.target.clone(),
             Arc::clone(&self.ledger),
+            Arc::clone(&hurry),
             shutdown.clone(),
         );
         rows.use_barriers(barriers.clone());
@@ -195,6 +197,7 @@ impl Shared {
             me: self.me,
             target: self.target.clone(),
             spool: self.settings.node.data_directory.join("spool"),
+            hurry,
         };
         let repairs_of_streams = repairs.clone();
         let capture = Capture::new(
@@ -449,7 +452,13 @@ fn link_options(settings: &Settings) -> link::Options {
         certificate: settings.tls.certificate.clone(),
         key: settings.tls.key.clone(),
         timing: link::Timing::default(),
-        window_bytes: link::Options::WINDOW_BYTES,
+        // The setting's bounds keep it within 32 bits.
+        window_bytes: settings.link.window.bytes() as u32,
+        compression: match settings.link.compression {
+            everywrite_config::Compression::None => link::Compression::None,
+            everywrite_config::Compression::Lz4 => link::Compression::Lz4,
+            everywrite_config::Compression::Zstd => link::Compression::Zstd,
+        },
         clock: link::Clock::default(),
     }
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use everywrite_conflict::{Lsn, NodeId, Vector};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::Ledger;
@@ -28,13 +29,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 const QUEUE: usize = 256;
 
 impl Barriers {
-    /// Starts the task that sets barriers, with a session of its own.
-    pub fn start(target: Target, ledger: Arc<Ledger>, shutdown: CancellationToken) -> Self {
+    /// Starts the task that sets barriers, with a session of its own. `hurry` is rung for each:
+    /// capture should not let it wait.
+    pub fn start(
+        target: Target,
+        ledger: Arc<Ledger>,
+        hurry: Arc<Notify>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
         let horizon = Arc::new(AtomicU32::new(0));
         let setter = Setter {
             target,
             ledger,
+            hurry,
             horizon: Arc::clone(&horizon),
             last: 0,
         };
@@ -58,6 +66,7 @@ impl Barriers {
 struct Setter {
     target: Target,
     ledger: Arc<Ledger>,
+    hurry: Arc<Notify>,
     horizon: Arc<AtomicU32>,
     last: u64,
 }
@@ -120,15 +129,6 @@ impl Setter {
     }
 
     async fn set(&mut self, client: &tokio_postgres::Client) -> Result<(), crate::pg::Error> {
-        let applied = progress(client, &self.ledger).await?;
-        let row = client
-            .query_one("select pg_snapshot_xmin(pg_current_snapshot())::text", &[])
-            .await?;
-        let oldest: String = row.get(0);
-        // The low half of the 64-bit id is the xid that rows carry.
-        let oldest = oldest
-            .parse::<u64>()
-            .map_or(0, |x| (x & 0xffff_ffff) as u32);
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
@@ -137,28 +137,91 @@ impl Setter {
             .max(self.last + 1);
         self.last = token;
         let mut captured = self.ledger.watch_captured();
+        let mut first = None;
         loop {
-            let content = WalMessage::Barrier(self.last).encode().unwrap_or_default();
-            let row = client
-                .query_one(
-                    "select (pg_logical_emit_message(true, 'everywrite', $1::bytea) - '0/0'::pg_lsn)::bigint",
-                    &[&content.as_ref()],
-                )
-                .await?;
-            let here: i64 = row.get(0);
+            let before = self.ledger.applied();
+            let barrier = Written::read(&client.simple_query(&statements(self.last)).await?)?;
+            self.ledger.reconcile(&before, &barrier.progress);
             // Groups announced from now on commit behind it, however far back capture is.
-            self.ledger.reaches(Lsn(here.unsigned_abs()));
+            self.ledger.reaches(barrier.here);
+            self.hurry.notify_one();
+            // Whichever of them capture meets, it has passed what was there before the first.
+            let first = first.get_or_insert(barrier);
             // One that was written before the slot was made never comes; any later one will do.
             let passed =
                 tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
-            match passed {
-                Ok(_) => break,
-                Err(_) => self.last += 1,
+            if passed.is_ok() {
+                self.horizon.store(first.oldest, Ordering::Release);
+                self.ledger.flushed_is(&first.progress);
+                return Ok(());
+            }
+            self.last += 1;
+        }
+    }
+}
+
+/// What the server says of a barrier.
+#[derive(Debug, PartialEq)]
+struct Written {
+    /// How far every origin is applied, flushed, before it.
+    progress: Vector,
+    /// Every transaction id before this one is committed before it, aborted or replay's own: the
+    /// low half of a 64-bit id, which is the xid that rows carry.
+    oldest: u32,
+    /// Its place in the WAL.
+    here: Lsn,
+}
+
+/// Asks for progress and snapshot, then writes the barrier; one message and one transaction for all.
+fn statements(token: u64) -> String {
+    let content = WalMessage::Barrier(token).encode().unwrap_or_default();
+    let hex: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "select roname, pg_replication_origin_progress(roname, true)
+           from pg_replication_origin where roname like 'everywrite!_%' escape '!';
+         select pg_snapshot_xmin(pg_current_snapshot());
+         select pg_logical_emit_message(true, 'everywrite', decode('{hex}', 'hex'))"
+    )
+}
+
+impl Written {
+    fn read(answer: &[SimpleQueryMessage]) -> Result<Self, crate::pg::Error> {
+        let rows: Vec<Vec<Option<&str>>> = answer
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column)).collect())
+                }
+                _ => None,
+            })
+            .collect();
+        Self::from_rows(&rows).ok_or_else(|| {
+            crate::pg::Error::Protocol("an unexpected answer to a barrier's statements".to_owned())
+        })
+    }
+
+    /// A row for each origin, then the snapshot, then the place.
+    fn from_rows(rows: &[Vec<Option<&str>>]) -> Option<Self> {
+        let (last, rows) = rows.split_last()?;
+        let (snapshot, origins) = rows.split_last()?;
+        let oldest: u64 = (*snapshot.first()?)?.parse().ok()?;
+        let mut progress = Vector::new();
+        for row in origins {
+            let [Some(name), Some(lsn)] = row[..] else {
+                continue;
+            };
+            let node = name
+                .strip_prefix("everywrite_")
+                .and_then(|n| n.parse().ok());
+            if let Some(node) = node {
+                progress.set(NodeId(node), lsn.parse().ok()?);
             }
         }
-        self.horizon.store(oldest, Ordering::Release);
-        self.ledger.flushed_is(&applied);
-        Ok(())
+        Some(Written {
+            progress,
+            oldest: (oldest & 0xffff_ffff) as u32,
+            here: (*last.first()?)?.parse().ok()?,
+        })
     }
 }
 
@@ -188,4 +251,31 @@ pub(crate) async fn progress(
     }
     ledger.reconcile(&before, &progress);
     Ok(progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_whole_or_not_at_all() {
+        let rows = [
+            vec![Some("everywrite_2"), Some("0/16B3748")],
+            vec![Some("everywrite_3"), None],
+            vec![Some("everywrite_x"), Some("0/1")],
+            vec![Some("4294967999")],
+            vec![Some("1/A0")],
+        ];
+        let progress = [(NodeId(2), Lsn(0x16_B3748))].into_iter().collect();
+        let read = Written::from_rows(&rows).unwrap();
+        let here = Lsn(0x1_0000_00A0);
+        let expected = Written {
+            progress,
+            oldest: 703,
+            here,
+        };
+        assert_eq!(read, expected);
+        assert_eq!(Written::from_rows(&rows[..4]), None);
+        assert_eq!(Written::from_rows(&[]), None);
+    }
 }

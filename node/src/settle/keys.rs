@@ -58,6 +58,12 @@ impl Identity {
         if self.columns.is_empty() {
             return Ok(None);
         }
+        let mut hasher = KeyHasher::new(self.relation);
+        if let [(column, type_oid)] = *self.columns {
+            let cell = tuple.iter().nth(column).unwrap_or(Cell::Unchanged);
+            add(&mut hasher, type_oid, &cell)?;
+            return Ok(Some(hasher.finish()));
+        }
         let mut found = [Cell::Unchanged; MAX_COLUMNS];
         let mut missing = self.columns.len();
         for (i, cell) in tuple.iter().enumerate() {
@@ -71,15 +77,19 @@ impl Identity {
                 break;
             }
         }
-        let mut hasher = KeyHasher::new(self.relation);
         for (cell, (_, type_oid)) in found.iter().zip(&self.columns) {
-            match cell {
-                Cell::Null => hasher.cell(*type_oid, None, true),
-                Cell::Binary(bytes) => hasher.cell(*type_oid, Some(bytes), true),
-                Cell::Text(bytes) => hasher.cell(*type_oid, Some(bytes), false),
-                Cell::Unchanged => return Err(KeyError::Missing),
-            };
+            add(&mut hasher, *type_oid, cell)?;
         }
         Ok(Some(hasher.finish()))
     }
+}
+
+fn add(hasher: &mut KeyHasher, type_oid: u32, cell: &Cell<'_>) -> Result<(), KeyError> {
+    match cell {
+        Cell::Null => hasher.cell(type_oid, None, true),
+        Cell::Binary(bytes) => hasher.cell(type_oid, Some(bytes), true),
+        Cell::Text(bytes) => hasher.cell(type_oid, Some(bytes), false),
+        Cell::Unchanged => return Err(KeyError::Missing),
+    };
+    Ok(())
 }

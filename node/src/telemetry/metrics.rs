@@ -33,6 +33,7 @@ const LINK_ROUND_TRIP: &str = "everywrite_link_round_trip_seconds";
 const LINK_CLOCK_SKEW: &str = "everywrite_link_clock_skew_seconds";
 const LINK_RECEIVED: &str = "everywrite_link_received_bytes_total";
 const LINK_SENT: &str = "everywrite_link_sent_bytes_total";
+const LINK_SAVED: &str = "everywrite_link_saved_bytes_total";
 const REPLAY_STATE: &str = "everywrite_replay_state";
 const REPLAY_LAG_BYTES: &str = "everywrite_replay_lag_bytes";
 const REPLAY_LAG_SECONDS: &str = "everywrite_replay_lag_seconds";
@@ -144,6 +145,12 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Kind::Counter,
         Unit::Bytes,
         "bytes sent to the peer",
+    ),
+    (
+        LINK_SAVED,
+        Kind::Counter,
+        Unit::Bytes,
+        "bytes that compression kept out of these",
     ),
     (
         REPLAY_STATE,
@@ -298,6 +305,7 @@ fn set_peer(peer: &PeerStatus) {
     gauge!(LINK_CLOCK_SKEW, PEER => name()).set(seconds(peer.clock_skew_ms));
     counter!(LINK_RECEIVED, PEER => name()).absolute(peer.received_bytes);
     counter!(LINK_SENT, PEER => name()).absolute(peer.sent_bytes);
+    counter!(LINK_SAVED, PEER => name()).absolute(peer.saved_bytes);
 }
 
 fn set_origin(origin: &OriginStatus) {

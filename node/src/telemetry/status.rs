@@ -158,6 +158,8 @@ pub struct PeerStatus {
     pub received_bytes: u64,
     /// Bytes sent to it since start.
     pub sent_bytes: u64,
+    /// Bytes that compression kept out of `sent_bytes`.
+    pub saved_bytes: u64,
     /// Origins that it currently feeds us.
     pub feeds: Vec<NodeId>,
     /// Whether a person paused it.

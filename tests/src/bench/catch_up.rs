@@ -1,5 +1,9 @@
 //! Scenarios a, c1, c2, du, dd: B is held, A writes a backlog, B is let go.
 //!
+//! B is let go when the machine has come to rest after the load, for every system alike: B comes back to
+//! an origin that has been without it for a while. (Everywrite's daemon at A is a second or two behind so
+//! fast a load on two processors; native decodes when B is back.)
+//!
 //! Marker rows are written before and after the backlog. Native replication applies one transaction after
 //! the other, so its rate is units / (last marker − first marker), which leaves out how long the apply
 //! worker takes to start. A system that replays groups shows both markers at almost the same moment, and
@@ -13,11 +17,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::load::Load;
+use super::machine;
 use super::pair::{Hold, Pair};
 use super::record::Record;
 
 /// No system takes that long for any of these backlogs; one that does has stopped.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// A machine that never rests has other work; the run is then noisy anyhow.
+const REST_LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until next to nothing has run for a while; how long that took.
+async fn wait_for_rest() -> Duration {
+    let begun = Instant::now();
+    let (mut quiet, mut before) = (0, machine::busy().busy);
+    while quiet < 4 && begun.elapsed() < REST_LIMIT {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = machine::busy().busy;
+        // A tenth of one processor, in hundredths of a second.
+        quiet = if now - before < 0.015 { quiet + 1 } else { 0 };
+        before = now;
+    }
+    begun.elapsed()
+}
 
 /// Measures one backlog.
 pub(crate) async fn measure(pair: &mut Pair, load: Load, hold: Hold) -> Result<Record> {
@@ -36,6 +58,7 @@ pub(crate) async fn measure(pair: &mut Pair, load: Load, hold: Hold) -> Result<R
     if hold == Hold::Paused {
         pair.wait_journal().await;
     }
+    let rest = wait_for_rest().await;
     let load_cpu = meter.stop().await?;
     let wal_a = pair.a.wal_position().await? - wal_before;
     let wal_before = pair.b.wal_position().await?;
@@ -89,6 +112,7 @@ pub(crate) async fn measure(pair: &mut Pair, load: Load, hold: Hold) -> Result<R
     record.set("first_marker_s", first_seen.as_secs_f64());
     record.set("delay_left_out_s", delay.as_secs_f64());
     record.set("load_s", load_time.as_secs_f64());
+    record.set("rest_s", rest.as_secs_f64());
     record.set("wal_a_mb", wal_a as f64 / 1e6);
     record.set("wal_b_mb", wal_b as f64 / 1e6);
     Ok(record)

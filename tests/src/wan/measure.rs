@@ -121,6 +121,7 @@ pub(super) async fn catch_up(
     let watch = Watch::start(&pair.b, table)?;
     let client = pair.b.connect().await?;
     let before = network.wire.traffic(pair.port);
+    let [cpu_a, _] = pair.cpu_s();
     let released = Instant::now();
     pair.release(network).await?;
     let (goal, sql) = (base + i64::from(rows), greatest(table));
@@ -157,6 +158,10 @@ pub(super) async fn catch_up(
     figures.insert("begin_s", (begun - released).as_secs_f64());
     figures.insert("total_s", (last.0 - released).as_secs_f64());
     figures.insert("done", f64::from(u8::from(done)));
+    // B's daemon has just been started.
+    let cpu = pair.cpu_s();
+    figures.insert("cpu_a_s", cpu[0] - cpu_a);
+    figures.insert("cpu_b_s", cpu[1]);
     figures.insert("wire_mb_per_s", wire_rate(&sent));
     traffic_figures(&mut figures, traffic, applied / f64::from(per));
     if !done {
@@ -219,7 +224,7 @@ pub(super) async fn steady(
     let watch = Watch::start(&pair.b, table)?;
     let count = i64::from(per_s * seconds);
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_s);
-    let before = network.wire.traffic(pair.port);
+    let (before, cpu_before) = (network.wire.traffic(pair.port), pair.cpu_s());
     let begin = Instant::now();
     let mut committed = Vec::new();
     for number in base + 1..=base + count {
@@ -254,6 +259,9 @@ pub(super) async fn steady(
         latencies.get(at).copied().unwrap_or(f64::NAN)
     };
     let mut figures = Figures::new();
+    let cpu = pair.cpu_s();
+    figures.insert("cpu_a_s", cpu[0] - cpu_before[0]);
+    figures.insert("cpu_b_s", cpu[1] - cpu_before[1]);
     figures.insert("p50_ms", share(0.5));
     figures.insert("p99_ms", share(0.99));
     figures.insert("seen", latencies.len() as f64);

@@ -62,6 +62,9 @@ pub(crate) struct Options {
         default_value = "raw,catch_up,wide,insert,tpcb"
     )]
     what: Vec<String>,
+    /// Everywrite's link: `none`, `lz4` or `zstd`.
+    #[arg(long, default_value = "none")]
+    compression: String,
     /// How much is written, 1 being the usual.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
@@ -99,7 +102,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     for system in &options.systems {
         pairs.push(match system.as_str() {
             "native" => Pair::native(&network, dir.path()).await?,
-            "everywrite" => Pair::everywrite(&network, dir.path()).await?,
+            "everywrite" => Pair::everywrite(&network, dir.path(), &options.compression).await?,
             other => bail!("there is no system {other}"),
         });
     }

@@ -89,7 +89,11 @@ impl Pair {
     }
 
     /// Two daemons, each beside its server.
-    pub(super) async fn everywrite(network: &Network, dir: &Path) -> anyhow::Result<Pair> {
+    pub(super) async fn everywrite(
+        network: &Network,
+        dir: &Path,
+        compression: &str,
+    ) -> anyhow::Result<Pair> {
         let servers = [
             server(&network.a, &dir.join("ea"), "").await?,
             server(&network.b, &dir.join("eb"), "").await?,
@@ -112,11 +116,17 @@ impl Pair {
             Node::init(identity.clone(), &home, &dir.join("ca"), &[peer])
         };
         let (mut node_a, mut node_b) = (node(0, 1)?, node(1, 0)?);
+        for node in [&node_a, &node_b] {
+            node.set_config("link", "compression", &format!("\"{compression}\""))?;
+        }
         start(&network.a, &mut node_a)?;
         start(&network.b, &mut node_b)?;
         let [a, b] = servers;
         Ok(Pair {
-            name: format!("everywrite{}", major(&a).await?),
+            name: match compression {
+                "none" => format!("everywrite{}", major(&a).await?),
+                other => format!("everywrite{}-{other}", major(&a).await?),
+            },
             port: LINK_PORT,
             means: Means::Everywrite {
                 a: Box::new(node_a),
@@ -169,6 +179,16 @@ impl Pair {
         }
     }
 
+    /// Seconds of CPU that A's and B's daemons have taken since their starts.
+    pub(super) fn cpu_s(&self) -> [f64; 2] {
+        match &self.means {
+            Means::Native => [0.0; 2],
+            Means::Everywrite { a, b } => {
+                [a, b].map(|node| node.process_id().map_or(0.0, process_cpu_s))
+            }
+        }
+    }
+
     /// Errors if a daemon has said something that it should not have.
     pub(super) fn check(&self) -> Vec<String> {
         match &self.means {
@@ -176,6 +196,14 @@ impl Pair {
             Means::Everywrite { a, b } => [a.complaints(), b.complaints()].concat(),
         }
     }
+}
+
+/// From `/proc`: user and system time, in ticks of 10 ms.
+fn process_cpu_s(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn start(namespace: &Namespace, node: &mut Node) -> anyhow::Result<()> {

@@ -65,6 +65,8 @@ const CATCH_UP: &[(&str, &str)] = &[
     ("done", "done"),
     ("there B/tx", "there_bytes_per_tx"),
     ("back B/tx", "back_bytes_per_tx"),
+    ("cpu A s", "cpu_a_s"),
+    ("cpu B s", "cpu_b_s"),
 ];
 const STEADY: &[(&str, &str)] = &[
     ("p50 ms", "p50_ms"),
@@ -76,6 +78,8 @@ const STEADY: &[(&str, &str)] = &[
     ("back B/tx", "back_bytes_per_tx"),
     ("there pkt/tx", "there_packets_per_tx"),
     ("back pkt/tx", "back_packets_per_tx"),
+    ("cpu A s", "cpu_a_s"),
+    ("cpu B s", "cpu_b_s"),
 ];
 
 /// All records as text, one table for each kind.

@@ -59,7 +59,8 @@ async fn fill_and_go_on(dir: &Path, options: Options) {
         journal.release(reader.position()).unwrap();
     }
     assert_eq!(history, expected);
-    assert_eq!(journal.full(), None);
+    // Said a moment after the last frame is shown.
+    wait(|| journal.full().is_none()).await;
     drop(journal);
     assert_eq!(open(dir, options).end(), maker.end);
 }

@@ -126,11 +126,8 @@ async fn cut(parts: usize, shape: bool, by_large: bool) {
     }
     durable(&journal, maker.end).await;
     assert!(journal.bytes() < with_part, "the space is given back");
-    let total: u64 = segments(dir.path())
-        .iter()
-        .map(|p| p.metadata().unwrap().len())
-        .sum();
-    assert_eq!(journal.bytes(), total);
+    let zeros = on_disk(dir.path()) - journal.bytes();
+    assert!(zeros <= small().segment_size(), "{zeros}");
     let expected = read_to_end(&journal, Lsn::ZERO).await;
     assert_eq!(expected.transactions.len(), 2);
     assert_eq!(

@@ -217,3 +217,11 @@ fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
     found.sort();
     found
 }
+
+/// How long the segments' files are together; zeros may stand behind the tail of the newest.
+fn on_disk(dir: &Path) -> u64 {
+    let lengths = segments(dir)
+        .into_iter()
+        .map(|p| p.metadata().unwrap().len());
+    lengths.sum()
+}

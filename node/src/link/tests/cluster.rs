@@ -16,7 +16,7 @@ use super::proxy::{Mode, Proxy};
 use crate::journal::record::{self, Header};
 use crate::journal::{Journals, Options as JournalOptions};
 use crate::link::certificates::{issue, new_authority};
-use crate::link::{Clock, FetchRow, Handle, Link, Options, Peer, RowSource, Timing};
+use crate::link::{Clock, Compression, FetchRow, Handle, Link, Options, Peer, RowSource, Timing};
 use crate::settle::{Beat, Beats};
 use crate::telemetry::PeerStatus;
 
@@ -120,6 +120,7 @@ pub(super) fn options(authority: &Authority, cluster: &str, me: u16, peers: Vec<
         key: authority.path(&format!("{me}.key")),
         timing: quick(),
         window_bytes: Options::WINDOW_BYTES,
+        compression: Compression::None,
         clock: Clock::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! Whole links: real TLS over loopback, real journals, several nodes in one process.
 
 mod cluster;
+mod compression;
 mod flow;
 mod gossip;
 mod proxy;

@@ -34,6 +34,7 @@ pub(super) fn hello(node: u16, protocol: u32) -> Hello {
         name: format!("node{node}"),
         cluster: "test".to_owned(),
         release: "test".to_owned(),
+        unpacks: Vec::new(),
     }
 }
 
