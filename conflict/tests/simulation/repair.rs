@@ -36,6 +36,7 @@ impl Site {
             self.paths.repaired += usize::from(self.server.now.rows.remove(&key).is_some());
         }
         let at = self.server.commit_replayed();
+        self.server.flush();
         tell!("  site {} repairs key {key}: {entry:?}", site_of(self.me));
         for version in repair.versions {
             self.daemon.index.landed(relation, hash, version, at);
@@ -55,6 +56,7 @@ impl Site {
         self.server.now.rows.retain(|key, _| !behind(key));
         self.paths.repaired += before - self.server.now.rows.len();
         let at = self.server.commit_replayed();
+        self.server.flush();
         tell!(
             "  site {} repeats truncate {table} {version:?}",
             site_of(self.me)

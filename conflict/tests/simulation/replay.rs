@@ -489,11 +489,8 @@ impl Site {
             Some(entry) if entry.in_flight() => None,
             // Committed, and not visible for a moment.
             Some(_) => value,
-            // It can be forgotten only where whoever asks has it: so nobody asks.
-            None => {
-                self.paths.forgotten += 1;
-                Some(value.unwrap_or(Answer::Replaced))
-            }
+            // It is forgotten only once whoever asks has it. Here the row could be a later version.
+            None => panic!("site {} has forgotten key {key} of {at}", site_of(self.me)),
         }
     }
 

@@ -100,7 +100,8 @@ impl Site {
         for table in transaction.truncates() {
             let version = transaction.version;
             // It may have to be repeated.
-            let repeat = own && self.rules.has(Rule::Repair);
+            let recent = transaction.position > self.looked;
+            let repeat = own && recent && self.rules.has(Rule::Repair);
             let local_lsn = if repeat { Lsn::MAX } else { local_lsn };
             let entry = Entry {
                 version,
@@ -152,7 +153,10 @@ impl Site {
                     if folded.net.row().is_some() && origin != self.me {
                         let write = (folded.last.version, origin);
                         replayed.entry(folded.key).or_default().push(write);
-                    } else if folded.net.row().is_none() && origin == self.me {
+                    } else if folded.net.row().is_none()
+                        && origin == self.me
+                        && transaction.position > self.looked
+                    {
                         deleted.insert(folded.key);
                     }
                 }

@@ -24,6 +24,9 @@ pub(crate) enum Rule {
     Sure,
     /// A row that was written over a local delete not yet captured is removed again.
     Repair,
+    /// After a restart no look is taken for a write that is older than what the journals have let
+    /// go.
+    Looked,
     /// What landed behind the captured point is not forgotten, even if stable.
     Captured,
     /// A decided delete is taken back when its transaction is rolled back.
@@ -45,7 +48,7 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Rule; 18] = [
+    pub(crate) const ALL: [Rule; 19] = [
         Rule::Hybrid,
         Rule::Travel,
         Rule::Set,
@@ -56,6 +59,7 @@ impl Rule {
         Rule::Base,
         Rule::Sure,
         Rule::Repair,
+        Rule::Looked,
         Rule::Captured,
         Rule::Undo,
         Rule::AtCapture,

@@ -42,6 +42,8 @@ pub(crate) struct Site {
     /// How many transactions of each site's journal are here.
     pub(crate) received: Vec<usize>,
     pub(crate) released: Vector,
+    /// Up to where in the own journal no row is still to be looked at again.
+    pub(crate) looked: Lsn,
     pub(crate) daemon: Daemon,
     /// For the checks: the greatest version of each key that was forgotten here.
     pub(crate) forgot: BTreeMap<Key, Version>,
@@ -58,7 +60,6 @@ pub(crate) struct Paths {
     pub(crate) repaired: usize,
     pub(crate) fetched: usize,
     pub(crate) replaced: usize,
-    pub(crate) forgotten: usize,
     pub(crate) lost: usize,
     pub(crate) travelled: usize,
     pub(crate) overtaken: usize,
@@ -114,6 +115,7 @@ impl Site {
             durable: 0,
             received: vec![0; sites],
             released: Vector::new(),
+            looked: Lsn::ZERO,
             daemon: Daemon::new(node(me), sites, Stamp::MIN),
             forgot: BTreeMap::new(),
             forgotten: 0,
@@ -396,6 +398,11 @@ impl Site {
             }
             self.released.merge(released);
             self.daemon.releasing.pop_front();
+            // Before anything is let go: of a key that is looked at again the journals must have
+            // what is newer, or the look would take that for the row behind the delete.
+            if self.rules.has(Rule::Looked) {
+                self.looked = self.durable_end();
+            }
         }
     }
 }
@@ -438,7 +445,6 @@ impl Paths {
         self.repaired += other.repaired;
         self.fetched += other.fetched;
         self.replaced += other.replaced;
-        self.forgotten += other.forgotten;
         self.lost += other.lost;
         self.travelled += other.travelled;
         self.overtaken += other.overtaken;
