@@ -241,7 +241,12 @@ async fn complete(
         let first = case.slot.folded.first;
         let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(first, s));
         let base = match &case.slot.folded.moved_from {
-            None => case.present && case.stored.as_ref().is_none_or(seen),
+            // What a row brings that was deleted, or came, in the same group belongs to no row that
+            // stands here.
+            None => {
+                let update = matches!(case.slot.folded.net, Net::Update(_));
+                update && case.present && case.stored.as_ref().is_none_or(seen)
+            }
             Some(from) => met
                 .get(&from.hash)
                 .is_some_and(|(present, stored)| *present && stored.as_ref().is_none_or(seen)),

@@ -377,7 +377,9 @@ impl Stream {
                         // What of this origin is neither was only announced.
                         let here = |s: &Position| s.origin != origin || s.lsn <= before;
                         let seen = |s: Position| here(&s) && batch.covers(by, s);
-                        let stays = whole || slot.folded.moved_from.is_none();
+                        // Only a mere update may leave out what stands in the row of its key.
+                        let update = matches!(slot.folded.net, Net::Update(_));
+                        let stays = whole || (update && slot.folded.moved_from.is_none());
                         prior.is_none_or(|p| p.source.is_some_and(seen)) && stays
                     };
                     fast_allowed && slots.iter().zip(priors).all(harmless)
