@@ -88,6 +88,9 @@ pub(super) struct Batch {
     pub alone: bool,
     /// Must be decided row by row.
     pub careful: bool,
+    /// Some of its changes meet versions that their writers had not seen, and the index alone
+    /// decides about them.
+    pub conflicts: bool,
 }
 
 impl Batch {
@@ -102,6 +105,7 @@ impl Batch {
             bytes: 0,
             alone: false,
             careful: false,
+            conflicts: false,
         }
     }
 

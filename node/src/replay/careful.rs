@@ -74,6 +74,12 @@ impl Decided {
         self.removed.iter().any(|l| l.is(relation, key, version))
     }
 
+    /// Whether rows of others lost by it: it is flushed then, because a crash that took it back would
+    /// leave nothing to record a second time (ADR 3).
+    pub(super) fn binds(&self) -> bool {
+        !self.conflicts.is_empty() || self.outbox
+    }
+
     /// The transaction was rolled back.
     pub(super) fn undo(self, ledger: &Ledger) {
         ledger.keep(self.removed);
@@ -127,7 +133,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-fn operation(net: &Net<Image>) -> Operation {
+pub(super) fn operation(net: &Net<Image>) -> Operation {
     match net {
         Net::Insert(_) => Operation::Insert,
         Net::Update(_) | Net::Replace(_) => Operation::Update,
@@ -577,21 +583,35 @@ fn record(
             continue;
         };
         *decided.conflicts.entry(kind).or_default() += 1;
-        let key = &case.slot.folded.key.image;
-        entries.push(history::Entry {
-            kind,
-            applied: case.decision.apply,
-            row: case.image.as_ref().or_else(|| case.slot.image()),
-            key,
-            local_key: key,
-            names_local: false,
-            local: case.stored,
-            version: case.slot.version(),
-            position: batch.position(case.slot),
-            xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
-        });
+        let row = case.image.as_ref().or_else(|| case.slot.image());
+        let applied = case.decision.apply;
+        entries.push(met(batch, case.slot, kind, applied, row, case.stored));
     }
     writer.histories(mapping, &entries);
+}
+
+/// What the history says of a change that met another version of its own key.
+pub(super) fn met<'a>(
+    batch: &Batch,
+    slot: &'a Slot,
+    kind: Kind,
+    applied: bool,
+    row: Option<&'a Image>,
+    local: Option<Entry>,
+) -> history::Entry<'a> {
+    let key = &slot.folded.key.image;
+    history::Entry {
+        kind,
+        applied,
+        row,
+        key,
+        local_key: key,
+        names_local: false,
+        local,
+        version: slot.version(),
+        position: batch.position(slot),
+        xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
+    }
 }
 
 /// Writes what was decided.

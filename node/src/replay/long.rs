@@ -7,6 +7,7 @@ use super::Error;
 use super::batch::Batch;
 use super::careful::{self, Decided};
 use super::feed::{Feed, Front};
+use super::known;
 use super::stream::{Group, Stream};
 use super::truncate;
 use super::writer::Writer;
@@ -14,6 +15,9 @@ use crate::journal::record::{Changes, Frame, Header};
 
 /// A large transaction is written, or decided, in parts of about this many changes.
 const PART_CHANGES: u64 = 20_000;
+/// So many parts are on their way to the server at once: it works on one while another is made
+/// ready and a third may wait in the socket.
+const PARTS_ON_WAY: usize = 2;
 
 /// A long transaction on its way.
 struct Long {
@@ -24,8 +28,8 @@ struct Long {
     reached: Lsn,
     /// It was not announced before: parts of which the index knows nothing are written unlooked at.
     fresh: bool,
-    /// A part was sent, and its answer was not read yet.
-    sent: bool,
+    /// Parts that were sent and whose answers were not read yet.
+    sent: usize,
 }
 
 impl Stream {
@@ -51,14 +55,14 @@ impl Stream {
             changes: 0,
             reached,
             fresh,
-            sent: false,
+            sent: 0,
         };
         let decided = &mut group.decided;
         let written = self
             .parts(feed, writer, front, changes, &mut work, decided, skipped)
             .await;
         let written = match written {
-            Ok(()) => answered(writer, &mut work).await,
+            Ok(()) => answered(writer, &mut work, 0).await,
             error => error,
         };
         group.batch.changes = work.changes;
@@ -121,7 +125,7 @@ impl Stream {
             let raw = raw?;
             if raw.first() == Some(&b'T') {
                 self.flush(writer, work, decided).await?;
-                answered(writer, work).await?;
+                answered(writer, work, 0).await?;
                 let tables = feed.truncated(&raw).await?;
                 let context = &self.options.context;
                 truncate::write(
@@ -162,19 +166,18 @@ impl Stream {
         let context = self.options.context.clone();
         let (ledger, last) = (&context.ledger, batch.last());
         ledger.commits_after(batch.origin, last, work.reached);
-        answered(writer, work).await?;
         if announcement.fast {
             let horizon = context.barriers.horizon();
-            for table in &batch.tables {
-                writer.write_fast(table, horizon);
-            }
-            // The next part is made ready while the server works on this one. A TRUNCATE may come
+            known::write(writer, &batch, horizon, decided);
+            // The next parts are made ready while the server works on this one. A TRUNCATE may come
             // with nothing before or behind it: then there is nothing to be answered.
             if !writer.is_empty() {
-                writer.send().await?;
-                work.sent = true;
+                writer.send_behind()?;
+                work.sent += 1;
             }
+            answered(writer, work, PARTS_ON_WAY - 1).await?;
         } else {
+            answered(writer, work, 0).await?;
             // Whoever waits for a lock of this transaction must not be waited for.
             let blind = &announcement.blind_before;
             if !ledger.wait_for_blind_briefly(blind).await {
@@ -195,9 +198,10 @@ impl Stream {
     }
 }
 
-/// Reads the answer of the part that was sent.
-async fn answered(writer: &mut Writer, work: &mut Long) -> Result<(), Error> {
-    if std::mem::take(&mut work.sent) {
+/// Reads answers until no more than `left` parts are without one.
+async fn answered(writer: &mut Writer, work: &mut Long, left: usize) -> Result<(), Error> {
+    while work.sent > left {
+        work.sent -= 1;
         writer.receive().await?;
     }
     Ok(())

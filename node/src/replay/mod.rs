@@ -24,6 +24,7 @@ mod error;
 mod feed;
 mod history;
 mod image;
+mod known;
 mod long;
 mod mapping;
 #[doc(hidden)]

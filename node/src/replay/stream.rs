@@ -26,6 +26,7 @@ use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::image::Image;
+use super::known::{self, Known};
 use super::wal_position::lsn_text;
 use super::writer::{Failed, Writer};
 use super::{Error, repair, session};
@@ -354,7 +355,10 @@ impl Stream {
         // A group goes behind those on their way or not at all: to it they are applied.
         let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
+        let known = Known::now(&o.context);
+        let mut conflicts = false;
         let announcement = {
+            let batch = &*batch;
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
             o.context.ledger.announce(
                 batch.origin,
@@ -363,7 +367,7 @@ impl Stream {
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
-                    let harmless = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
+                    let blindly = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
                         let whole = slot.image().is_none_or(|i| !i.incomplete());
                         // What the group leaves out is in the row that its first writer saw. And of
                         // a row that it both brings and takes nothing is written: none must be
@@ -380,12 +384,17 @@ impl Stream {
                         // Only a mere update may leave out what stands in the row of its key.
                         let update = matches!(slot.folded.net, Net::Update(_));
                         let stays = whole || (update && slot.folded.moved_from.is_none());
-                        prior.is_none_or(|p| p.source.is_some_and(seen)) && stays
+                        if prior.is_none_or(|p| p.source.is_some_and(seen)) {
+                            return stays;
+                        }
+                        conflicts = true;
+                        prior.is_some_and(|p| known.decides(batch, slot, &p))
                     };
-                    fast_allowed && slots.iter().zip(priors).all(harmless)
+                    fast_allowed && slots.iter().zip(priors).all(blindly)
                 },
             )?
         };
+        batch.conflicts = conflicts;
         self.announced = self.announced.max(batch.last());
         for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
             // A change of this origin that is not applied was announced before, in a group that
@@ -436,7 +445,7 @@ impl Stream {
                 "another site's write falls between those of a group",
             ));
         }
-        let group = Group {
+        let mut group = Group {
             batch,
             blind_before: announcement.blind_before,
             fast: announcement.fast,
@@ -458,11 +467,12 @@ impl Stream {
             let before = self.on_way.back().map(|g| g.batch.last());
             writer.chain(before, group.batch.last());
         }
-        for table in &group.batch.tables {
-            writer.write_fast(table, horizon);
-        }
+        known::write(writer, &group.batch, horizon, &mut group.decided);
         if group.batch.writes_nothing() {
             writer.force_xid();
+        }
+        if group.decided.binds() {
+            writer.flushed();
         }
         writer.wal_position();
         // After the commit: what is captured from there on has seen the group.
@@ -519,6 +529,7 @@ impl Stream {
         ledger.sighted(origin, last);
         for mut group in std::iter::once(group).chain(behind) {
             self.met_since(&mut group);
+            group.decided = Decided::default();
             self.careful(feed, writer, group).await?;
         }
         Ok(())
@@ -737,12 +748,10 @@ fn origin_name(origin: NodeId) -> String {
     format!("everywrite_{origin}")
 }
 
-/// Ends a careful transaction: (the WAL position before its commit, one after it). What was decided
-/// about somebody's row must not be forgotten by a crash, because it would not be recorded a second
-/// time: such a commit is flushed.
+/// Ends a careful transaction: (the WAL position before its commit, one after it).
 async fn commit(writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
-    if !group.decided.conflicts.is_empty() || group.decided.outbox {
-        writer.sql("set local synchronous_commit = local");
+    if group.decided.binds() {
+        writer.flushed();
     }
     writer.wal_position();
     writer.commit(group.batch.last(), group.batch.newest());

@@ -204,6 +204,12 @@ impl Writer {
         Ok(())
     }
 
+    /// The transaction's commit is flushed.
+    pub(super) fn flushed(&mut self) {
+        self.bind("flushed", "set local synchronous_commit = local", &[])
+            .execute();
+    }
+
     /// Gives the transaction an id, so that an empty group moves the origin's progress too.
     pub(super) fn force_xid(&mut self) {
         self.bind("force_xid", "select pg_catalog.pg_current_xact_id()", &[])

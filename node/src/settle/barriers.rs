@@ -4,7 +4,7 @@
 //! A barrier costs one small flushed commit. Whoever waits at the same time shares one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use everywrite_conflict::{Lsn, NodeId, Vector};
@@ -21,6 +21,7 @@ use crate::pg::Target;
 pub struct Barriers {
     asks: mpsc::Sender<oneshot::Sender<()>>,
     horizon: Arc<AtomicU32>,
+    place: Arc<AtomicU64>,
 }
 
 /// A barrier that was not met for so long is followed by another.
@@ -39,15 +40,21 @@ impl Barriers {
     ) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
         let horizon = Arc::new(AtomicU32::new(0));
+        let place = Arc::new(AtomicU64::new(0));
         let setter = Setter {
             target,
             ledger,
             hurry,
             horizon: Arc::clone(&horizon),
+            place: Arc::clone(&place),
             last: 0,
         };
         tokio::spawn(setter.run(queue, shutdown));
-        Barriers { asks, horizon }
+        Barriers {
+            asks,
+            horizon,
+            place,
+        }
     }
 
     /// Returns once capture has announced everything that was committed before this call, and all
@@ -61,6 +68,12 @@ impl Barriers {
     pub fn horizon(&self) -> u32 {
         self.horizon.load(Ordering::Acquire)
     }
+
+    /// Where in the local WAL the [`horizon`](Self::horizon) was taken: what was committed before
+    /// is most likely before the horizon, what was committed behind it never is.
+    pub fn horizon_place(&self) -> Lsn {
+        Lsn(self.place.load(Ordering::Acquire))
+    }
 }
 
 struct Setter {
@@ -68,6 +81,7 @@ struct Setter {
     ledger: Arc<Ledger>,
     hurry: Arc<Notify>,
     horizon: Arc<AtomicU32>,
+    place: Arc<AtomicU64>,
     last: u64,
 }
 
@@ -152,6 +166,7 @@ impl Setter {
                 tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
             if passed.is_ok() {
                 self.horizon.store(first.oldest, Ordering::Release);
+                self.place.store(first.here.0, Ordering::Release);
                 self.ledger.flushed_is(&first.progress);
                 return Ok(());
             }

@@ -1,0 +1,137 @@
+//! Conflicts that the index alone decides (ADR 14).
+//!
+//! A change that meets a version which its writer had not seen wins or loses by the two versions. If
+//! that other version is committed here, nothing has to be locked or read for it:
+//!
+//! ```text
+//!  older than what stands ──► not written; history
+//!  newer ──► history, then written like a change that meets nothing, behind the same guard:
+//!            an update or delete must hit its row, an insert must find none, and none may hit a
+//!            row that a local transaction wrote which capture has not passed
+//! ```
+//!
+//! So such a group stays on the fast path, with those before and behind it, and costs no round
+//! trip. What is not that plain goes the careful way: [`Known::decides`] says which. A guard that
+//! fails takes the history back too, and the group is decided with care.
+
+use everywrite_conflict::{Decision, Entry, Lsn, Net, NodeId, decide};
+
+use super::batch::{Batch, RowKey, Slot, TableBatch};
+use super::careful::{self, Context, Decided};
+use super::image::Image;
+use super::writer::{Guard, Writer};
+
+/// What is known of the own transactions when a group is announced.
+pub(super) struct Known {
+    me: NodeId,
+    /// The own journal is durable up to here: a stamp that a crash could change decides nothing.
+    durable: Lsn,
+    /// The guard does not let be written over what was committed behind here.
+    horizon: Lsn,
+}
+
+impl Known {
+    /// As of now.
+    pub(super) fn now(context: &Context) -> Self {
+        Known {
+            me: context.me,
+            durable: context.journal.end(),
+            horizon: context.barriers.horizon_place(),
+        }
+    }
+
+    /// Whether the index alone can decide about a change that met `prior`.
+    pub(super) fn decides(&self, batch: &Batch, slot: &Slot, prior: &Entry) -> bool {
+        let Some(source) = prior.source else {
+            return false;
+        };
+        let ours = source.origin == self.me;
+        let plain = !prior.in_flight()
+            && unseen(batch, slot, prior)
+            && !(ours && source.lsn > self.durable)
+            && slot.folded.moved_from.is_none()
+            && slot.image().is_none_or(|image| !image.incomplete());
+        let loses = slot.version() < prior.version;
+        let guarded = match slot.folded.net {
+            Net::Nothing => return false,
+            // There is nothing that a guard could hit.
+            Net::Delete if prior.deleted => false,
+            _ => !(ours && source.lsn > self.horizon),
+        };
+        plain && (loses || guarded)
+    }
+}
+
+/// Whether a change meets a version of another origin that its writer had not seen.
+fn unseen(batch: &Batch, slot: &Slot, prior: &Entry) -> bool {
+    prior
+        .source
+        .is_some_and(|s| s.origin != batch.origin && !batch.covers(slot.folded.last, s))
+}
+
+fn decision(batch: &Batch, slot: &Slot) -> Option<(Decision, Entry)> {
+    let prior = slot.prior.filter(|p| unseen(batch, slot, p))?;
+    let decision = decide(
+        careful::operation(&slot.folded.net),
+        slot.version(),
+        |position| batch.covers(slot.folded.last, position),
+        Some(&prior),
+        !prior.deleted,
+    );
+    Some((decision, prior))
+}
+
+/// Writes a group whose conflicts, if there are any, the index decides.
+pub(super) fn write(writer: &mut Writer, batch: &Batch, horizon: u32, decided: &mut Decided) {
+    for table in &batch.tables {
+        if batch.conflicts {
+            decide_and_write(writer, batch, table, horizon, decided);
+        } else {
+            writer.write_fast(table, horizon);
+        }
+    }
+}
+
+fn decide_and_write(
+    writer: &mut Writer,
+    batch: &Batch,
+    table: &TableBatch,
+    horizon: u32,
+    decided: &mut Decided,
+) {
+    let mut entries = Vec::new();
+    let (mut deletes, mut updates, mut inserts) = (
+        Vec::<&RowKey>::new(),
+        Vec::<&Image>::new(),
+        Vec::<&Image>::new(),
+    );
+    for slot in &table.slots {
+        let met = decision(batch, slot);
+        if let Some((Decision { apply, conflict }, prior)) = met {
+            if let Some(kind) = conflict {
+                *decided.conflicts.entry(kind).or_default() += 1;
+                let local = Some(prior);
+                entries.push(careful::met(batch, slot, kind, apply, slot.image(), local));
+            }
+            if !apply {
+                continue;
+            }
+        }
+        let gone = met.map(|(_, prior)| prior.deleted);
+        match (&slot.folded.net, gone) {
+            (Net::Nothing, _) => {}
+            (Net::Delete, _) => deletes.push(&slot.folded.key),
+            (Net::Insert(image), None) => inserts.push(image),
+            (Net::Insert(image) | Net::Update(image) | Net::Replace(image), Some(true)) => {
+                inserts.push(image);
+            }
+            (Net::Insert(image) | Net::Update(image) | Net::Replace(image), _) => {
+                updates.push(image);
+            }
+        }
+    }
+    inserts.extend(&table.appends);
+    writer.histories(&table.mapping, &entries);
+    let guard = Guard::Horizon(horizon);
+    writer.write(&table.mapping, &deletes, &updates, &inserts, guard);
+}
