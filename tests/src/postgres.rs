@@ -203,6 +203,7 @@ impl Server {
         if holder.is_some_and(|id| !process::is_running(id))
             && !process::somebody_works_in(&self.data())
         {
+            remove_shared_memory(&text);
             std::fs::remove_file(&lock).ok();
             let socket_lock = format!(".s.PGSQL.{PORT}.lock");
             std::fs::remove_file(self.dir.join(socket_lock)).ok();
@@ -438,4 +439,25 @@ fn output(command: &mut Command, what: &str) -> anyhow::Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Drop for Server {
+    /// A server that is killed leaves its shared memory segment to its successor; the last one
+    /// has none, and the system's number of them is limited.
+    fn drop(&mut self) {
+        drop(self.process.take());
+        self.remove_lock_of_the_dead();
+    }
+}
+
+/// Removes the segment that a dead server's `postmaster.pid` names: key and id in its seventh line.
+fn remove_shared_memory(lock: &str) {
+    let id = lock
+        .lines()
+        .nth(6)
+        .and_then(|line| line.split_whitespace().nth(1));
+    if let Some(id) = id {
+        // It may be gone, or somebody else's: then nothing happens.
+        Command::new("ipcrm").args(["-m", id]).output().ok();
+    }
 }

@@ -16,6 +16,7 @@ mod example;
 mod expired_certificate;
 mod half_open;
 mod insert_against_insert;
+mod known_conflicts;
 mod large_transaction;
 mod multi_row_transactions;
 mod new_table;
