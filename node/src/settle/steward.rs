@@ -37,9 +37,9 @@ impl Stability {
         }
     }
 
-    /// A transaction of `origin` with this vector is applied and flushed here.
-    pub fn replayed(&self, origin: NodeId, vector: &Vector) {
-        self.settled.lock().replayed(origin, vector);
+    /// A transaction of `origin` that had seen this is applied and flushed here.
+    pub fn replayed(&self, origin: NodeId, seen: &Vector) {
+        self.settled.lock().replayed(origin, seen);
     }
 
     /// A node's beat.
