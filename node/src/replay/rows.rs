@@ -11,13 +11,14 @@ use parking_lot::Mutex;
 
 use super::image::Image;
 use super::mapping::Mapping;
-use super::table::{Table, quote};
+use super::table::Table;
 use super::{Error, Toast, Values};
 use crate::journal::Journal;
 use crate::link::{FetchRow, Handle, RowSource};
 use crate::pg::Target;
 use crate::pg::pgoutput::{Cell, OwnedColumn, OwnedRelation};
 use crate::pg::pipeline::{Batch, Session};
+use crate::pg::quote::identifier;
 use crate::settle::{Barriers, Beats, Identity, Ledger};
 
 /// How long a site that is asked waits until it has the transaction. The asker tries others then.
@@ -166,7 +167,7 @@ impl Rows {
             condition.push(format!("{} = ${}", column.quoted, n + 1));
         }
         let (relation, key) = key_of(row, &types)?;
-        let columns: Vec<String> = row.columns.iter().map(|c| quote(c)).collect();
+        let columns: Vec<String> = row.columns.iter().map(|c| identifier(c)).collect();
         let sql = format!(
             "select {} from {} where {}",
             columns.join(", "),
