@@ -5,15 +5,16 @@
 //!
 //! ```text
 //!  settled[M][X]   how far M had replayed X before everything of M that is still to come here
-//!                  = greatest of the vectors of M's transactions replayed here
+//!                  = greatest of what M's transactions replayed here had surely seen
 //!                    and of M's beats (L, V) with L <= applied here of M
 //!  settled[X][X]   = applied here of X
 //!  stable[X]       = least of settled[M][X] over the members M other than this node
 //! ```
 //!
-//! A transaction's vector may claim what its origin had only begun to replay. For the index that
-//! is as good (the origin's later stamps are above it, after a crash too). The journals need
-//! what is applied and flushed, and take the beats alone.
+//! A transaction's vector may claim what its origin had only begun to replay. That is no basis to
+//! forget: after a crash the origin replays it again, and may ask for a value of its version. What
+//! the transaction has *seen* stands before it in a WAL that is flushed, and counts for the index. The
+//! journals take the beats alone.
 //!
 //! A beat (L, V) promises that everything of its node behind L carries at least V. So L has to be
 //! read where capture assigns vectors, under its lock, and after V: the end of what capture has
@@ -32,8 +33,8 @@ pub struct Settled {
 
 #[derive(Clone, Debug, Default)]
 struct Member {
-    /// From replayed transactions and from beats.
-    claimed: Vector,
+    /// From what replayed transactions have seen, and from beats.
+    seen: Vector,
     /// From beats alone.
     flushed: Vector,
     /// Beats that count as soon as the member's journal is applied here up to L, in order of L.
@@ -63,10 +64,10 @@ impl Settled {
             .collect();
     }
 
-    /// A transaction of `origin` with this vector has been replayed here.
-    pub fn replayed(&mut self, origin: NodeId, vector: &Vector) {
+    /// A transaction of `origin` that had seen this has been replayed here.
+    pub fn replayed(&mut self, origin: NodeId, seen: &Vector) {
         if let Some(member) = self.members.get_mut(&origin) {
-            member.claimed.merge(vector);
+            member.seen.merge(seen);
         }
     }
 
@@ -94,7 +95,7 @@ impl Settled {
     /// not only dispatched), and for this node itself the end of its journal.
     pub fn stable(&mut self, applied: &Vector) -> Vector {
         self.ripen(applied);
-        self.least(applied, |member| &member.claimed)
+        self.least(applied, |member| &member.seen)
     }
 
     /// Up to where every origin's journal may be released here. `applied` is what is replayed
@@ -108,7 +109,7 @@ impl Settled {
         for (&node, member) in &mut self.members {
             let reached = applied.get(node);
             while let Some((_, vector)) = member.waiting.front().filter(|b| b.0 <= reached) {
-                member.claimed.merge(vector);
+                member.seen.merge(vector);
                 member.flushed.merge(vector);
                 member.waiting.pop_front();
             }

@@ -48,6 +48,16 @@ impl Site {
         self.server.execute(sql).await
     }
 
+    /// Runs statements as another replication tool would, with an origin of its own: no node sees
+    /// what they change. Once a site.
+    pub async fn execute_unseen(&self, sql: &str) -> anyhow::Result<()> {
+        let sql = format!(
+            "select pg_replication_origin_create('unseen'); \
+             select pg_replication_origin_session_setup('unseen'); {sql}"
+        );
+        self.execute(&sql).await
+    }
+
     /// The first column of the first row, as text.
     pub async fn value(&self, sql: &str) -> anyhow::Result<String> {
         self.server.value(sql).await

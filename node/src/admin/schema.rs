@@ -2,7 +2,8 @@
 //!
 //! - `migrate` brings it to this program's version; nothing else creates objects in it.
 //! - `nodes` and `publish` write what the views show.
-//! - `conflicts` and `outbox` are the statements that replay runs inside its own transactions.
+//! - `outbox` has the statements that replay runs inside its own transactions; those of the conflict
+//!   history depend on the table, see `replay::history`.
 //!
 //! Invariants:
 //! - Nothing of this schema is replicated: each copy describes its own site. Capture leaves changes
@@ -15,7 +16,6 @@
 //! Trap: any role may call `pg_logical_emit_message` unless that is revoked, so what a message
 //! says proves nothing about who said it.
 
-mod conflicts;
 mod migrate;
 mod nodes;
 mod outbox;
@@ -23,7 +23,6 @@ mod publish;
 #[cfg(test)]
 mod tests;
 
-pub use conflicts::{Conflict, ConflictRows, INSERT_CONFLICTS, INSERT_CONFLICTS_TYPES};
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};

@@ -5,6 +5,8 @@
 //! | [`wire`]        | sockets, TLS, login, framing |
 //! | [`replication`] | a slot's stream in, three positions out; slots |
 //! | [`pgoutput`]    | what the stream's payloads say |
+//! | [`oid`]         | built-in types |
+//! | [`quote`]       | names and strings inside SQL |
 //! | [`pipeline`]    | many statements under one Sync, for replay |
 //! | [`sqlstate`]    | what to do about an error |
 //!
@@ -20,8 +22,10 @@
     )
 )]
 
+pub mod oid;
 pub mod pgoutput;
 pub mod pipeline;
+pub mod quote;
 pub mod replication;
 pub mod sqlstate;
 pub mod wire;

@@ -35,7 +35,9 @@ use super::writer::{Guard, Writer};
 use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
 use crate::admin::schema::{INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
 use crate::journal::Journal;
+use crate::pg::oid;
 use crate::pg::pgoutput::Cell;
+use crate::pg::pipeline::Array;
 use crate::settle::{Barriers, Ledger, Lost};
 
 /// What deciding needs.
@@ -689,27 +691,11 @@ fn travelling(mapping: &Mapping, lost: &Loser) -> Result<Bytes, Error> {
 fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
     let schema = mapping.table.schema.as_bytes();
     let table = mapping.table.name.as_bytes();
-    let array = |element: u32, values: Vec<&[u8]>| {
-        use bytes::BufMut;
-        let mut out = bytes::BytesMut::new();
-        out.put_i32(1);
-        out.put_i32(0);
-        out.put_u32(element);
-        out.put_i32(i32::try_from(values.len()).unwrap_or(i32::MAX));
-        out.put_i32(1);
-        for value in values {
-            out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-            out.extend_from_slice(value);
-        }
-        out
-    };
+    let names = |name| Array::of(oid::TEXT, std::iter::repeat_n(name, contents.len()));
     writer
         .bind("outbox", INSERT_OUTBOX, &INSERT_OUTBOX_TYPES)
-        .binary(Some(&array(25, vec![schema; contents.len()])))
-        .binary(Some(&array(25, vec![table; contents.len()])))
-        .binary(Some(&array(
-            17,
-            contents.iter().map(Bytes::as_ref).collect(),
-        )))
+        .array(names(schema))
+        .array(names(table))
+        .array(Array::of(oid::BYTEA, contents.iter().map(Bytes::as_ref)))
         .execute();
 }

@@ -1,12 +1,14 @@
 //! An entry of the conflict history on its way.
 
-use everywrite_conflict::{Entry as Stored, Kind, Position, Version};
-
-use bytes::{BufMut, BytesMut};
+use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
 
 use super::image::Image;
 use super::mapping::Mapping;
-use crate::pg::pipeline::{Bind, Format};
+use crate::pg::oid::{
+    BOOL, BOOL_ARRAY, INT4, INT4_ARRAY, INT8, INT8_ARRAY, LSN, LSN_ARRAY, TEXT, TEXT_ARRAY,
+};
+use crate::pg::pipeline::{Array, Bind};
+use crate::pg::quote::literal;
 
 /// One decision. Both rows are read in the transaction that decides, before it writes.
 #[derive(Clone, Debug)]
@@ -33,35 +35,6 @@ pub(super) struct Entry<'a> {
     pub xid: u32,
 }
 
-impl Entry<'_> {
-    /// The parameters behind the rows: see `Mapping::history_sql`.
-    pub(super) fn bind<'b>(&self, bind: Bind<'b>) -> Bind<'b> {
-        let local = self.local.map(|l| l.version);
-        let source = self.local.and_then(|l| l.source);
-        let stamp = local.map(|v| v.stamp.0.to_be_bytes());
-        let origin = local.map(|v| i32::from(v.origin.0).to_be_bytes());
-        let position_origin = source.map(|p| i32::from(p.origin.0).to_be_bytes());
-        let position_lsn = source.map(|p| p.lsn.0.to_be_bytes());
-        let decision: &str = if self.applied {
-            "applied"
-        } else {
-            "kept local"
-        };
-        bind.binary(Some(self.kind.as_str().as_bytes()))
-            .binary(Some(decision.as_bytes()))
-            .binary(stamp.as_ref().map(<[u8; 8]>::as_slice))
-            .binary(origin.as_ref().map(<[u8; 4]>::as_slice))
-            .binary(position_origin.as_ref().map(<[u8; 4]>::as_slice))
-            .binary(position_lsn.as_ref().map(<[u8; 8]>::as_slice))
-            .binary(Some(&self.version.stamp.0.to_be_bytes()))
-            .binary(Some(&i32::from(self.version.origin.0).to_be_bytes()))
-            .binary(Some(&i32::from(self.position.origin.0).to_be_bytes()))
-            .binary(Some(&self.position.lsn.0.to_be_bytes()))
-            .binary(Some(&i64::from(self.xid).to_be_bytes()))
-            .binary(Some(&[u8::from(self.names_local)]))
-    }
-}
-
 /// Whether entries can be written by one statement: all of them rows, or all of them deletes, and
 /// whole, of types with a binary form.
 pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
@@ -75,146 +48,214 @@ pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
         })
 }
 
-/// Element and array types of what [`bind_set`] adds behind the rows, in its order.
-const ADDED: [(u32, u32); 12] = [
-    (TEXT, 1009),
-    (TEXT, 1009),
-    (INT8, 1016),
-    (INT4, 1007),
-    (INT4, 1007),
-    (LSN, 3221),
-    (INT8, 1016),
-    (INT4, 1007),
-    (INT4, 1007),
-    (LSN, 3221),
-    (INT8, 1016),
-    (BOOL, 1000),
+/// Element and array types of what an entry says besides its rows, in the order of [`Entry::facts`].
+const FACTS: [(u32, u32); 12] = [
+    (TEXT, TEXT_ARRAY),
+    (TEXT, TEXT_ARRAY),
+    (INT8, INT8_ARRAY),
+    (INT4, INT4_ARRAY),
+    (INT4, INT4_ARRAY),
+    (LSN, LSN_ARRAY),
+    (INT8, INT8_ARRAY),
+    (INT4, INT4_ARRAY),
+    (INT4, INT4_ARRAY),
+    (LSN, LSN_ARRAY),
+    (INT8, INT8_ARRAY),
+    (BOOL, BOOL_ARRAY),
 ];
-const BOOL: u32 = 16;
-const INT8: u32 = 20;
-const INT4: u32 = 23;
-const TEXT: u32 = 25;
-const LSN: u32 = 3220;
 
-/// The arrays behind those of the rows' cells and of the local rows' keys: see [`set_sql`].
-pub(super) fn bind_set<'b>(mut bind: Bind<'b>, entries: &[Entry<'_>]) -> Bind<'b> {
-    for (n, (element, _)) in ADDED.iter().enumerate() {
-        let mut array = BytesMut::with_capacity(20 + entries.len() * 12);
-        array.put_i32(1);
-        array.put_i32(1);
-        array.put_u32(*element);
-        array.put_i32(i32::try_from(entries.len()).unwrap_or(i32::MAX));
-        array.put_i32(1);
-        for entry in entries {
-            entry.put(n, &mut array);
-        }
-        bind = bind.param(Format::Binary, Some(&array));
+/// A fact in binary form.
+enum Fact {
+    Null,
+    Text(&'static str),
+    Bool(bool),
+    Int4([u8; 4]),
+    Int8([u8; 8]),
+}
+
+impl Fact {
+    fn node(node: Option<NodeId>) -> Self {
+        node.map_or(Fact::Null, |n| Fact::Int4(i32::from(n.0).to_be_bytes()))
     }
-    bind
+
+    fn stamp(version: Option<Version>) -> Self {
+        version.map_or(Fact::Null, |v| Fact::Int8(v.stamp.0.to_be_bytes()))
+    }
+
+    fn lsn(position: Option<Position>) -> Self {
+        position.map_or(Fact::Null, |p| Fact::Int8(p.lsn.0.to_be_bytes()))
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Fact::Null => None,
+            Fact::Text(text) => Some(text.as_bytes()),
+            Fact::Bool(true) => Some(&[1]),
+            Fact::Bool(false) => Some(&[0]),
+            Fact::Int4(bytes) => Some(bytes),
+            Fact::Int8(bytes) => Some(bytes),
+        }
+    }
 }
 
 impl Entry<'_> {
-    /// Appends the value of the n-th array.
-    fn put(&self, n: usize, out: &mut BytesMut) {
-        let mut value = |bytes: Option<&[u8]>| match bytes {
-            Some(bytes) => {
-                out.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
-                out.extend_from_slice(bytes);
-            }
-            None => out.put_i32(-1),
-        };
+    /// Kind, decision; stamp, origin and position of the local row; the same of the incoming one; the
+    /// incoming transaction's id; whether the local key names the entry.
+    fn facts(&self) -> [Fact; 12] {
         let local = self.local.map(|l| l.version);
         let source = self.local.and_then(|l| l.source);
-        let node = |origin: everywrite_conflict::NodeId| i32::from(origin.0).to_be_bytes();
-        match n {
-            0 => value(Some(self.kind.as_str().as_bytes())),
-            1 if self.applied => value(Some(b"applied")),
-            1 => value(Some(b"kept local")),
-            2 => value(
-                local
-                    .map(|v| v.stamp.0.to_be_bytes())
-                    .as_ref()
-                    .map(|b| &b[..]),
-            ),
-            3 => value(local.map(|v| node(v.origin)).as_ref().map(|b| &b[..])),
-            4 => value(source.map(|p| node(p.origin)).as_ref().map(|b| &b[..])),
-            5 => value(
-                source
-                    .map(|p| p.lsn.0.to_be_bytes())
-                    .as_ref()
-                    .map(|b| &b[..]),
-            ),
-            6 => value(Some(&self.version.stamp.0.to_be_bytes())),
-            7 => value(Some(&node(self.version.origin))),
-            8 => value(Some(&node(self.position.origin))),
-            9 => value(Some(&self.position.lsn.0.to_be_bytes())),
-            10 => value(Some(&i64::from(self.xid).to_be_bytes())),
-            _ => value(Some(&[u8::from(self.names_local)])),
-        }
+        let (version, position) = (Some(self.version), Some(self.position));
+        [
+            Fact::Text(self.kind.as_str()),
+            Fact::Text(if self.applied {
+                "applied"
+            } else {
+                "kept local"
+            }),
+            Fact::stamp(local),
+            Fact::node(local.map(|v| v.origin)),
+            Fact::node(source.map(|p| p.origin)),
+            Fact::lsn(source),
+            Fact::stamp(version),
+            Fact::node(version.map(|v| v.origin)),
+            Fact::node(position.map(|p| p.origin)),
+            Fact::lsn(position),
+            Fact::Int8(i64::from(self.xid).to_be_bytes()),
+            Fact::Bool(self.names_local),
+        ]
     }
 }
 
-/// Writes many entries. Parameters are arrays of equal length: the incoming rows' cells (those of
-/// their keys for deletes), the local rows' keys, then those of [`bind_set`].
-pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
-    let key: Vec<usize> = mapping.key_cells().collect();
-    let row: Vec<usize> = match delete {
-        true => key.clone(),
-        false => (0..mapping.columns.len()).collect(),
-    };
-    let literal = |s: &str| s.replace('\'', "''");
-    let list = |parts: Vec<String>| parts.join(", ");
-    let object = |prefix: &str, place: &dyn Fn(usize, usize) -> usize| {
-        let one = |(n, &i): (usize, &usize)| {
-            let name = mapping.columns.get(i).map_or("", |c| &c.name);
-            format!("'{}', u.{prefix}{}", literal(name), place(n, i))
-        };
-        list(key.iter().enumerate().map(one).collect())
-    };
-    let in_row = |n: usize, i: usize| if delete { n } else { i };
-    let held = key.iter().enumerate();
-    let held = held.map(|(n, &i)| format!("o.{} = u.k{n}", mapping.column(i)));
-    let incoming = match delete {
-        true => "null::jsonb".to_owned(),
-        false => {
-            let cells = row
-                .iter()
-                .map(|&i| format!("u.r{i} as {}", mapping.column(i)));
-            format!(
-                "(select pg_catalog.to_jsonb(t) from (select {}) t)",
-                list(cells.collect())
-            )
+/// The parameters behind those of the rows: see [`sql`].
+pub(super) fn bind<'b>(bind: Bind<'b>, entry: &Entry<'_>) -> Bind<'b> {
+    let facts = entry.facts();
+    facts.iter().fold(bind, |bind, f| bind.binary(f.bytes()))
+}
+
+/// The arrays behind those of the rows: see [`set_sql`].
+pub(super) fn bind_set<'b>(bind: Bind<'b>, entries: &[Entry<'_>]) -> Bind<'b> {
+    let mut arrays = FACTS.map(|(element, _)| Array::new(element, entries.len()));
+    for entry in entries {
+        for (array, fact) in arrays.iter_mut().zip(entry.facts()) {
+            array.push(fact.bytes());
         }
-    };
-    let at = |n: usize| {
-        format!("'2000-01-01 00:00:00+00'::timestamptz + u.h{n} * interval '1 microsecond'")
-    };
-    let names = (0..row.len()).map(|n| format!("r{n}"));
-    let names = names.chain((0..key.len()).map(|n| format!("k{n}")));
-    let names: Vec<String> = names
-        .chain((1..=ADDED.len()).map(|n| format!("h{n}")))
+    }
+    arrays.into_iter().fold(bind, Bind::array)
+}
+
+/// Writes one entry. Parameters are the incoming row's cells (those of its key for a delete), without
+/// the missing ones, the local row's key, then the facts.
+pub(super) fn sql(mapping: &Mapping, delete: bool, missing: &[usize]) -> (String, Vec<u32>) {
+    let shape = Shape::new(mapping, delete, missing);
+    let names = shape.names();
+    let values = names.iter().enumerate();
+    let values: Vec<String> = values
+        .map(|(n, name)| format!("${} as {name}", n + 1))
         .collect();
-    let params = (1..=names.len()).map(|n| format!("${n}"));
-    let sql = format!(
-        "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
-         incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
-         incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
-         select (select n.id from everywrite.nodes n where n.local), '{}', '{}', \
-         case when u.h12 then pg_catalog.jsonb_build_object({}) else pg_catalog.jsonb_build_object({}) end, \
-         u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
-         u.h8, u.h9, u.h10, u.h11 from unnest({}) as u({})",
-        literal(&mapping.table.schema),
-        literal(&mapping.table.name),
-        object("k", &|n, _| n),
-        object("r", &in_row),
-        mapping.table.quoted,
-        held.collect::<Vec<_>>().join(" and "),
-        at(3),
-        at(7),
-        list(params.collect()),
-        list(names.clone()),
-    );
-    let mut types: Vec<u32> = row.iter().chain(&key).map(|&i| mapping.array(i)).collect();
-    types.extend(ADDED.map(|(_, array)| array));
-    (sql, types)
+    let from = format!("(select {}) as u", values.join(", "));
+    let mut types: Vec<u32> = shape.cells().map(|i| mapping.oid(i)).collect();
+    types.extend(FACTS.map(|(element, _)| element));
+    (shape.insert(&from), types)
+}
+
+/// Writes many entries: the same parameters as arrays of equal length.
+pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
+    let shape = Shape::new(mapping, delete, &[]);
+    let names = shape.names();
+    let params: Vec<String> = (1..=names.len()).map(|n| format!("${n}")).collect();
+    let from = format!("unnest({}) as u({})", params.join(", "), names.join(", "));
+    let mut types: Vec<u32> = shape.cells().map(|i| mapping.array(i)).collect();
+    types.extend(FACTS.map(|(_, array)| array));
+    (shape.insert(&from), types)
+}
+
+/// Which cells an entry of a table has.
+struct Shape<'a> {
+    mapping: &'a Mapping,
+    delete: bool,
+    key: Vec<usize>,
+    row: Vec<usize>,
+}
+
+impl<'a> Shape<'a> {
+    fn new(mapping: &'a Mapping, delete: bool, missing: &[usize]) -> Self {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let row = match delete {
+            true => key.clone(),
+            false => (0..mapping.columns.len())
+                .filter(|i| !missing.contains(i))
+                .collect(),
+        };
+        Shape {
+            mapping,
+            delete,
+            key,
+            row,
+        }
+    }
+
+    /// The cells that are parameters, in order.
+    fn cells(&self) -> impl Iterator<Item = usize> + '_ {
+        self.row.iter().chain(&self.key).copied()
+    }
+
+    /// The parameters' names: `r` and `k` with the cell's number, `h` with the fact's, from 1 on.
+    fn names(&self) -> Vec<String> {
+        let row = self.row.iter().map(|i| format!("r{i}"));
+        let key = self.key.iter().map(|i| format!("k{i}"));
+        let facts = (1..=FACTS.len()).map(|n| format!("h{n}"));
+        row.chain(key).chain(facts).collect()
+    }
+
+    /// The key as JSON, from the cells of that prefix.
+    fn key_object(&self, prefix: &str) -> String {
+        let one = |&i: &usize| {
+            let name = self.mapping.columns.get(i).map_or("", |c| &c.name);
+            format!("{}, u.{prefix}{i}", literal(name))
+        };
+        let parts: Vec<String> = self.key.iter().map(one).collect();
+        format!("pg_catalog.jsonb_build_object({})", parts.join(", "))
+    }
+
+    /// The statement over `from`, which names the parameters `u`.
+    fn insert(&self, from: &str) -> String {
+        let mapping = self.mapping;
+        let held: Vec<String> = self
+            .key
+            .iter()
+            .map(|&i| format!("o.{} = u.k{i}", mapping.column(i)))
+            .collect();
+        let incoming = match self.delete {
+            true => "null::jsonb".to_owned(),
+            false => {
+                let cells: Vec<String> = self
+                    .row
+                    .iter()
+                    .map(|&i| format!("u.r{i} as {}", mapping.column(i)))
+                    .collect();
+                let cells = cells.join(", ");
+                format!("(select pg_catalog.to_jsonb(t) from (select {cells}) t)")
+            }
+        };
+        let at = |n: usize| {
+            format!("'2000-01-01 00:00:00+00'::timestamptz + u.h{n} * interval '1 microsecond'")
+        };
+        format!(
+            "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
+             incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
+             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
+             select (select n.id from everywrite.nodes n where n.local), {}, {}, \
+             case when u.h12 then {} else {} end, \
+             u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
+             u.h8, u.h9, u.h10, u.h11 from {from}",
+            literal(&mapping.table.schema),
+            literal(&mapping.table.name),
+            self.key_object("k"),
+            self.key_object("r"),
+            mapping.table.quoted,
+            held.join(" and "),
+            at(3),
+            at(7),
+        )
+    }
 }

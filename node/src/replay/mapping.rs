@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::Error;
 use super::table::{Column, Table};
+use crate::pg::oid::{BOOL, FIRST_NORMAL, INT8, XID};
 use crate::pg::pgoutput::{Cell, OwnedRelation};
 use crate::settle::Identity;
 
@@ -89,7 +90,7 @@ impl Mapping {
         }
         for &(i, type_oid) in &identity.columns {
             let local = columns.get(i).map_or(0, |c: &Column| c.type_oid);
-            if local != type_oid && (local < FIRST_USER_OID || type_oid < FIRST_USER_OID) {
+            if local != type_oid && (local < FIRST_NORMAL || type_oid < FIRST_NORMAL) {
                 let name = relation.columns.get(i).map_or("", |c| c.name.as_str());
                 let what = format!("the key column \"{name}\" has another type here");
                 return Err(Error::Schema {
@@ -144,7 +145,7 @@ impl Mapping {
             .get(cell)
             .filter(|c| c.array)
             .map_or(0, |c| c.element_oid);
-        if element < FIRST_USER_OID || bytes.len() < 12 {
+        if element < FIRST_NORMAL || bytes.len() < 12 {
             return Some(Cow::Borrowed(bytes));
         }
         let mut own = bytes.to_vec();
@@ -173,7 +174,7 @@ impl Mapping {
         self.columns.get(i).map_or("", |c| c.quoted.as_str())
     }
 
-    fn oid(&self, i: usize) -> u32 {
+    pub(super) fn oid(&self, i: usize) -> u32 {
         self.columns.get(i).map_or(0, |c| c.type_oid)
     }
 
@@ -418,92 +419,10 @@ impl Mapping {
                 );
                 (sql, oids(&key))
             }
-            Statement::History { delete, missing } => self.history_sql(*delete, missing),
+            Statement::History { delete, missing } => super::history::sql(self, *delete, missing),
             Statement::HistorySet { delete } => super::history::set_sql(self, *delete),
             Statement::Holders(n) => self.holders_sql(*n),
         }
-    }
-
-    /// Parameters: the incoming row's cells (or its key's), the local row's key, then those of
-    /// [`super::history::Entry::bind`].
-    fn history_sql(&self, delete: bool, missing: &[usize]) -> (String, Vec<u32>) {
-        let key: Vec<usize> = self.key_cells().collect();
-        let row: Vec<usize> = if delete {
-            key.clone()
-        } else {
-            (0..self.columns.len())
-                .filter(|i| !missing.contains(i))
-                .collect()
-        };
-        let (r, k) = (row.len(), key.len());
-        let p = |n: usize| r + k + n;
-        let cells: Vec<String> = row
-            .iter()
-            .enumerate()
-            .map(|(n, &i)| format!("${} as {}", n + 1, self.column(i)))
-            .collect();
-        let literal = |s: &str| s.replace('\'', "''");
-        let object = |value: &dyn Fn(usize, usize) -> String| {
-            let one = |(n, &i): (usize, &usize)| {
-                format!(
-                    "'{}', {}",
-                    literal(self.columns.get(i).map_or("", |c| &c.name)),
-                    value(n, i)
-                )
-            };
-            key.iter()
-                .enumerate()
-                .map(one)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let at = |n: usize| {
-            format!(
-                "'2000-01-01 00:00:00+00'::timestamptz + ${} * interval '1 microsecond'",
-                p(n)
-            )
-        };
-        let sql = format!(
-            "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
-             incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
-             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
-             select (select n.id from everywrite.nodes n where n.local), '{}', '{}', \
-             case when ${} then pg_catalog.jsonb_build_object({}) else pg_catalog.jsonb_build_object({}) end, ${}, ${}, \
-             (select pg_catalog.to_jsonb(o) from {} o where {}), {}, {}, ${}, ${}, ${}, {}, ${}, ${}, ${}, ${} from (select {}) t",
-            literal(&self.table.schema),
-            literal(&self.table.name),
-            p(12),
-            object(&|n, _| format!("${}", r + n + 1)),
-            object(&|_, i| format!("t.{}", self.column(i))),
-            p(1),
-            p(2),
-            self.table.quoted,
-            key.iter()
-                .enumerate()
-                .map(|(n, &i)| format!("o.{} = ${}", self.column(i), r + n + 1))
-                .collect::<Vec<_>>()
-                .join(" and "),
-            if delete {
-                "null::jsonb"
-            } else {
-                "pg_catalog.to_jsonb(t)"
-            },
-            at(3),
-            p(4),
-            p(5),
-            p(6),
-            at(7),
-            p(8),
-            p(9),
-            p(10),
-            p(11),
-            cells.join(", ")
-        );
-        let mut types: Vec<u32> = row.iter().chain(&key).map(|&i| self.oid(i)).collect();
-        types.extend([
-            TEXT, TEXT, INT8, INT4, INT4, LSN, INT8, INT4, INT4, LSN, INT8, BOOL,
-        ]);
-        (sql, types)
     }
 
     /// Parameters: the whole row, then the guard's xid. Returns, for the n-th unique index, the
@@ -575,12 +494,3 @@ impl Mapping {
         (sql, types)
     }
 }
-
-/// `FirstNormalObjectId`: oids below it are the same on every server.
-const FIRST_USER_OID: u32 = 16384;
-const BOOL: u32 = 16;
-const INT8: u32 = 20;
-const INT4: u32 = 23;
-pub(super) const TEXT: u32 = 25;
-const XID: u32 = 28;
-const LSN: u32 = 3220;

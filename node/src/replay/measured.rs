@@ -12,6 +12,7 @@ use super::mapping::Mapping;
 use super::table::{Column, Table};
 use crate::journal::record::{self, Changes, Frame};
 use crate::pg::pgoutput::{Message, OwnedRelation, Relation, decode};
+use crate::pg::quote::identifier;
 
 /// Folds journal frames as a feed does whose tables are loaded.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Folding {
 fn local(relation: &OwnedRelation) -> Table {
     let column = |c: &crate::pg::pgoutput::OwnedColumn| Column {
         name: c.name.clone(),
-        quoted: super::table::quote(&c.name),
+        quoted: identifier(&c.name),
         type_oid: c.type_oid,
         array_oid: 1,
         array: false,
@@ -89,7 +90,7 @@ fn local(relation: &OwnedRelation) -> Table {
     Table {
         schema: relation.namespace.clone(),
         name: relation.name.clone(),
-        quoted: super::table::quote(&relation.name),
+        quoted: identifier(&relation.name),
         columns: relation.columns.iter().map(column).collect(),
         primary_key,
         unique: Vec::new(),

@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everywrite_conflict::{KeyHash, NodeId, Position, RelationHash};
+use everywrite_conflict::{Entry, KeyHash, NodeId, Position, RelationHash};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::image::Image;
 use super::mapping::Mapping;
-use super::table::{Table, quote};
+use super::table::Table;
 use super::{Error, Toast, Values};
 use crate::journal::Journal;
 use crate::link::{FetchRow, Handle, RowSource};
 use crate::pg::Target;
 use crate::pg::pgoutput::{Cell, OwnedColumn, OwnedRelation};
 use crate::pg::pipeline::{Batch, Session};
+use crate::pg::quote::identifier;
 use crate::settle::{Barriers, Beats, Identity, Ledger};
 
 /// How long a site that is asked waits until it has the transaction. The asker tries others then.
@@ -144,15 +145,7 @@ impl Rows {
             return Err("the daemon is shutting down".to_owned());
         }
         let entry = self.ledger.with_index(|index| index.get(relation, key));
-        match (entry, found) {
-            (Some(entry), _) if entry.undecided() => Err("the row is being decided".to_owned()),
-            (Some(entry), _) if entry.source != Some(row.at) || entry.deleted => Ok(None),
-            (Some(entry), Some(values)) if !entry.in_flight() => Ok(Some(values)),
-            // Committed, and not visible for a moment.
-            (Some(_), _) => Err("the row is not visible yet".to_owned()),
-            // Keys of types without binary form: what is there is all that can be known.
-            (None, found) => Ok(found),
-        }
+        very(row.at, entry, found).map_err(str::to_owned)
     }
 
     async fn read(&self, row: &FetchRow) -> Result<(Option<Values>, RelationHash, KeyHash), Error> {
@@ -174,7 +167,7 @@ impl Rows {
             condition.push(format!("{} = ${}", column.quoted, n + 1));
         }
         let (relation, key) = key_of(row, &types)?;
-        let columns: Vec<String> = row.columns.iter().map(|c| quote(c)).collect();
+        let columns: Vec<String> = row.columns.iter().map(|c| identifier(c)).collect();
         let sql = format!(
             "select {} from {} where {}",
             columns.join(", "),
@@ -192,6 +185,25 @@ impl Rows {
         let mut outcomes = session.run(&mut batch).await?;
         let found = outcomes.get_mut(at).and_then(|o| o.rows.pop());
         Ok((found, relation, key))
+    }
+}
+
+/// The values that were found, if the index says that their row is the very version: see
+/// [`Rows::exactly`]. An error: somebody else may know, or this site a little later.
+fn very(
+    at: Position,
+    entry: Option<Entry>,
+    found: Option<Values>,
+) -> Result<Option<Values>, &'static str> {
+    // Who asks has not replayed the transaction, so it is not stable, and its key not forgotten. If it is
+    // nevertheless, nothing says which version the row is: that must not be guessed.
+    let entry = entry.ok_or("the index does not know the row's version any more")?;
+    match found {
+        _ if entry.undecided() => Err("the row is being decided"),
+        _ if entry.source != Some(at) || entry.deleted => Ok(None),
+        Some(values) if !entry.in_flight() => Ok(Some(values)),
+        // Committed, and not visible for a moment.
+        _ => Err("the row is not visible yet"),
     }
 }
 
@@ -245,5 +257,57 @@ impl Toast for Rows {
         columns: &'a [usize],
     ) -> BoxFuture<'a, Result<Option<Values>, Error>> {
         self.ask(position, mapping, key, columns).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everywrite_conflict::{Lsn, Stamp, Version};
+
+    use super::*;
+
+    const AT: Position = Position {
+        origin: NodeId(2),
+        lsn: Lsn(10),
+    };
+
+    fn entry(source: Option<Position>, deleted: bool, local_lsn: Lsn) -> Option<Entry> {
+        let version = Version {
+            stamp: Stamp(5),
+            origin: NodeId(2),
+        };
+        Some(Entry {
+            version,
+            source,
+            deleted,
+            local_lsn,
+        })
+    }
+
+    fn found() -> Option<Values> {
+        Some(vec![Some(Bytes::from_static(b"large"))])
+    }
+
+    #[test]
+    fn values_only_of_the_very_version() {
+        let standing = entry(Some(AT), false, Lsn(7));
+        assert_eq!(very(AT, standing, found()), Ok(found()));
+        let later = Position { lsn: Lsn(11), ..AT };
+        let replaced = entry(Some(later), false, Lsn(7));
+        assert_eq!(very(AT, replaced, found()), Ok(None));
+        assert_eq!(very(AT, entry(Some(AT), true, Lsn(7)), None), Ok(None));
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_not_guessed() {
+        assert!(very(AT, None, found()).is_err());
+        assert!(very(AT, None, None).is_err());
+    }
+
+    #[test]
+    fn what_is_open_is_asked_for_again() {
+        assert!(very(AT, entry(None, true, Lsn::MAX), found()).is_err());
+        assert!(very(AT, entry(Some(AT), false, Lsn::MAX), found()).is_err());
+        assert!(very(AT, entry(Some(AT), false, Lsn(7)), None).is_err());
     }
 }

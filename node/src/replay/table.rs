@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::Error;
+use crate::pg::quote::identifier;
 
 /// A local table.
 #[derive(Clone, Debug)]
@@ -84,7 +85,7 @@ select i.indexrelid::regclass::text, i.indisprimary,
 impl Table {
     /// Reads the table; `None` if it is not there.
     pub async fn load(client: &Client, schema: &str, name: &str) -> Result<Option<Self>, Error> {
-        let quoted = format!("{}.{}", quote(schema), quote(name));
+        let quoted = format!("{}.{}", identifier(schema), identifier(name));
         let found = client
             .query_opt(
                 "select c.oid, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R'))
@@ -101,7 +102,7 @@ impl Table {
             .map(|r| {
                 let name: String = r.get(0);
                 Column {
-                    quoted: quote(&name),
+                    quoted: identifier(&name),
                     name,
                     type_oid: r.get(1),
                     array_oid: r.get(2),
@@ -146,9 +147,4 @@ impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
-}
-
-/// An identifier, quoted for SQL.
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,18 +1,19 @@
 //! Batches → statements of one session. Everything of a group goes into one buffer, so that the
 //! usual group costs one write and one answer.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use everywrite_conflict::{Lsn, Stamp};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
 use super::history;
 use super::image::Image;
-use super::mapping::{Mapping, Statement, TEXT};
+use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
 use crate::pg;
+use crate::pg::oid::TEXT;
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
+use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
 const SET_ROWS: usize = 4;
@@ -444,9 +445,7 @@ impl Writer {
         let local: Vec<Cell<'_>> = entry.local_key.tuple().iter().collect();
         let bind = self.statement(mapping, &statement);
         let bind = bind_cells(bind, mapping, &all, &row);
-        entry
-            .bind(bind_cells(bind, mapping, &key, &local))
-            .execute();
+        history::bind(bind_cells(bind, mapping, &key, &local), entry).execute();
     }
 }
 
@@ -529,26 +528,14 @@ fn bind_cells<'a>(
 }
 
 /// Columns of many rows as array parameters.
-struct Arrays {
-    columns: Vec<BytesMut>,
-}
+struct Arrays(Vec<Array>);
 
 impl Arrays {
-    /// <https://www.postgresql.org/docs/current/arrays.html>: dimensions, "has nulls", element
-    /// type, then length and lower bound of the one dimension, then the elements.
     fn of(mapping: &Mapping, wanted: &[usize], rows: &[&Image]) -> Self {
-        let count = i32::try_from(rows.len()).unwrap_or(i32::MAX);
-        let mut columns: Vec<BytesMut> = wanted
+        let oid = |&i: &usize| mapping.columns.get(i).map_or(0, |c| c.type_oid);
+        let mut columns: Vec<Array> = wanted
             .iter()
-            .map(|&i| {
-                let mut column = BytesMut::with_capacity(20 + rows.len() * 12);
-                column.put_i32(1);
-                column.put_i32(1);
-                column.put_u32(mapping.columns.get(i).map_or(0, |c| c.type_oid));
-                column.put_i32(count);
-                column.put_i32(1);
-                column
-            })
+            .map(|i| Array::new(oid(i), rows.len()))
             .collect();
         let mut place = vec![usize::MAX; mapping.columns.len()];
         for (n, &i) in wanted.iter().enumerate() {
@@ -562,21 +549,15 @@ impl Arrays {
                     continue;
                 };
                 match cell {
-                    Cell::Binary(bytes) | Cell::Text(bytes) => {
-                        column.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
-                        column.extend_from_slice(bytes);
-                    }
-                    Cell::Null | Cell::Unchanged => column.put_i32(-1),
+                    Cell::Binary(bytes) | Cell::Text(bytes) => column.push(Some(bytes)),
+                    Cell::Null | Cell::Unchanged => column.push(None),
                 }
             }
         }
-        Arrays { columns }
+        Arrays(columns)
     }
 
-    fn bind<'a>(&self, mut bind: Bind<'a>) -> Bind<'a> {
-        for column in &self.columns {
-            bind = bind.param(Format::Binary, Some(column));
-        }
-        bind
+    fn bind(self, bind: Bind<'_>) -> Bind<'_> {
+        self.0.into_iter().fold(bind, Bind::array)
     }
 }

@@ -37,9 +37,9 @@ impl Stability {
         }
     }
 
-    /// A transaction of `origin` with this vector is applied and flushed here.
-    pub fn replayed(&self, origin: NodeId, vector: &Vector) {
-        self.settled.lock().replayed(origin, vector);
+    /// A transaction of `origin` that had seen this is applied and flushed here.
+    pub fn replayed(&self, origin: NodeId, seen: &Vector) {
+        self.settled.lock().replayed(origin, seen);
     }
 
     /// A node's beat.
@@ -57,6 +57,26 @@ impl Stability {
     /// What the journals may drop, given what is applied and flushed here.
     pub fn released(&self, flushed: &Vector) -> Vector {
         self.settled.lock().released(flushed)
+    }
+}
+
+/// What was found in one round of cutting; the journals are cut by it in the next one.
+struct Found {
+    /// What nobody needs any more.
+    released: Vector,
+    /// All that had its stamp when `released` was found.
+    stamped: Lsn,
+    /// Where the local WAL was after that.
+    reached: Lsn,
+}
+
+impl Found {
+    /// Whether the journals may be cut. Capture must be durably behind the place where this was found:
+    /// a local transaction that came before it may still have to be compared with what would go. And
+    /// no second look at what was stamped then may be due: after a restart it asks an index that is
+    /// rebuilt from what the journals, of all origins, still hold.
+    fn may_go(&self, captured: Lsn, looked: Lsn) -> bool {
+        self.reached <= captured && self.stamped <= looked
     }
 }
 
@@ -151,8 +171,8 @@ impl Steward {
 
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
-        let mut before: Option<(Vector, Lsn)> = None;
-        let (mut looked, mut stamped) = (self.looked.read(), Lsn::ZERO);
+        let mut before: Option<Found> = None;
+        let mut looked = self.looked.read();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -179,33 +199,30 @@ impl Steward {
                 continue;
             }
             cut = tokio::time::Instant::now();
+            let now = Found {
+                released: self.stability.released(&flushed),
+                stamped: self.ledger.stamped_to(),
+                reached: self.ledger.reached(),
+            };
+            let Some(found) = before.replace(now) else {
+                continue;
+            };
             // Two seconds late: a look is asked for a moment after the stamp.
-            let asked = std::mem::replace(&mut stamped, self.ledger.stamped_to());
-            if self.ledger.repairs() == 0 && asked > looked {
-                match self.looked.write(asked) {
-                    Ok(()) => looked = asked,
+            if self.ledger.repairs() == 0 && found.stamped > looked {
+                match self.looked.write(found.stamped) {
+                    Ok(()) => looked = found.stamped,
                     Err(error) => {
                         tracing::warn!(error = %error, "the file looked-at could not be written");
                     }
                 }
             }
-            let released = self.stability.released(&flushed);
-            // Only once capture is durably behind the place where this was found: a local
-            // transaction that came before it may still have to be compared with what would go.
-            let found = (released, self.ledger.reached());
-            let Some((released, _)) = before
-                .replace(found)
-                .filter(|(_, reached)| *reached <= captured)
-            else {
+            if !found.may_go(captured, looked) {
                 continue;
-            };
+            }
             for journal in self.journals.all() {
                 let origin = journal.origin();
                 // The index is rebuilt from the journals: what is not stable must stay.
-                let mut up_to = released.get(origin).min(stable.get(origin));
-                if origin == self.me {
-                    up_to = up_to.min(looked);
-                }
+                let up_to = found.released.get(origin).min(stable.get(origin));
                 match journal.release(up_to) {
                     Ok(0) => {}
                     Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
@@ -215,5 +232,37 @@ impl Steward {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(stamped: u64, reached: u64) -> Found {
+        Found {
+            released: Vector::new(),
+            stamped: Lsn(stamped),
+            reached: Lsn(reached),
+        }
+    }
+
+    #[test]
+    fn no_journal_is_cut_while_second_looks_are_behind() {
+        let found = found(100, 200);
+        assert!(!found.may_go(Lsn(300), Lsn(99)));
+        assert!(found.may_go(Lsn(300), Lsn(100)));
+    }
+
+    #[test]
+    fn no_journal_is_cut_before_capture_is_behind_what_was_found() {
+        let found = found(100, 200);
+        assert!(!found.may_go(Lsn(199), Lsn(100)));
+        assert!(found.may_go(Lsn(200), Lsn(100)));
+    }
+
+    #[test]
+    fn a_site_that_never_writes_cuts() {
+        assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::latency::Poller;
-use super::load::Script;
+use super::load;
 use super::pair::Pair;
 use super::record::Record;
 use super::statistics::percentile;
@@ -74,9 +74,6 @@ pub(crate) async fn big_transaction(pair: &mut Pair, rows: i64) -> Result<Record
 
 /// e: a steady load; commit timestamp on A to the first poll on B that sees the row.
 pub(crate) async fn latency(pair: &mut Pair, rate: u32, seconds: u64) -> Result<Record> {
-    let script = Script::new(
-        "insert into lat(ts, pad) values (clock_timestamp(), 'payload-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx');\n",
-    )?;
     pair.wait_caught_up().await?;
     pair.checkpoint().await?;
     pair.reset_peaks();
@@ -84,23 +81,7 @@ pub(crate) async fn latency(pair: &mut Pair, rate: u32, seconds: u64) -> Result<
     let last: i64 = pair.a.value("select coalesce(max(id), 0) from lat").await?;
     let poller = Poller::start(&pair.b, last)?;
     let meter = pair.meter().await?;
-    let (rate, seconds) = (rate.to_string(), seconds.to_string());
-    let arguments = [
-        "-n",
-        "-f",
-        script.path(),
-        "-M",
-        "prepared",
-        "-c",
-        "4",
-        "-j",
-        "1",
-        "-R",
-        &rate,
-        "-T",
-        &seconds,
-    ];
-    let report = pair.a.pgbench(&arguments, "").await?;
+    let report = load::steady(&pair.a, rate, seconds).await?;
     let cpu = meter.stop().await?;
     pair.wait_caught_up().await?;
     tokio::time::sleep(Duration::from_millis(200)).await;

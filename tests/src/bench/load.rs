@@ -3,10 +3,21 @@
 use anyhow::Result;
 
 use super::pair::Range;
-use super::server::Server;
+use super::server::{PgbenchReport, Server};
 
 /// The load is produced as fast as A can: its own flushes are not what is measured.
 const NO_FLUSH: &str = "-c synchronous_commit=off";
+
+/// A steady load for `seconds`: transactions of one row each, `rate` a second from four clients.
+pub(crate) async fn steady(server: &Server, rate: u32, seconds: u64) -> Result<PgbenchReport> {
+    let script = Script::new(
+        "insert into lat(ts, pad) values (clock_timestamp(), 'payload-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx');\n",
+    )?;
+    let (rate, seconds) = (rate.to_string(), seconds.to_string());
+    let clients = ["-n", "-M", "prepared", "-c", "4", "-j", "1"];
+    let load = ["-f", script.path(), "-R", &rate, "-T", &seconds];
+    server.pgbench(&[&clients[..], &load].concat(), "").await
+}
 
 /// One backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

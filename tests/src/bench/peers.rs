@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::load::Script;
+use super::load;
 use super::machine;
 use super::mesh::Mesh;
 use super::record::Record;
@@ -17,32 +17,13 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Measures the origin under `rate` transactions a second of one row each.
 pub(crate) async fn measure(mesh: &mut Mesh, rate: u32, seconds: u64) -> Result<Record> {
-    let script = Script::new(
-        "insert into lat(ts, pad) values (clock_timestamp(), 'payload-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx');\n",
-    )?;
     mesh.wait_caught_up().await?;
     mesh.checkpoint().await?;
     mesh.reset_peaks();
     tokio::time::sleep(SETTLE).await;
-    let (rate, seconds) = (rate.to_string(), seconds.to_string());
-    let arguments = [
-        "-n",
-        "-f",
-        script.path(),
-        "-M",
-        "prepared",
-        "-c",
-        "4",
-        "-j",
-        "1",
-        "-R",
-        &rate,
-        "-T",
-        &seconds,
-    ];
     let meter = mesh.meter().await?;
     let (begun, busy) = (Instant::now(), machine::busy());
-    let report = mesh.a()?.pgbench(&arguments, "").await?;
+    let report = load::steady(mesh.a()?, rate, seconds).await?;
     let ended = Instant::now();
     let busy = machine::busy().busy - busy.busy;
     let drained = mesh.wait_caught_up().await? - ended;

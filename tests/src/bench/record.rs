@@ -50,6 +50,23 @@ impl Record {
         self.figures.insert(name.to_owned(), value);
     }
 
+    /// One with these figures, for tests of what is made of records.
+    #[cfg(test)]
+    pub(crate) fn of(system: &str, scenario: &str, figures: &[(&str, f64)]) -> Record {
+        let mut record = Record {
+            system: system.into(),
+            scenario: scenario.into(),
+            ok: true,
+            units: 1e6,
+            unit: "row".into(),
+            ..Record::default()
+        };
+        for (name, value) in figures {
+            record.set(name, *value);
+        }
+        record
+    }
+
     /// The CPU bill of replication: a system that decodes while the load runs has that on its bill.
     pub(crate) fn total_cpu(&self) -> Option<Cpu> {
         let cpu = self.cpu.as_ref()?;

@@ -261,25 +261,10 @@ fn short(unit: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn record(system: &str, scenario: &str, figures: &[(&str, f64)]) -> Record {
-        let mut record = Record {
-            system: system.into(),
-            scenario: scenario.into(),
-            ok: true,
-            units: 1e6,
-            unit: "row".into(),
-            ..Record::default()
-        };
-        for (name, value) in figures {
-            record.set(name, *value);
-        }
-        record
-    }
-
     #[test]
     fn noisy_runs_are_left_out_when_three_quiet_ones_remain() {
         let loud = |value, foreign| {
-            let mut record = record("native15", "a", &[("rate_per_s", value)]);
+            let mut record = Record::of("native15", "a", &[("rate_per_s", value)]);
             record.cpu = Some(Cpu {
                 wall: 1.0,
                 foreign,

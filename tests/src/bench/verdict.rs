@@ -347,21 +347,6 @@ mod tests {
     use super::super::summary::rows;
     use super::*;
 
-    fn record(system: &str, scenario: &str, figures: &[(&str, f64)]) -> Record {
-        let mut record = Record {
-            system: system.into(),
-            scenario: scenario.into(),
-            ok: true,
-            units: 1e6,
-            unit: "row".into(),
-            ..Record::default()
-        };
-        for (name, value) in figures {
-            record.set(name, *value);
-        }
-        record
-    }
-
     /// The lines without the padding of their columns.
     fn lines(records: &[Record]) -> Vec<String> {
         let lines = verdicts(&rows(records)).into_iter();
@@ -376,9 +361,9 @@ mod tests {
     #[test]
     fn lines_compare_with_the_best_peer() {
         let records = [
-            record("native15", "a", &[("rate_per_s", 300_000.0)]),
-            record("everywrite15", "a", &[("rate_per_s", 900_000.0)]),
-            record("native18", "a", &[("rate_per_s", 310_000.0)]),
+            Record::of("native15", "a", &[("rate_per_s", 300_000.0)]),
+            Record::of("everywrite15", "a", &[("rate_per_s", 900_000.0)]),
+            Record::of("native18", "a", &[("rate_per_s", 310_000.0)]),
         ];
         assert_eq!(lines(&records), ["a 2.90 x (target 2.5 x) ok"]);
     }
@@ -386,9 +371,9 @@ mod tests {
     #[test]
     fn every_everywrite_has_its_line_with_the_same_reference() {
         let records = [
-            record("everywrite15", "a", &[("rate_per_s", 900_000.0)]),
-            record("native18", "a", &[("rate_per_s", 300_000.0)]),
-            record("everywrite18", "a", &[("rate_per_s", 600_000.0)]),
+            Record::of("everywrite15", "a", &[("rate_per_s", 900_000.0)]),
+            Record::of("native18", "a", &[("rate_per_s", 300_000.0)]),
+            Record::of("everywrite18", "a", &[("rate_per_s", 600_000.0)]),
         ];
         assert_eq!(
             lines(&records),
@@ -398,15 +383,15 @@ mod tests {
             ]
         );
         // The plain name is never another version's.
-        let alone = [record("everywrite18", "a", &[])];
+        let alone = [Record::of("everywrite18", "a", &[])];
         assert_eq!(lines(&alone), ["a/18 - x (target 2.5 x) short"]);
     }
 
     #[test]
     fn a_writer_whose_peer_falls_behind_is_short() {
         let records = [
-            record("native15", "w", &[("tps", 4000.0), ("drain_s", 0.02)]),
-            record("everywrite15", "w", &[("tps", 6000.0), ("drain_s", 9.0)]),
+            Record::of("native15", "w", &[("tps", 4000.0), ("drain_s", 0.02)]),
+            Record::of("everywrite15", "w", &[("tps", 6000.0), ("drain_s", 9.0)]),
         ];
         let verdicts = verdicts(&rows(&records));
         assert!(!verdicts[0].ok && verdicts[0].detail.contains("does not keep up"));
@@ -414,10 +399,10 @@ mod tests {
 
     #[test]
     fn three_writers_need_native_18_to_be_compared() {
-        let ours = record("everywrite15", "w3", &[("tps", 5000.0), ("drain_s", 0.1)]);
+        let ours = Record::of("everywrite15", "w3", &[("tps", 5000.0), ("drain_s", 0.1)]);
         let verdict = &verdicts(&rows(std::slice::from_ref(&ours)))[0];
         assert!(!verdict.ok && verdict.detail.contains("no reference"));
-        let native = record("native18", "w3", &[("tps", 3000.0)]);
+        let native = Record::of("native18", "w3", &[("tps", 3000.0)]);
         assert_eq!(lines(&[ours, native]), ["w3 1.67 x (target 1.3 x) ok"]);
     }
 
@@ -434,10 +419,10 @@ mod tests {
         };
         let records = |found| {
             [
-                record("native15", "du", &[("rate_per_s", 90_000.0)]),
-                record("native18", "du", &[("rate_per_s", 95_000.0)]),
-                record("everywrite15", "x10", &history(0.0, found)),
-                record("everywrite15", "x100", &history(25_000.0, found)),
+                Record::of("native15", "du", &[("rate_per_s", 90_000.0)]),
+                Record::of("native18", "du", &[("rate_per_s", 95_000.0)]),
+                Record::of("everywrite15", "x10", &history(0.0, found)),
+                Record::of("everywrite15", "x100", &history(25_000.0, found)),
             ]
         };
         assert_eq!(
@@ -460,7 +445,7 @@ mod tests {
     fn peers_may_cost_the_origin_little() {
         let n = |system, peers, server, daemon| {
             let figures = [("server_us", server), ("daemon_us", daemon)];
-            record(system, peers, &figures)
+            Record::of(system, peers, &figures)
         };
         let records = [
             n("native15", "n1", 100.0, 0.0),
@@ -484,9 +469,9 @@ mod tests {
 
     #[test]
     fn absolute_limits_and_failures() {
-        let mut failed = record("everywrite15", "c1", &[]);
+        let mut failed = Record::of("everywrite15", "c1", &[]);
         failed.ok = false;
-        let mut away = record(
+        let mut away = Record::of(
             "everywrite15",
             "g",
             &[("held_mb", 12.0), ("catchup_s", 4.0)],
@@ -494,7 +479,7 @@ mod tests {
         away.daemon_peak_bytes = Some([300 << 20, 100 << 20]);
         let records = [
             failed,
-            record("native15", "g", &[("held_mb", 2000.0), ("catchup_s", 15.8)]),
+            Record::of("native15", "g", &[("held_mb", 2000.0), ("catchup_s", 15.8)]),
             away,
         ];
         assert_eq!(

@@ -71,3 +71,49 @@ async fn counters_in_the_status_agree() {
     }
     cluster.finish().unwrap();
 }
+
+/// Many conflicts of one transaction are written by one statement.
+#[tokio::test]
+async fn many_conflicts_of_one_transaction() {
+    let cluster = Cluster::start().await.unwrap();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    let begin = "insert into items select g, 0, 'begin' from generate_series(1, 15) g";
+    a.execute(begin).await.unwrap();
+    cluster.converged().await.unwrap();
+    cluster.cut_all();
+    let at_a = "update items set n = 1, note = 'of a' || id where id <= 5 or id > 10; \
+        delete from items where id between 6 and 10";
+    a.execute(at_a).await.unwrap();
+    let at_b = "update items set n = 2, note = 'of b' || id where id <= 10; \
+        delete from items where id > 10";
+    b.execute(at_b).await.unwrap();
+    cluster.heal();
+    assert_eq!(cluster.converged().await.unwrap(), 10);
+
+    let text = "select string_agg(concat_ws('|', key ->> 'id', kind, decision, \
+            coalesce(local_row ->> 'note', '-'), local_site, \
+            coalesce(incoming_row ->> 'note', '-'), incoming_site, \
+            local_written_at < incoming_written_at, split_part(local_position, ' ', 1), \
+            split_part(incoming_position, ' ', 1), incoming_xid > 0, decided_by), \
+            e'\\n' order by (key ->> 'id')::int) from everywrite.conflicts where \"table\" = 'public.items'";
+    let expected = |line: &dyn Fn(i32) -> String| -> String {
+        (1..=15).map(line).collect::<Vec<_>>().join("\n")
+    };
+    // At a everything that came won, at b everything stayed.
+    let at_a = expected(&|id| match id {
+        1..=5 => format!("{id}|update_origin_differs|applied|of a{id}|a|of b{id}|b|t|a|b|t|a"),
+        6..=10 => format!("{id}|update_deleted|applied|-|a|of b{id}|b|t|a|b|t|a"),
+        _ => format!("{id}|delete_origin_differs|applied|of a{id}|a|-|b|t|a|b|t|a"),
+    });
+    assert_eq!(a.value(text).await.unwrap(), at_a);
+    let at_b = expected(&|id| match id {
+        1..=5 => format!("{id}|update_origin_differs|kept local|of b{id}|b|of a{id}|a|f|b|a|t|b"),
+        6..=10 => format!("{id}|delete_origin_differs|kept local|of b{id}|b|-|a|f|b|a|t|b"),
+        _ => format!("{id}|update_deleted|kept local|-|b|of a{id}|a|f|b|a|t|b"),
+    });
+    assert_eq!(b.value(text).await.unwrap(), at_b);
+    let positions = "select count(distinct (local_position, incoming_position, local_xid, incoming_xid)) \
+        from everywrite.conflicts";
+    assert_eq!(a.value(positions).await.unwrap(), "1");
+    cluster.finish().unwrap();
+}

@@ -74,6 +74,25 @@ async fn all_daemons_at_once() {
     assert_eq!(cluster.converged().await.unwrap(), 18);
 }
 
+/// A constraint trigger at a site that refuses some rows only at the commit; and at replay too.
+pub(crate) const REFUSES_THE_COMMIT: &str = "create function tidy() returns trigger language plpgsql as $$ \
+    begin if new.note = 'unwanted' then raise exception 'not tidy'; end if; return null; end $$; \
+    create constraint trigger tidy after insert on items deferrable initially deferred \
+    for each row execute function tidy(); \
+    alter table items enable always trigger tidy";
+
+/// b holds a's stream, now and after a crash of its daemon.
+pub(crate) async fn held_before_and_after_a_crash(cluster: &mut Cluster) {
+    let held = async |cluster: &Cluster| {
+        let (a, b) = (cluster.site(0), cluster.site(1));
+        b.wait_state(a, OriginState::Held).await.unwrap();
+    };
+    held(cluster).await;
+    cluster.site_mut(1).node.crash();
+    cluster.site_mut(1).node.start().unwrap();
+    held(cluster).await;
+}
+
 /// From PostgreSQL 16 on the server counts a transaction that is rolled back, if it has a position.
 #[tokio::test]
 async fn a_transaction_that_was_refused_is_not_counted() {
@@ -83,14 +102,9 @@ async fn a_transaction_that_was_refused_is_not_counted() {
     cluster.site(1).execute(rule).await.unwrap();
     let both = "insert into items values (1, 0, 'wanted'), (2, 0, 'unwanted')";
     cluster.site(0).execute(both).await.unwrap();
-    let (a, b) = (cluster.site(0), cluster.site(1));
-    b.wait_state(a, OriginState::Held).await.unwrap();
-    cluster.site_mut(1).node.crash();
-    cluster.site_mut(1).node.start().unwrap();
-    let (a, b) = (cluster.site(0), cluster.site(1));
-    b.wait_state(a, OriginState::Held).await.unwrap();
+    held_before_and_after_a_crash(&mut cluster).await;
     let mend = "alter table items drop constraint tidy";
-    b.execute(mend).await.unwrap();
+    cluster.site(1).execute(mend).await.unwrap();
     assert_eq!(cluster.converged().await.unwrap(), 2);
     cluster.finish().unwrap();
 }
@@ -100,22 +114,13 @@ async fn a_transaction_that_was_refused_is_not_counted() {
 async fn a_commit_that_was_refused_is_not_counted() {
     let mut cluster = Cluster::start().await.unwrap();
     cluster.expect_errors(&["tidy"]);
-    let rule = "create function tidy() returns trigger language plpgsql as $$ \
-        begin if new.note = 'unwanted' then raise exception 'not tidy'; end if; return null; end $$; \
-        create constraint trigger tidy after insert on items deferrable initially deferred \
-        for each row execute function tidy(); \
-        alter table items enable always trigger tidy";
-    cluster.site(1).execute(rule).await.unwrap();
+    cluster.site(1).execute(REFUSES_THE_COMMIT).await.unwrap();
     for (id, note) in ["before", "unwanted", "wanted"].iter().enumerate() {
         let insert = format!("insert into items values ({id}, 0, '{note}')");
         cluster.site(0).execute(&insert).await.unwrap();
     }
-    let (a, b) = (cluster.site(0), cluster.site(1));
-    b.wait_state(a, OriginState::Held).await.unwrap();
-    cluster.site_mut(1).node.crash();
-    cluster.site_mut(1).node.start().unwrap();
-    let (a, b) = (cluster.site(0), cluster.site(1));
-    b.wait_state(a, OriginState::Held).await.unwrap();
+    held_before_and_after_a_crash(&mut cluster).await;
+    let b = cluster.site(1);
     let notes = "select string_agg(note, ' ' order by id) from items";
     assert_eq!(b.value(notes).await.unwrap(), "before");
     b.execute("drop trigger tidy on items").await.unwrap();

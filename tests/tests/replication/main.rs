@@ -6,6 +6,7 @@
 mod away;
 mod bad_input;
 mod basic;
+mod chained_groups;
 mod column_types;
 mod conflict_history;
 mod crash_of_the_daemon;

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::Batch;
+use super::{Array, Batch};
 use crate::pg::Error;
 
 /// How a value is written.
@@ -60,6 +60,11 @@ impl<'a> Bind<'a> {
     /// The next parameter, in text format; `None` is NULL.
     pub fn text(self, value: Option<&[u8]>) -> Self {
         self.param(Format::Text, value)
+    }
+
+    /// The next parameter, an array.
+    pub fn array(self, array: Array) -> Self {
+        self.binary(Some(&array.finish()))
     }
 
     /// The next parameter; `None` is NULL.

@@ -26,6 +26,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING>
 
+mod array;
 mod batch;
 mod bind;
 mod copy_in;
@@ -35,6 +36,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use array::Array;
 pub use batch::Batch;
 pub use bind::{Bind, Format};
 pub use copy_in::CopyIn;

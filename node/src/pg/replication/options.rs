@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::pg::quote::{identifier, literal};
+
 /// Options of the pgoutput plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -38,7 +40,11 @@ impl Options {
     pub(super) fn sql(&self, server_version: u32) -> String {
         let newest = if server_version >= 16 { 4 } else { 3 };
         let protocol = self.protocol.unwrap_or(newest);
-        let names: Vec<String> = self.publications.iter().map(|name| quoted(name)).collect();
+        let names: Vec<String> = self
+            .publications
+            .iter()
+            .map(|name| identifier(name))
+            .collect();
         let mut sql = format!(
             "proto_version '{protocol}', publication_names {}",
             literal(&names.join(","))
@@ -54,16 +60,6 @@ impl Options {
         }
         sql
     }
-}
-
-/// An identifier in double quotes.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string in single quotes. Replication commands know no other escape.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]

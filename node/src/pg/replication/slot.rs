@@ -2,8 +2,8 @@
 
 use everywrite_conflict::Lsn;
 
-use super::options::quoted;
 use super::stream::connect;
+use crate::pg::quote::identifier;
 use crate::pg::wire::Connection;
 use crate::pg::{Error, Target};
 
@@ -95,7 +95,7 @@ pub async fn create_slot_exporting(target: &Target, name: &str) -> Result<Export
     let mut connection = connect(target).await?;
     let sql = format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')",
-        quoted(name)
+        identifier(name)
     );
     let rows = connection.simple_query(&sql).await?;
     let text = |index: usize| {

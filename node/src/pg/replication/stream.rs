@@ -6,7 +6,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use everywrite_conflict::{Lsn, Stamp};
 use tokio::sync::Mutex;
 
-use super::options::{Options, quoted};
+use super::options::Options;
+use crate::pg::quote::identifier;
 use crate::pg::wire::{Connection, Frames, Outbox, is_aside, unexpected};
 use crate::pg::{Error, ServerError, Target};
 
@@ -60,7 +61,7 @@ pub async fn start(
     let server_version = connection.server_version();
     let sql = format!(
         "START_REPLICATION SLOT {} LOGICAL {from} ({})",
-        quoted(slot),
+        identifier(slot),
         options.sql(server_version)
     );
     connection.send_query(&sql).await?;
