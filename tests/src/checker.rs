@@ -4,32 +4,25 @@
 //!    the rows in the order of their primary key.
 //! 2. **Of one piece.** Every row is what one write made of it: no column of another version.
 //! 3. **Accounted for.** Let W(k) be the committed writes of a key k: rows, deletes, moves away, and
-//!    each TRUNCATE of its table. A write of W(k) is *superseded* when another one is certainly newer:
-//!    - it replaced exactly this one, by its own reading under a lock (so it was caused by it), or
-//!    - it was committed at the same site later (locks on the key order them), or
-//!    - it was committed at another site later by more than [`TOLERANCE_US`].
-//!
-//!    The row at k, if there is one, is a write of W(k) that is not superseded and that no conflict
-//!    history lists as lost. If there is none, then W(k) is empty, or has a delete that is not superseded,
-//!    or a row that is not superseded and is listed as lost (its second unique key belongs to another
-//!    row). So every committed row version is present, or a higher version stands in its place.
-//!
-//! All servers of a test share one clock, therefore commit timestamps order writes of different
-//! sites, but not to the microsecond: a server takes a transaction's timestamp a little before its
-//! place in the WAL, and a stamp may be raised above an earlier neighbour's.
+//!    each TRUNCATE of its table. The journals give each its version, so there is a greatest one, however the
+//!    clocks went. If it is a row, that row is at k; or, in a table with a second unique key, there is no row
+//!    at k and a conflict history lists that one as lost. If it is a delete, there is no row at k.
+//! 4. **Causal.** A write that replaced another by its own reading under a lock has the greater version,
+//!    and its vector covers what it saw.
+//! 5. **Nothing hidden.** A row version that is not there in the end, and that nobody who knew it has
+//!    replaced, is listed as lost in a conflict history, with its version; one that is there is not listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
-use crate::history::{Effect, Transaction, Write};
+use everywrite_conflict::{Position, Version};
+
+use crate::conflicts::Conflict;
+use crate::history::{Effect, Stamped, Transaction, Write};
 use crate::postgres;
 use crate::workload::{Table, rows_query};
-
-/// How much a stamp may differ from the commit timestamp on one machine: how long a session may
-/// be off the CPU between taking its timestamp and writing its commit record.
-pub const TOLERANCE_US: i64 = 250_000;
 
 /// What each table of a site holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,11 +172,10 @@ pub struct Account {
     pub violations: Vec<String>,
 }
 
-/// One write of a key, with when and where.
+/// One write of a key.
 struct Event<'a> {
     transaction: usize,
-    site: usize,
-    at_us: i64,
+    stamped: &'a Stamped,
     effect: &'a Effect,
 }
 
@@ -195,47 +187,57 @@ impl Event<'_> {
         }
     }
 
-    /// Whether another write of the key is certainly newer, by time alone. `last_us` tells when each
-    /// site last wrote the key; those of one transaction share a timestamp.
-    fn is_outdated(&self, last_us: &BTreeMap<usize, i64>) -> bool {
-        last_us.iter().any(|(&site, &last_us)| {
-            let margin = if site == self.site { 0 } else { TOLERANCE_US };
-            last_us > self.at_us.saturating_add(margin)
+    /// Whether its site had seen another one when it was committed, or it came later there.
+    fn has_seen(&self, other: &Stamped) -> bool {
+        has_seen(self.stamped, other)
+    }
+}
+
+/// Whether `one` came behind `other` at the same site, or its vector names it.
+fn has_seen(one: &Stamped, other: &Stamped) -> bool {
+    let (site, place) = (other.version.origin, other.position);
+    if one.version.origin == site {
+        one.position >= place
+    } else {
+        one.vector.covers(Position {
+            origin: site,
+            lsn: place,
         })
     }
 }
 
 /// Accounts for every committed write, given the rows (equal at all sites by then) and the tags of
 /// the rows that conflict histories list as lost.
-pub fn account(committed: &[Transaction], rows: &Rows, lost: &BTreeSet<String>) -> Account {
+pub fn account(
+    committed: &[Transaction],
+    rows: &Rows,
+    tables: &[Table],
+    lost: &BTreeSet<String>,
+) -> Account {
     let mut account = Account::default();
     let replaced: BTreeSet<&str> = committed
         .iter()
         .flat_map(|t| &t.writes)
         .filter_map(|write| write.saw.as_deref())
         .collect();
+    causal(committed, &mut account);
     let mut keys = events(committed, &mut account);
     for (table, key) in rows.keys() {
         keys.entry((table, *key)).or_default();
     }
     for ((table, key), events) in &keys {
-        let mut last_us = BTreeMap::new();
-        for event in events {
-            let last = last_us.entry(event.site).or_insert(event.at_us);
-            *last = event.at_us.max(*last);
-        }
-        let newest: Vec<&Event<'_>> = events
-            .iter()
-            .filter(|e| !e.tag().is_some_and(|tag| replaced.contains(tag)))
-            .filter(|e| !e.is_outdated(&last_us))
-            .collect();
         let row = rows.get(&((*table).to_owned(), *key));
+        let removable = tables.iter().any(|t| t.name == *table && t.codes > 0);
         let verdict = match row {
-            Some(row) => present(row, events, &newest, lost),
-            None => absent(events, &newest, lost),
+            Some(row) => present(row, events, lost),
+            None => absent(events, removable, lost),
         };
-        if let Err(reason) = verdict {
-            let newest: Vec<_> = newest.iter().map(|e| (e.site, e.at_us, e.effect)).collect();
+        let hidden = hidden(row, events, &replaced, lost);
+        for reason in verdict.err().into_iter().chain(hidden) {
+            let mut newest: Vec<&Event<'_>> = events.iter().collect();
+            newest.sort_by_key(|e| std::cmp::Reverse(e.stamped.version));
+            let newest = newest.iter().take(3);
+            let newest: Vec<_> = newest.map(|e| (e.stamped, e.effect)).collect();
             let told = format!("{table} {key}: {reason}; row {row:?}; newest writes {newest:?}");
             account.violations.push(told);
         }
@@ -247,6 +249,57 @@ pub fn account(committed: &[Transaction], rows: &Rows, lost: &BTreeSet<String>) 
     account
 }
 
+/// What the conflict histories say against the journals: each row with the version that its writer
+/// was given.
+pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for conflict in conflicts {
+        for side in [&conflict.local, &conflict.incoming] {
+            let (Some(tag), Some((stamp_us, origin))) = (side.column("tag"), side.version) else {
+                continue;
+            };
+            let written = writers.get(&tag).and_then(|t| t.stamped.as_ref());
+            let Some(Stamped { version, .. }) = written else {
+                wrong.push(format!("a row that nobody committed: {conflict:?}"));
+                continue;
+            };
+            let named = (version.stamp.to_unix_us(), i64::from(version.origin.0));
+            if named != (stamp_us, origin) {
+                wrong.push(format!("{tag} has the version {version:?}: {conflict:?}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// What was replaced on sight is older, whatever the clocks say.
+fn causal(committed: &[Transaction], account: &mut Account) {
+    let mut writers: BTreeMap<&str, &Stamped> = BTreeMap::new();
+    for transaction in committed {
+        let Some(stamped) = &transaction.stamped else {
+            continue;
+        };
+        for write in &transaction.writes {
+            if let Effect::Row { tag, .. } = &write.effect {
+                writers.insert(tag, stamped);
+            }
+        }
+    }
+    for transaction in committed {
+        let Some(stamped) = &transaction.stamped else {
+            continue;
+        };
+        let seen = transaction.writes.iter().filter_map(|w| w.saw.as_deref());
+        for (tag, older) in seen.filter_map(|tag| Some((tag, *writers.get(tag)?))) {
+            if stamped.version <= older.version || !has_seen(stamped, older) {
+                account.violations.push(format!(
+                    "{stamped:?} replaced {tag}, which is {older:?}: the greater version, or not in its vector"
+                ));
+            }
+        }
+    }
+}
+
 fn events<'a>(
     committed: &'a [Transaction],
     account: &mut Account,
@@ -254,8 +307,8 @@ fn events<'a>(
     let mut keys: BTreeMap<(&str, i64), Vec<Event<'_>>> = BTreeMap::new();
     let mut truncates: Vec<(&str, Event<'_>)> = Vec::new();
     for (transaction, t) in committed.iter().enumerate() {
-        let Some(at_us) = t.committed_at_us else {
-            let told = format!("no commit timestamp of {} at site {}", t.xid, t.site);
+        let Some(stamped) = &t.stamped else {
+            let told = format!("{} of site {} has no version", t.xid, t.site);
             account.violations.push(told);
             continue;
         };
@@ -265,8 +318,7 @@ fn events<'a>(
         {
             let event = Event {
                 transaction,
-                site: t.site,
-                at_us,
+                stamped,
                 effect,
             };
             match key {
@@ -286,12 +338,12 @@ fn events<'a>(
     keys
 }
 
-fn present(
-    row: &Row,
-    events: &[Event<'_>],
-    newest: &[&Event<'_>],
-    lost: &BTreeSet<String>,
-) -> Result<(), String> {
+/// The write with the greatest version.
+fn newest<'a, 'b>(events: &'b [Event<'a>]) -> Option<&'b Event<'a>> {
+    events.iter().max_by_key(|e| e.stamped.version)
+}
+
+fn present(row: &Row, events: &[Event<'_>], lost: &BTreeSet<String>) -> Result<(), String> {
     let written = events.iter().find(|e| e.tag() == Some(row.tag.as_str()));
     let Some(written) = written else {
         return Err("no committed transaction wrote this row".to_owned());
@@ -307,7 +359,7 @@ fn present(
             written.effect
         ));
     }
-    if !newest.iter().any(|e| e.tag() == Some(row.tag.as_str())) {
+    if newest(events).is_none_or(|e| e.tag() != Some(row.tag.as_str())) {
         return Err("a newer write was lost".to_owned());
     }
     if lost.contains(&row.tag) {
@@ -316,19 +368,36 @@ fn present(
     Ok(())
 }
 
-fn absent(
-    events: &[Event<'_>],
-    newest: &[&Event<'_>],
-    lost: &BTreeSet<String>,
-) -> Result<(), String> {
-    let accounted = events.is_empty()
-        || newest.iter().any(|e| match e.tag() {
-            None => true,
-            Some(tag) => lost.contains(tag),
-        });
-    if accounted {
-        Ok(())
-    } else {
-        Err("the row is gone, nobody deleted it and no history lists it as lost".to_owned())
+/// `removable`: another row may have taken a second unique key.
+fn absent(events: &[Event<'_>], removable: bool, lost: &BTreeSet<String>) -> Result<(), String> {
+    let Some(tag) = newest(events).and_then(Event::tag) else {
+        return Ok(());
+    };
+    if removable && lost.contains(tag) {
+        return Ok(());
     }
+    Err("the row is gone, nobody deleted it and no history lists it as lost".to_owned())
+}
+
+/// Row versions that are gone, that nobody has replaced knowingly, and that no history lists.
+fn hidden(
+    row: Option<&Row>,
+    events: &[Event<'_>],
+    replaced: &BTreeSet<&str>,
+    lost: &BTreeSet<String>,
+) -> Option<String> {
+    let stands = |tag: &str| row.is_some_and(|row| row.tag == tag);
+    let known = |tag: &str| replaced.contains(tag) || lost.contains(tag) || stands(tag);
+    // A TRUNCATE reads no rows: its vector tells what was there.
+    let truncated = |stamped: &Stamped| {
+        let mut gone = events.iter().filter(|e| e.tag().is_none());
+        gone.any(|e| e.stamped.version > stamped.version && e.has_seen(stamped))
+    };
+    let hidden: Vec<(&str, Version)> = events
+        .iter()
+        .filter_map(|e| Some((e.tag()?, e.stamped)))
+        .filter(|(tag, stamped)| !known(tag) && !truncated(stamped))
+        .map(|(tag, stamped)| (tag, stamped.version))
+        .collect();
+    (!hidden.is_empty()).then(|| format!("gone, and listed nowhere as lost: {hidden:?}"))
 }

@@ -17,6 +17,7 @@ use everywrite_node::telemetry::{OriginState, OriginStatus};
 use tempfile::TempDir;
 
 use crate::conflicts::{Conflict, conflicts};
+use crate::machine::Machine;
 use crate::node::{Identity, Node, PeerAddress};
 use crate::postgres::{self, DATABASE, SUPERUSER, Server};
 use crate::proxy::Proxy;
@@ -35,12 +36,67 @@ pub struct Site {
     pub node: Node,
     /// Its server; declared behind the daemon, so that it is ended after it.
     pub server: Server,
+    machines: Option<Machines>,
+}
+
+/// What a site's two processes believe to run on, see [`Plan::on_machines`].
+#[derive(Debug)]
+pub struct Machines {
+    /// The daemon's.
+    pub node: Machine,
+    /// The server's.
+    pub server: Machine,
 }
 
 impl Site {
+    /// A site on a healthy machine.
+    pub fn new(node: Node, server: Server) -> Site {
+        Site {
+            node,
+            server,
+            machines: None,
+        }
+    }
+
     /// A session of the superuser.
     pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
         self.server.connect().await
+    }
+
+    /// What its processes believe to run on.
+    pub fn machines(&self) -> anyhow::Result<&Machines> {
+        self.machines
+            .as_ref()
+            .context("a cluster that was not made with Plan::on_machines")
+    }
+
+    /// Sets the clock of the site, server and daemon, so many microseconds ahead of the true time.
+    pub fn set_clock(&self, ahead_us: i64) -> anyhow::Result<()> {
+        let machines = self.machines()?;
+        machines.server.set_clock_offset(ahead_us)?;
+        machines.node.set_clock_offset(ahead_us)
+    }
+
+    /// Lets the clock of the site's server stand at a Unix time in microseconds.
+    pub fn stop_clock(&self, at_us: i64) -> anyhow::Result<()> {
+        self.machines()?.server.stop_clock(at_us)
+    }
+
+    /// Whether one of its disks fails or is full, so that a process may have ended of it.
+    pub fn is_damaged(&self) -> anyhow::Result<bool> {
+        match &self.machines {
+            Some(machines) => Ok(machines.node.is_damaged()? || machines.server.is_damaged()?),
+            None => Ok(false),
+        }
+    }
+
+    /// Its disks are healthy again; its clock is left as it is.
+    pub fn mend_disks(&self) -> anyhow::Result<()> {
+        if let Some(machines) = &self.machines {
+            machines.node.heal()?;
+            machines.server.heal()?;
+        }
+        Ok(())
     }
 
     /// Runs statements in a session of their own, all of them one transaction.
@@ -117,6 +173,8 @@ pub struct Plan {
     pub server: postgres::Options,
     /// For every node's configuration file: section, key, value in TOML.
     pub config: Vec<(&'static str, &'static str, &'static str)>,
+    /// Whether clocks and disks can be told to go wrong.
+    pub machines: bool,
 }
 
 impl Default for Plan {
@@ -126,6 +184,7 @@ impl Default for Plan {
             schema: SCHEMA.to_owned(),
             server: postgres::Options::default(),
             config: Vec::new(),
+            machines: false,
         }
     }
 }
@@ -150,6 +209,13 @@ impl Plan {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Plan {
         self.server = self.server.set(name, value);
+        self
+    }
+
+    /// Gives every server and daemon a [`Machine`], so that clocks and disks can go wrong.
+    #[must_use]
+    pub fn on_machines(mut self) -> Plan {
+        self.machines = true;
         self
     }
 
@@ -184,20 +250,39 @@ impl Plan {
         let mut servers = Vec::new();
         let mut identities = Vec::new();
         for (index, name) in names.iter().enumerate() {
-            let server = Server::create(&dir.path().join(name), &self.server).await?;
+            let mut server = Server::prepare(&dir.path().join(name), &self.server)?;
+            let machine = |of: &str| Machine::new(dir.path(), &format!("{of}-{name}"));
+            let machines = match self.machines {
+                true => Some(Machines {
+                    node: machine("node")?,
+                    server: machine("server")?,
+                }),
+                false => None,
+            };
+            if let Some(machines) = &machines {
+                server.set_environment(machines.server.environment());
+            }
+            server.start().await?;
             server.execute(&self.schema).await?;
             let id = u16::try_from(index + 1).context("a node id")?;
             identities.push(Identity::new(id, name, server.url(SUPERUSER, DATABASE))?);
-            servers.push(server);
+            servers.push((server, machines));
         }
         let proxies = proxies(&identities).await?;
         let mut sites = Vec::new();
-        for (index, server) in servers.into_iter().enumerate() {
-            let node = init(dir.path(), &identities, index, &proxies)?;
+        for (index, (server, machines)) in servers.into_iter().enumerate() {
+            let mut node = init(dir.path(), &identities, index, &proxies)?;
+            if let Some(machines) = &machines {
+                node.set_environment(machines.node.environment());
+            }
             for (section, key, value) in &self.config {
                 node.set_config(section, key, value)?;
             }
-            sites.push(Site { node, server });
+            sites.push(Site {
+                node,
+                server,
+                machines,
+            });
         }
         Ok(Cluster {
             sites,

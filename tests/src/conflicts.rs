@@ -78,12 +78,19 @@ impl Conflict {
 
 /// Everything decided at a site, oldest first.
 pub async fn conflicts(client: &Client) -> anyhow::Result<Vec<Conflict>> {
-    let sql = "select c.kind, c.decision, c.\"table\", \
-         c.local_row, c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
-         c.incoming_row, c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
+    conflicts_without(client, "").await
+}
+
+/// The same, with one column of the rows (a large one) left out.
+pub async fn conflicts_without(client: &Client, column: &str) -> anyhow::Result<Vec<Conflict>> {
+    let sql = format!(
+        "select c.kind, c.decision, c.\"table\", \
+         c.local_row - '{column}', c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
+         c.incoming_row - '{column}', c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
          h.incoming_origin \
-         from everywrite.conflicts c join everywrite.conflict_history h using (id) order by id";
-    let rows = postgres::rows(client, sql).await?;
+         from everywrite.conflicts c join everywrite.conflict_history h using (id) order by id"
+    );
+    let rows = postgres::rows(client, &sql).await?;
     rows.iter().map(|row| read(row)).collect()
 }
 

@@ -1,10 +1,15 @@
 //! What a workload did, in its own words: every transaction, what it wrote, what it had read of the
-//! rows it overwrote, and whether the server said that it was committed.
+//! rows it overwrote, and whether the server said that it was committed. The journals add its version.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_node::journal::record::Header;
 use parking_lot::Mutex;
 use tokio_postgres::Client;
 
+use crate::journals::{self, Journals};
 use crate::postgres;
 
 /// What a transaction left behind for one key, or for a whole table.
@@ -49,6 +54,17 @@ pub enum Outcome {
     RolledBack,
 }
 
+/// What capture made of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// What decides.
+    pub version: Version,
+    /// Its end in its site's stream.
+    pub position: Lsn,
+    /// What its site had of the others.
+    pub vector: Vector,
+}
+
 /// A transaction of the workload.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -58,8 +74,8 @@ pub struct Transaction {
     pub xid: u64,
     /// What became of it.
     pub outcome: Outcome,
-    /// When it was committed by the server's clock, Unix microseconds; known once resolved.
-    pub committed_at_us: Option<i64>,
+    /// Its version; known once resolved, if a journal has it.
+    pub stamped: Option<Stamped>,
     /// What it left, one entry a key.
     pub writes: Vec<Write>,
 }
@@ -82,10 +98,19 @@ impl History {
         self.transactions.lock().iter().filter(of).count()
     }
 
-    /// Finds out, at the site's server, when each transaction was committed, and what became of
-    /// those whose COMMIT was not answered. An acknowledged one that the server does not know as
-    /// committed is an error: then it is the server, or its disk, that loses data.
-    pub async fn resolve(&self, site: usize, client: &Client) -> anyhow::Result<()> {
+    /// Finds out what became of the transactions of a site whose COMMIT was not answered, at its
+    /// server, and the version of each in the journals of `origin`, as the site is called there. An
+    /// acknowledged one that the server does not know as committed is an error: then it is the server, or
+    /// its disk, that loses data. What is wrong otherwise is returned.
+    pub async fn resolve(
+        &self,
+        site: usize,
+        origin: NodeId,
+        client: &Client,
+        journals: &Journals,
+    ) -> anyhow::Result<Vec<String>> {
+        let headers = journals.of(origin);
+        let mut wrong = Vec::new();
         let wanted: Vec<(u64, usize)> = {
             let transactions = self.transactions.lock();
             let here = transactions.iter().enumerate();
@@ -102,37 +127,78 @@ impl History {
                 xids.join(",")
             );
             let rows = postgres::rows(client, &sql).await?;
-            for ((_, index), row) in part.iter().zip(rows) {
+            for (&(xid, index), row) in part.iter().zip(rows) {
                 let [status, at] = row.as_slice() else {
                     bail!("unexpected answer about transactions: {row:?}");
                 };
                 let at = at.as_deref().and_then(|at| at.parse().ok());
-                self.settle(*index, status.as_deref(), at)?;
+                // The journals name transactions without their epoch.
+                let header = u32::try_from(xid & u64::from(u32::MAX))
+                    .ok()
+                    .and_then(|xid| headers.get(&xid).copied());
+                wrong.extend(self.settle(index, status.as_deref(), at, origin, header)?);
             }
         }
-        Ok(())
+        Ok(wrong)
     }
 
-    fn settle(&self, index: usize, status: Option<&str>, at: Option<i64>) -> anyhow::Result<()> {
+    fn settle(
+        &self,
+        index: usize,
+        status: Option<&str>,
+        committed_at_us: Option<i64>,
+        origin: NodeId,
+        header: Option<&Header>,
+    ) -> anyhow::Result<Option<String>> {
         let mut transactions = self.transactions.lock();
         let found = transactions
             .get_mut(index)
             .context("a transaction that is gone")?;
         match (status, found.outcome) {
             (Some("committed"), outcome) => {
-                found.committed_at_us = at;
                 if outcome == Outcome::Unknown {
                     found.outcome = Outcome::Committed;
                 }
             }
-            (Some("aborted"), Outcome::Unknown) => found.outcome = Outcome::RolledBack,
+            (Some("aborted"), Outcome::Unknown) => {
+                found.outcome = Outcome::RolledBack;
+                let told = format!("rolled back, and in a journal: {found:?} {header:?}");
+                return Ok(header.map(|_| told));
+            }
             (status, outcome) => bail!(
                 "transaction {} of site {} is {outcome:?}, its server says {status:?}",
                 found.xid,
                 found.site
             ),
         }
-        Ok(())
+        let Some(header) = header else {
+            return Ok(Some(format!("committed, and in no journal: {found:?}")));
+        };
+        found.stamped = Some(Stamped {
+            version: journals::version(origin, header),
+            position: header.position,
+            vector: header.vector.clone(),
+        });
+        let committed_at = committed_at_us.map(Stamp::from_unix_us);
+        let told = format!(
+            "committed at {committed_at:?}, the journal says {header:?}: {:?}",
+            found.writes
+        );
+        Ok((committed_at != Some(header.commit_time)).then_some(told))
+    }
+
+    /// The transaction that wrote each tag, committed or not.
+    pub fn writers(&self) -> BTreeMap<String, Transaction> {
+        let transactions = self.transactions.lock();
+        let mut writers = BTreeMap::new();
+        for transaction in transactions.iter() {
+            for write in &transaction.writes {
+                if let Effect::Row { tag, .. } = &write.effect {
+                    writers.insert(tag.clone(), transaction.clone());
+                }
+            }
+        }
+        writers
     }
 
     /// The transactions that are committed, acknowledged or not.

@@ -7,12 +7,14 @@
 //! | [`process`]    | children whose output is kept and who are ended by their own id |
 //! | [`ports`]      | free ports |
 //! | [`postgres`]   | one server: start, stop, crash |
+//! | [`machine`]    | one process's clock and disk: wrong, slow, full |
 //! | [`proxy`]      | one direction between two nodes: cut, hold, delay |
 //! | [`node`]       | one daemon: init, run, crash |
 //! | [`cluster`]    | several sites with proxies between them |
 //! | [`random`]     | numbers from a seed |
 //! | [`workload`]   | random transactions |
 //! | [`history`]    | what they did |
+//! | [`journals`]   | which versions the nodes gave to that |
 //! | [`checker`]    | what must be true in the end |
 //! | [`agreement`]  | when all sites hold the same rows |
 //! | [`conflicts`]  | what a site's conflict history says |
@@ -29,7 +31,9 @@ pub mod conflicts;
 pub mod demo;
 pub mod history;
 pub mod http;
+pub mod journals;
 pub mod logs;
+pub mod machine;
 pub mod node;
 pub mod place;
 pub mod ports;

@@ -68,6 +68,7 @@ pub struct Node {
     dir: PathBuf,
     process: Option<Process>,
     expected_errors: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Node {
@@ -122,6 +123,7 @@ impl Node {
             dir: dir.to_owned(),
             process: None,
             expected_errors: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -196,10 +198,16 @@ impl Node {
             .extend(parts.iter().map(|&part| part.to_owned()));
     }
 
+    /// What the process gets to know at its next start.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, PathBuf)>) {
+        self.environment = environment;
+    }
+
     fn command(&self) -> anyhow::Result<Command> {
         let mut command = Command::new(place::daemon()?);
         command.arg("run").arg("--config").arg(self.config());
         command.env("RUST_BACKTRACE", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 
@@ -268,6 +276,18 @@ impl Node {
     /// Its process id, while running.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
+    }
+
+    /// Notices a daemon that has ended by itself: then it can be started again. Its exit code, if so.
+    pub fn has_ended(&mut self) -> anyhow::Result<Option<i32>> {
+        let Some(process) = &mut self.process else {
+            return Ok(None);
+        };
+        let ended = process.ended()?;
+        if ended.is_some() {
+            self.process = None;
+        }
+        Ok(ended.map(|status| status.code().unwrap_or(-1)))
     }
 
     /// Waits until the daemon ends by itself; whether it called that a success.

@@ -51,6 +51,27 @@ pub struct Server {
     bin: PathBuf,
     owner: Option<Owner>,
     process: Option<Process>,
+    environment: Vec<(&'static str, PathBuf)>,
+    /// Started by this value, at least once.
+    started: bool,
+}
+
+impl Drop for Server {
+    /// A server that was killed leaves a System V segment behind, of which a machine has only so many.
+    fn drop(&mut self) {
+        self.process = None; // ends it
+        let lock = self.data().join("postmaster.pid");
+        let text = std::fs::read_to_string(lock).unwrap_or_default();
+        let segment = text
+            .lines()
+            .nth(6)
+            .and_then(|l| l.split_whitespace().nth(1));
+        if let (true, Some(segment)) = (self.started, segment) {
+            let mut remove = Command::new("ipcrm");
+            remove.args(["-m", segment]).stderr(Stdio::null());
+            remove.status().ok();
+        }
+    }
 }
 
 impl Server {
@@ -71,6 +92,8 @@ impl Server {
             bin,
             owner,
             process: None,
+            environment: Vec::new(),
+            started: false,
         };
         let template = template(&server.bin)?;
         run(
@@ -96,6 +119,8 @@ impl Server {
             bin: place::postgres_bin(major)?,
             owner: Owner::find()?,
             process: None,
+            environment: Vec::new(),
+            started: false,
         })
     }
 
@@ -139,12 +164,18 @@ impl Server {
         }
     }
 
+    /// What the process gets to know at its next start.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, PathBuf)>) {
+        self.environment = environment;
+    }
+
     /// Starts it and waits until it lets somebody in.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         if self.process.is_some() {
             bail!("the server in {} is started already", self.dir.display());
         }
         let mut command = self.command();
+        self.started = true;
         self.process = Some(Process::start("postgres", &mut command, &self.log())?);
         wait::until("the server to start", wait::LIMIT, async || {
             if let Some(process) = &mut self.process
@@ -203,7 +234,6 @@ impl Server {
         if holder.is_some_and(|id| !process::is_running(id))
             && !process::somebody_works_in(&self.data())
         {
-            remove_shared_memory(&text);
             std::fs::remove_file(&lock).ok();
             let socket_lock = format!(".s.PGSQL.{PORT}.lock");
             std::fs::remove_file(self.dir.join(socket_lock)).ok();
@@ -213,6 +243,7 @@ impl Server {
     fn command(&self) -> Command {
         let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).current_dir("/");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(owner) = &self.owner {
             owner.runs(&mut command);
         }
@@ -222,6 +253,16 @@ impl Server {
     /// Fast shutdown: sessions are ended, a checkpoint is written.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.stop_by(Signal::INT)
+    }
+
+    /// Fast shutdown; kill -9 if it does not end within some seconds, because a client that takes nothing
+    /// more of the WAL holds it up.
+    pub fn stop_or_crash(&mut self) {
+        if let Some(mut process) = self.process.take()
+            && process.stop(Signal::INT, Duration::from_secs(5)).is_err()
+        {
+            process.kill_family();
+        }
     }
 
     /// Immediate shutdown: ends at once, recovers at the next start.
@@ -241,6 +282,18 @@ impl Server {
         if let Some(mut process) = self.process.take() {
             process.kill_family();
         }
+    }
+
+    /// Notices a server that has ended by itself: then it can be started again.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        let Some(process) = &mut self.process else {
+            return Ok(false);
+        };
+        let ended = process.ended()?.is_some();
+        if ended {
+            self.process = None;
+        }
+        Ok(ended)
     }
 
     /// Fast shutdown and start.
@@ -439,25 +492,4 @@ fn output(command: &mut Command, what: &str) -> anyhow::Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-impl Drop for Server {
-    /// A server that is killed leaves its shared memory segment to its successor; the last one
-    /// has none, and the system's number of them is limited.
-    fn drop(&mut self) {
-        drop(self.process.take());
-        self.remove_lock_of_the_dead();
-    }
-}
-
-/// Removes the segment that a dead server's `postmaster.pid` names: key and id in its seventh line.
-fn remove_shared_memory(lock: &str) {
-    let id = lock
-        .lines()
-        .nth(6)
-        .and_then(|line| line.split_whitespace().nth(1));
-    if let Some(id) = id {
-        // It may be gone, or somebody else's: then nothing happens.
-        Command::new("ipcrm").args(["-m", id]).output().ok();
-    }
 }

@@ -38,7 +38,8 @@ pub struct Table {
 }
 
 impl Table {
-    const fn plain(name: &'static str, keys: u64) -> Table {
+    /// A table whose rows are inserted, updated and deleted, and nothing else.
+    pub const fn plain(name: &'static str, keys: u64) -> Table {
         Table {
             name,
             keys,
@@ -112,6 +113,8 @@ pub struct Options {
     pub operations: u64,
     /// A client's rest between transactions.
     pub rest: Duration,
+    /// Starts every tag: workloads that share a history must not share tags.
+    pub name: String,
 }
 
 impl Options {
@@ -123,6 +126,7 @@ impl Options {
             tables: TABLES.to_vec(),
             operations: 6,
             rest: Duration::from_millis(2),
+            name: String::new(),
         }
     }
 }
@@ -140,7 +144,11 @@ impl Workload {
     /// Starts clients at each server, named by the folder of its socket. A server that is away is
     /// tried again until it is back.
     pub fn start(servers: &[PathBuf], options: &Options) -> Workload {
-        let history = Arc::new(History::default());
+        Workload::go_on(servers, options, Arc::default())
+    }
+
+    /// The same, adding to what another workload did.
+    pub fn go_on(servers: &[PathBuf], options: &Options, history: Arc<History>) -> Workload {
         let stop = Arc::new(AtomicBool::new(false));
         let failed = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
@@ -150,7 +158,7 @@ impl Workload {
                 let who = (site * options.clients + number) as u64;
                 let session = Session {
                     site,
-                    name: format!("s{site}c{number}"),
+                    name: format!("{}s{site}c{number}", options.name),
                     server: server.clone(),
                     options: options.clone(),
                     random: random.fork(who),
@@ -259,7 +267,7 @@ impl Session {
             site: self.site,
             xid: xid.parse().context("a transaction id")?,
             outcome,
-            committed_at_us: None,
+            stamped: None,
             writes: pending.into_iter().map(write).collect(),
         });
         answer.context("commit")

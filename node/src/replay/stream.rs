@@ -12,12 +12,12 @@
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,12 @@ const ON_WAY: usize = 2;
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
 
+/// Above all versions of a key.
+const GREATEST: Version = Version {
+    stamp: Stamp(i64::MAX),
+    origin: NodeId(u16::MAX),
+};
+
 /// What a stream is made of.
 pub struct Options {
     /// Whose transactions.
@@ -75,7 +81,7 @@ pub struct Stream {
     pub(super) options: Options,
     journal: Journal,
     /// What a key met when a change was first announced, for changes that are not applied yet.
-    pub(super) priors: HashMap<(KeyHash, Version), Entry>,
+    pub(super) priors: BTreeMap<(KeyHash, Version), Entry>,
     /// Everything up to here was on its way before: decided with care when it comes again.
     pub(super) announced: Lsn,
     single: bool,
@@ -120,7 +126,7 @@ impl Stream {
         Ok(Stream {
             options,
             journal,
-            priors: HashMap::new(),
+            priors: BTreeMap::new(),
             announced: Lsn::ZERO,
             single: false,
             single_until: Lsn::ZERO,
@@ -665,7 +671,20 @@ impl Stream {
         self.look_again(batch, &look_again);
         if !self.priors.is_empty() {
             for slot in batch.tables.iter().flat_map(|t| &t.slots) {
-                self.priors.remove(&(slot.hash(), slot.version()));
+                let (hash, version) = (slot.hash(), slot.version());
+                self.priors.remove(&(hash, version));
+                // What this one has won over stands no more for later ones of this origin to meet.
+                let later = (hash, version)..=(hash, GREATEST);
+                for (_, met) in self.priors.range_mut(later) {
+                    if met.version < version {
+                        *met = Entry {
+                            version,
+                            source: Some(batch.position(slot)),
+                            deleted: slot.image().is_none(),
+                            local_lsn: before,
+                        };
+                    }
+                }
             }
         }
         let count = |n: usize| u64::try_from(n).unwrap_or(0);

@@ -61,7 +61,7 @@ fn site_of(home: &Path, known: &SiteState) -> anyhow::Result<Site> {
         admin: known.admin,
     };
     let node = Node::existing(identity, &node_dir(home, &known.name));
-    Ok(Site { node, server })
+    Ok(Site::new(node, server))
 }
 
 fn node_dir(home: &Path, name: &str) -> PathBuf {

@@ -2,18 +2,43 @@
 
 use std::collections::BTreeSet;
 
-use everywrite_tests::checker::{Row, Rows, TOLERANCE_US, account};
-use everywrite_tests::history::{Effect, Outcome, Transaction, Write};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_tests::checker::{Account, Row, Rows, account};
+use everywrite_tests::history::{Effect, Outcome, Stamped, Transaction, Write};
+use everywrite_tests::workload::Table;
 
-/// A committed transaction at `site`, so many tolerances after the beginning.
-fn at(site: usize, when: i64, writes: Vec<Write>) -> Transaction {
+/// A committed transaction at `site` with this stamp and position, which has seen nothing of others.
+fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
     Transaction {
-        site,
+        site: usize::from(site),
         xid: 1,
         outcome: Outcome::Acknowledged,
-        committed_at_us: Some(when * (TOLERANCE_US + 1)),
+        stamped: Some(Stamped {
+            version: Version {
+                stamp: Stamp(i64::from(when)),
+                origin: NodeId(site + 1),
+            },
+            position: Lsn(u64::from(when)),
+            vector: Vector::new(),
+        }),
         writes,
     }
+}
+
+/// The same, after it has seen everything of another site up to a place.
+fn knowing(mut transaction: Transaction, site: u16, place: u64) -> Transaction {
+    let stamped = transaction.stamped.as_mut().unwrap();
+    stamped.vector.set(NodeId(site + 1), Lsn(place));
+    transaction
+}
+
+/// The table `t`, with a second unique key if there are codes.
+fn judge(history: &[Transaction], rows: &Rows, codes: u64, lost: &BTreeSet<String>) -> Account {
+    let table = Table {
+        codes,
+        ..Table::plain("t", 9)
+    };
+    account(history, rows, &[table], lost)
 }
 
 fn effect(tag: &str) -> Effect {
@@ -53,7 +78,7 @@ fn rows(rows: &[(i64, &str)]) -> Rows {
 
 fn violations(history: &[Transaction], end: &[(i64, &str)], lost: &[&str]) -> Vec<String> {
     let lost: BTreeSet<String> = lost.iter().map(|&tag| tag.to_owned()).collect();
-    account(history, &rows(end), &lost).violations
+    judge(history, &rows(end), 0, &lost).violations
 }
 
 fn assert_right(history: &[Transaction], end: &[(i64, &str)], lost: &[&str]) {
@@ -67,39 +92,47 @@ fn assert_wrong(history: &[Transaction], end: &[(i64, &str)], lost: &[&str], par
 }
 
 #[test]
-fn the_last_write_stays() {
+fn the_greatest_version_stays() {
     let history = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![put(1, "b")])];
     assert_right(&history, &[(1, "b")], &["a"]);
-    assert_wrong(&history, &[(1, "a")], &[], "newer write was lost");
-    assert_wrong(&history, &[], &[], "nobody deleted it");
+    assert_wrong(&history, &[(1, "a")], &["b"], "newer write was lost");
+    assert_wrong(&history, &[(1, "b")], &["a", "b"], "listed as lost");
+    assert_wrong(&history, &[], &["a", "b"], "nobody deleted it");
+    let equal_stamps = [at(1, 1, vec![put(1, "b")]), at(0, 1, vec![put(1, "a")])];
+    assert_right(&equal_stamps, &[(1, "b")], &["a"]);
+    assert_wrong(&equal_stamps, &[(1, "a")], &["b"], "newer write was lost");
 }
 
 #[test]
-fn writes_too_close_to_order_may_end_either_way() {
-    let close = |site, tag, us| Transaction {
-        committed_at_us: Some(us),
-        ..at(site, 0, vec![put(1, tag)])
-    };
-    let history = [close(0, "a", 1), close(1, "b", 2)];
-    assert_right(&history, &[(1, "a")], &["b"]);
-    assert_right(&history, &[(1, "b")], &["a"]);
-    assert_wrong(&history, &[(1, "b")], &["b"], "listed as lost");
-    let same_site = [close(0, "a", 1), close(0, "b", 2)];
-    assert_wrong(&same_site, &[(1, "a")], &[], "newer write was lost");
+fn a_row_that_lost_and_is_listed_nowhere_is_hidden() {
+    let history = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![put(1, "b")])];
+    assert_wrong(&history, &[(1, "b")], &[], "listed nowhere as lost");
 }
 
 #[test]
-fn what_was_replaced_on_sight_is_older_whatever_the_clock_says() {
-    let seen = write(1, Some("a"), effect("b"));
-    let history = [at(0, 5, vec![put(1, "a")]), at(1, 5, vec![seen])];
+fn what_was_replaced_on_sight_is_older() {
+    let seen = || write(1, Some("a"), effect("b"));
+    let history = [
+        at(0, 5, vec![put(1, "a")]),
+        knowing(at(1, 6, vec![seen()]), 0, 5),
+    ];
     assert_right(&history, &[(1, "b")], &[]);
-    assert_wrong(&history, &[(1, "a")], &[], "newer write was lost");
+    let unnamed = [at(0, 5, vec![put(1, "a")]), at(1, 6, vec![seen()])];
+    assert_wrong(&unnamed, &[(1, "b")], &[], "not in its vector");
+    let upside_down = [
+        at(0, 5, vec![put(1, "a")]),
+        knowing(at(1, 4, vec![seen()]), 0, 5),
+    ];
+    assert_wrong(&upside_down, &[(1, "a")], &["b"], "the greater version");
 }
 
 #[test]
 fn deletes_and_truncates_account_for_what_is_gone() {
     let delete = write(1, Some("a"), Effect::Gone);
-    let deleted = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![delete])];
+    let deleted = [
+        at(0, 1, vec![put(1, "a")]),
+        knowing(at(1, 2, vec![delete]), 0, 1),
+    ];
     assert_right(&deleted, &[], &[]);
     assert_wrong(&deleted, &[(1, "a")], &[], "newer write was lost");
 
@@ -107,12 +140,18 @@ fn deletes_and_truncates_account_for_what_is_gone() {
         key: None,
         ..write(0, None, Effect::Gone)
     };
-    let truncated = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![truncate()])];
+    let truncated = [
+        at(0, 1, vec![put(1, "a")]),
+        knowing(at(1, 2, vec![truncate()]), 0, 1),
+    ];
     assert_right(&truncated, &[], &[]);
     assert_wrong(&truncated, &[(1, "a")], &[], "newer write was lost");
+    let unseen = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![truncate()])];
+    assert_right(&unseen, &[], &["a"]);
+    assert_wrong(&unseen, &[], &[], "listed nowhere as lost");
     let survived = [at(0, 3, vec![put(1, "a")]), at(1, 2, vec![truncate()])];
     assert_right(&survived, &[(1, "a")], &[]);
-    assert_wrong(&survived, &[], &[], "nobody deleted it");
+    assert_wrong(&survived, &[], &["a"], "nobody deleted it");
     let refilled = [at(0, 1, vec![truncate(), put(1, "a")])];
     assert_right(&refilled, &[(1, "a")], &[]);
 }
@@ -120,8 +159,19 @@ fn deletes_and_truncates_account_for_what_is_gone() {
 #[test]
 fn a_row_that_lost_its_unique_value_is_gone_and_listed() {
     let history = [at(0, 1, vec![put(1, "a")])];
-    assert_right(&history, &[], &["a"]);
-    assert_wrong(&history, &[], &[], "nobody deleted it");
+    let lost = BTreeSet::from(["a".to_owned()]);
+    assert!(judge(&history, &rows(&[]), 1, &lost).violations.is_empty());
+    let unlisted = judge(&history, &rows(&[]), 1, &BTreeSet::new()).violations;
+    assert!(unlisted[0].contains("nobody deleted it"), "{unlisted:?}");
+    assert_wrong(&history, &[], &["a"], "nobody deleted it");
+}
+
+#[test]
+fn a_transaction_without_a_version_shows() {
+    let mut history = [at(0, 1, vec![put(1, "a")])];
+    history[0].stamped = None;
+    let found = violations(&history, &[(1, "a")], &[]);
+    assert!(found[0].contains("no version"), "{found:?}");
 }
 
 #[test]
@@ -132,7 +182,7 @@ fn rows_from_nowhere_and_rows_of_two_writes_show() {
         row.body_tag = Some("b".to_owned());
     }
     let history = [at(0, 1, vec![put(1, "a")])];
-    let found = account(&history, &end, &BTreeSet::new()).violations;
+    let found = judge(&history, &end, 0, &BTreeSet::new()).violations;
     assert!(found[0].contains("not the row that was written"));
 }
 
@@ -142,6 +192,7 @@ fn counts_versions() {
         at(0, 1, vec![put(1, "a"), put(2, "b")]),
         at(1, 2, vec![put(1, "c")]),
     ];
-    let account = account(&history, &rows(&[(1, "c"), (2, "b")]), &BTreeSet::new());
+    let end = rows(&[(1, "c"), (2, "b")]);
+    let account = judge(&history, &end, 0, &BTreeSet::new());
     assert_eq!((account.present, account.superseded), (2, 1));
 }

@@ -1,7 +1,7 @@
 //! Every lost row is in the conflict history of the site that decided, with the row that won, both
 //! versions, the kind and the decision; SQL can put it back.
 
-use everywrite_tests::cluster::Cluster;
+use everywrite_tests::cluster::{Cluster, Plan};
 
 #[tokio::test]
 async fn both_rows_and_both_versions_are_there() {
@@ -115,5 +115,52 @@ async fn many_conflicts_of_one_transaction() {
     let positions = "select count(distinct (local_position, incoming_position, local_xid, incoming_xid)) \
         from everywrite.conflicts";
     assert_eq!(a.value(positions).await.unwrap(), "1");
+    cluster.finish().unwrap();
+}
+
+/// Transactions of a backlog that have to be replayed one by one: each key's conflict is that of the
+/// first write that met it, not of those behind it.
+#[tokio::test]
+async fn a_conflict_is_recorded_once_when_a_group_falls_apart() {
+    let schema = "create table docs (id bigint primary key, n int, body text); \
+        alter table docs alter column body set storage external;";
+    let cluster = Plan::with_schema(schema).start().await.unwrap();
+    let begin = "insert into docs values (1, 0, repeat('old', 5000)), (2, 0, 'short')";
+    cluster.site(0).execute(begin).await.unwrap();
+    cluster.converged().await.unwrap();
+    cluster.cut_all();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.execute("update docs set n = 1 where id = 2")
+        .await
+        .unwrap();
+    a.execute("update docs set n = 2, body = repeat('new', 5000)")
+        .await
+        .unwrap();
+    // Of row 1, b's write falls between those of a, and a's second one leaves the large value out.
+    b.execute("update docs set n = 3 where id = 1")
+        .await
+        .unwrap();
+    a.execute("update docs set n = 4").await.unwrap();
+    cluster.heal();
+    cluster.converged().await.unwrap();
+    let rows =
+        "select string_agg(id || ' ' || n || ' ' || left(body, 3), ', ' order by id) from docs";
+    let rows = cluster.site(2).value(rows).await.unwrap();
+    assert_eq!(rows, "1 4 new, 2 4 new");
+    for site in &cluster.sites {
+        let conflicts = site.conflicts().await.unwrap();
+        let of_row_2: Vec<_> = conflicts
+            .iter()
+            .filter(|c| c.incoming.column("id").as_deref() == Some("2"))
+            .collect();
+        assert!(
+            of_row_2.len() <= 1,
+            "at {}: {of_row_2:#?}",
+            site.node.name()
+        );
+        for conflict in of_row_2 {
+            assert_eq!(conflict.loser().column("n").as_deref(), Some("1"));
+        }
+    }
     cluster.finish().unwrap();
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use everywrite_tests::cluster::Plan;
+use everywrite_tests::journals::Archive;
 use everywrite_tests::random::Random;
 use everywrite_tests::soak;
 use everywrite_tests::workload::{self, TABLES, Workload};
@@ -24,8 +25,10 @@ async fn killed_at_random_moments_under_load() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let history = load.end().await.unwrap();
     cluster.wait_ready().await.unwrap();
-    let judged = soak::judge(&cluster, &history).await;
-    let account = judged.unwrap_or_else(|wrong| panic!("{}: {wrong:#}", cluster.keep().display()));
+    let archive = Archive::new(cluster.dir().join("kept"));
+    let judged = soak::judge(&cluster, &history, &archive).await;
+    let judged = judged.unwrap_or_else(|wrong| panic!("{}: {wrong:#}", cluster.keep().display()));
+    let account = judged.account;
     if !account.violations.is_empty() {
         panic!("{}: {:#?}", cluster.keep().display(), account.violations);
     }

@@ -1,31 +1,40 @@
-//! A short, seeded cut of `make soak`: a random workload at three sites, kill -9 of random processes,
-//! cut and silent links; then all rows are equal and every version is accounted for.
+//! Short, seeded cuts of `make soak` and `make chaos`: a random workload while processes are killed and links
+//! fail, and with clocks and disks that go wrong too; then all rows are equal and every version is
+//! accounted for.
 //!
-//! A failing seed is repeated with `SEED=… make soak`.
+//! A failing run prints the line that repeats it.
 
 use std::time::Duration;
 
 use everywrite_tests::soak::{Options, run};
 
-/// Derived from nothing but the number, so that a failure has a name.
-async fn soak(seed: u64) {
-    let options = Options {
-        seed,
-        duration: Duration::from_secs(20),
-        ..Options::default()
-    };
+const CUT: Duration = Duration::from_secs(20);
+
+async fn soak(options: Options) {
     let summary = run(&options, |line| println!("{line}")).await.unwrap();
     println!("{summary}");
     assert!(summary.violations.is_empty(), "{:#?}", summary.violations);
     assert!(summary.acknowledged > 50, "hardly anything was tried");
 }
 
-#[tokio::test]
+// Seeds are derived from nothing but the number, so that a failure has a name.
+
+#[tokio::test(flavor = "multi_thread")]
 async fn seed_1() {
-    soak(1).await;
+    soak(Options::soak(1, CUT)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn seed_2() {
-    soak(2).await;
+    soak(Options::soak(2, CUT)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chaos_with_three_sites() {
+    soak(Options::chaos(1, 3, CUT)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chaos_with_five_sites() {
+    soak(Options::chaos(2, 5, CUT)).await;
 }

@@ -1,0 +1,251 @@
+//! Workload, faults and checker together: sites under random load, while processes are killed, links
+//! fail, clocks jump and disks run full; then everything heals and is judged. `make soak` and
+//! `make chaos` are this with other [`Options`].
+
+mod fault;
+mod options;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::checker::{self, Account};
+use crate::cluster::{Cluster, Plan};
+use crate::conflicts::{Conflict, conflicts_without, lost_tags};
+use crate::history::History;
+use crate::journals::Archive;
+use crate::logs;
+use crate::random::Random;
+use crate::workload::{self, TABLES, Workload};
+
+pub use fault::{KINDS, Kind};
+pub use options::{Options, Summary};
+
+/// The folders of a cluster's servers, for a workload.
+pub fn servers(cluster: &Cluster) -> Vec<PathBuf> {
+    let dir = |site: &crate::cluster::Site| site.server.dir().to_owned();
+    cluster.sites.iter().map(dir).collect()
+}
+
+/// Runs a soak, saying how it goes. What is wrong in the end is in the summary; an error means that
+/// it did not come to an end.
+pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Result<Summary> {
+    say(format!("seed {}: {}", options.seed, options.line()));
+    let mut plan = Plan::with_schema(&workload::schema(&TABLES)).sites(options.sites);
+    if options.chaos {
+        // So that clocks are both: wrong and let pass, and wrong and held.
+        plan = plan
+            .on_machines()
+            .configure("replication", "max-clock-skew", "\"5s\"");
+    }
+    let mut cluster = plan.start().await?;
+    say(format!("{} sites are up", options.sites));
+    let mut soak = Soak::new(options, &cluster)?;
+    let outcome = soak.rounds(&mut cluster, &mut say).await;
+    let wrong = outcome.is_err() || !soak.summary.violations.is_empty();
+    if wrong {
+        say(format!(
+            "everything is left in {}",
+            cluster.keep().display()
+        ));
+        for site in &cluster.sites {
+            let log = logs::tail(&site.node.log(), 15);
+            say(format!("the log of {} ends:\n{log}", site.node.name()));
+        }
+    }
+    outcome.with_context(|| format!("repeat with: {}", options.line()))?;
+    Ok(soak.summary)
+}
+
+struct Soak<'a> {
+    options: &'a Options,
+    kinds: Vec<Kind>,
+    random: Random,
+    history: Arc<History>,
+    archive: Archive,
+    summary: Summary,
+}
+
+impl<'a> Soak<'a> {
+    fn new(options: &'a Options, cluster: &Cluster) -> anyhow::Result<Soak<'a>> {
+        let kinds = fault::chosen(options.chaos, &options.faults);
+        if kinds.is_empty() {
+            let names: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+            anyhow::bail!(
+                "no fault here is called \"{}\"; there are: {}",
+                options.faults,
+                names.join(", ")
+            );
+        }
+        Ok(Soak {
+            options,
+            kinds,
+            random: Random::new(options.seed).fork(u64::MAX),
+            history: Arc::default(),
+            archive: Archive::new(cluster.dir().join("kept")),
+            summary: Summary {
+                line: options.line(),
+                ..Summary::default()
+            },
+        })
+    }
+
+    async fn rounds(
+        &mut self,
+        cluster: &mut Cluster,
+        say: &mut impl FnMut(String),
+    ) -> anyhow::Result<()> {
+        let mut left = self.options.duration;
+        for round in 1.. {
+            let length = left.min(self.options.round);
+            self.trouble(cluster, round, length, say).await?;
+            self.rest(cluster, round, say).await?;
+            left = left.saturating_sub(length);
+            if left.is_zero() || !self.summary.violations.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Load and faults; in the end everything runs, and the load is over.
+    async fn trouble(
+        &mut self,
+        cluster: &mut Cluster,
+        round: u64,
+        length: Duration,
+        say: &mut impl FnMut(String),
+    ) -> anyhow::Result<()> {
+        let load = workload::Options {
+            name: format!("r{round}"),
+            ..workload::Options::new(self.options.seed.wrapping_add(round))
+        };
+        let load = Workload::go_on(&servers(cluster), &load, Arc::clone(&self.history));
+        let (begin, mut told) = (Instant::now(), Instant::now());
+        while begin.elapsed() < length {
+            let rest = Duration::from_millis(300 + self.random.below(2_000));
+            tokio::time::sleep(rest).await;
+            let together = match self.random.below(10) {
+                _ if !self.options.chaos => 1,
+                0..6 => 1,
+                6..9 => 2,
+                _ => 3,
+            };
+            for _ in 0..together {
+                let kind = self.kinds[self.random.index(self.kinds.len())];
+                fault::strike(kind, cluster, &mut self.random).await?;
+                *self.summary.faults.entry(kind.name()).or_default() += 1;
+            }
+            // Mostly short, sometimes longer than it takes to notice silence.
+            let longest = if self.random.percent(20) {
+                7_000
+            } else {
+                1_000
+            };
+            tokio::time::sleep(Duration::from_millis(self.random.below(longest))).await;
+            self.summary.violations.extend(fault::mend(cluster).await?);
+            self.archive.keep(&cluster.sites)?;
+            if told.elapsed() > Duration::from_secs(5) {
+                told = Instant::now();
+                say(format!(
+                    "{:>4} s  {:>8} transactions acknowledged  {:>5} failed  {:>4} faults",
+                    begin.elapsed().as_secs(),
+                    load.history().acknowledged(),
+                    load.failed(),
+                    self.summary.faults.values().sum::<u32>(),
+                ));
+            }
+        }
+        if self.options.chaos {
+            // A clock that is too far ahead, or behind, would hold streams as long as it is so.
+            for site in &cluster.sites {
+                site.set_clock(0)?;
+            }
+        }
+        load.end().await?;
+        Ok(())
+    }
+
+    /// Waits until all sites agree, and judges.
+    async fn rest(
+        &mut self,
+        cluster: &Cluster,
+        round: u64,
+        say: &mut impl FnMut(String),
+    ) -> anyhow::Result<()> {
+        let healed = Instant::now();
+        cluster.wait_ready().await?;
+        let rows = cluster.converged_within(self.options.patience).await?;
+        let settled_in = healed.elapsed();
+        let judgement = judge(cluster, &self.history, &self.archive).await?;
+        let summary = &mut self.summary;
+        summary.rows = rows;
+        summary.acknowledged = self.history.acknowledged();
+        summary.present = judgement.account.present;
+        summary.superseded = judgement.account.superseded;
+        summary.conflicts.clear();
+        for conflict in &judgement.conflicts {
+            *summary.conflicts.entry(conflict.kind.clone()).or_default() += 1;
+        }
+        summary.settled_in.push(settled_in);
+        summary.raised_max = summary.raised_max.max(judgement.raised_max);
+        summary.violations.extend(judgement.account.violations);
+        say(format!(
+            "round {round}: {rows} rows equal at all sites after {:.1} s, {} transactions, {} conflicts, {} violations",
+            settled_in.as_secs_f64(),
+            summary.acknowledged,
+            judgement.conflicts.len(),
+            summary.violations.len(),
+        ));
+        Ok(())
+    }
+}
+
+/// What the checker says of a cluster at rest.
+#[derive(Debug)]
+pub struct Judgement {
+    /// Every write accounted for.
+    pub account: Account,
+    /// Everything decided, at all sites.
+    pub conflicts: Vec<Conflict>,
+    /// How far a stamp was above its commit timestamp at most.
+    pub raised_max: Duration,
+}
+
+/// Waits until all sites agree, then accounts for every write of the workload.
+pub async fn judge(
+    cluster: &Cluster,
+    history: &History,
+    archive: &Archive,
+) -> anyhow::Result<Judgement> {
+    cluster.converged().await?;
+    archive.keep(&cluster.sites)?;
+    let journals = archive.read()?;
+    let (mut conflicts, mut violations) = (Vec::new(), journals.check());
+    for (index, site) in cluster.sites.iter().enumerate() {
+        let client = site.sql().await?;
+        let id = site.node.id();
+        violations.extend(history.resolve(index, id, &client, &journals).await?);
+        conflicts.extend(conflicts_without(&client, "body").await?);
+        let panics = logs::panics(&site.node.log());
+        violations.extend(
+            panics
+                .into_iter()
+                .map(|p| format!("{}: {p}", site.node.name())),
+        );
+    }
+    violations.extend(conflicts.iter().filter_map(Conflict::contradiction));
+    violations.extend(checker::misnamed(&conflicts, &history.writers()));
+    let site = cluster.sites.first().context("a cluster without sites")?;
+    let rows = checker::rows(&site.sql().await?, &TABLES).await?;
+    let lost = lost_tags(&conflicts);
+    let mut account = checker::account(&history.committed(), &rows, &TABLES, &lost);
+    account.violations.extend(violations);
+    Ok(Judgement {
+        account,
+        conflicts,
+        raised_max: journals.raised_max(),
+    })
+}
