@@ -25,6 +25,7 @@ mod pace;
 mod service;
 mod shapes;
 mod spool;
+mod timer;
 mod touched;
 
 pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};

@@ -4,6 +4,10 @@
 //! same again at every peer, and a group of replay. A quiet stream is taken at once. One with more than
 //! [`GAP`] allows is taken in rounds of several transactions: a commit then waits for up to one
 //! gap, and the cluster saves several times that in processor time.
+//!
+//! A walsender hands over every message by itself. Whoever waits for it at the socket is woken for
+//! each, which costs both sides more than the message does. So pieces of large transactions, what
+//! replay wrote, and a backlog are taken in portions that the socket can just hold.
 
 use std::time::Duration;
 
@@ -16,8 +20,30 @@ const GAP: Duration = Duration::from_micros(1_600);
 const MANY: u64 = 4;
 /// So many rounds may come at once: commits do not come evenly.
 const BURST: u32 = 8;
-/// A round of so many bytes is worth its cost, and more are likely to wait behind it.
-const LARGE_BYTES: usize = 32 << 10;
+/// The distance of rounds that end no transaction, and of those behind which more is waiting. A
+/// walsender sends a message in one to three microseconds.
+const PORTION: Duration = Duration::from_micros(250);
+/// A Unix socket of the usual size takes about 270 small messages; more wait at the walsender.
+const FULL_MESSAGES: usize = 200;
+/// The same for larger ones.
+const FULL_BYTES: usize = 32 << 10;
+
+/// What a round has read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Transactions that went into the journal.
+    pub transactions: u64,
+    /// Messages of the walsender, keepalives aside.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+impl Round {
+    fn is_full(self) -> bool {
+        self.messages >= FULL_MESSAGES || self.bytes >= FULL_BYTES
+    }
+}
 
 /// Counts rounds (a leaky bucket).
 #[derive(Debug)]
@@ -31,12 +57,12 @@ impl Pace {
         Pace { paid_until: now }
     }
 
-    /// A round that put so many transactions into the journal, and read so many bytes for them.
-    /// One that brought none (pieces of a transaction, what replay wrote) costs nothing elsewhere.
-    pub(super) fn took(&mut self, transactions: u64, bytes: usize, now: Instant) {
-        let gap = match transactions {
-            0 => return,
-            _ if bytes >= LARGE_BYTES => return,
+    /// A round has ended.
+    pub(super) fn took(&mut self, round: Round, now: Instant) {
+        let gap = match round.transactions {
+            _ if round.messages == 0 => return,
+            _ if round.is_full() => PORTION,
+            0 => PORTION,
             1..MANY => GAP,
             _ => GAP * 2,
         };
@@ -54,8 +80,9 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// (rounds, transactions) of a second in which one comes every `arrival`.
-    fn second(arrival: Duration, bytes: usize) -> (u32, u64) {
+    /// (rounds, messages) of a second in which a message of so many bytes comes every `arrival`;
+    /// each ends a transaction if `commits`.
+    fn second(arrival: Duration, bytes: usize, commits: bool) -> (u32, usize) {
         let began = Instant::now() + Duration::from_secs(60);
         let mut pace = Pace::new(began);
         let (mut now, mut rounds, mut taken) = (began, 0, 0);
@@ -65,36 +92,45 @@ mod tests {
                 continue;
             }
             let here = (now - began).as_micros() / arrival.as_micros() + 1;
-            let waiting = u64::try_from(here).unwrap() - taken;
-            if waiting == 0 {
-                now += Duration::from_micros(50);
+            let messages = usize::try_from(here).unwrap() - taken;
+            if messages == 0 {
+                now += arrival.min(Duration::from_micros(50));
                 continue;
             }
-            pace.took(waiting, bytes, now);
+            let round = Round {
+                transactions: if commits { messages as u64 } else { 0 },
+                messages,
+                bytes: messages * bytes,
+            };
+            pace.took(round, now);
             rounds += 1;
-            taken += waiting;
+            taken += messages;
         }
         (rounds, taken)
     }
 
     #[test]
     fn a_quiet_stream_never_waits() {
-        assert_eq!(second(Duration::from_millis(2), 600), (500, 500));
+        assert_eq!(second(Duration::from_millis(2), 600, true), (500, 500));
+        assert_eq!(second(Duration::from_millis(1), 600, false), (1_000, 1_000));
     }
 
     #[test]
     fn a_busy_one_is_taken_in_rounds() {
-        let (rounds, taken) = second(Duration::from_micros(1_000), 600);
+        let (rounds, taken) = second(Duration::from_micros(1_000), 600, true);
         assert!((620..=640).contains(&rounds), "{rounds}");
         assert!(taken >= 990, "{taken}");
-        let (rounds, taken) = second(Duration::from_micros(300), 600);
+        let (rounds, taken) = second(Duration::from_micros(300), 600, true);
         assert!((310..=330).contains(&rounds), "{rounds}");
         assert!(taken >= 3_300, "{taken}");
     }
 
     #[test]
-    fn large_rounds_follow_each_other() {
-        let (rounds, _) = second(Duration::from_micros(100), LARGE_BYTES);
-        assert_eq!(rounds, 10_000);
+    fn pieces_and_a_backlog_are_taken_in_portions() {
+        let (rounds, taken) = second(Duration::from_micros(3), 100, false);
+        assert!((4_000..=4_200).contains(&rounds), "{rounds}");
+        assert!(taken >= 333_000, "{taken}");
+        let (rounds, _) = second(Duration::from_micros(100), FULL_BYTES, true);
+        assert!((4_000..=4_100).contains(&rounds), "{rounds}");
     }
 }

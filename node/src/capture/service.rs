@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assembled, Assembler, Error, Shapes, Signal, pace::Pace, spool::Spools};
+use super::pace::{Pace, Round};
+use super::timer::Timer;
+use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
 use crate::pg::replication::{self, Event, Feedback};
@@ -144,9 +146,10 @@ impl Capture {
         let mut primary_keys = HashMap::new();
         let mut confirmed = tokio::time::Instant::now();
         let mut pace = Pace::new(confirmed);
+        let mut timer = Timer::new();
         loop {
             let event = tokio::select! {
-                event = next(&mut stream, &pace, &self.options.hurry) => event?,
+                event = next(&mut stream, &pace, &mut timer, &self.options.hurry) => event?,
                 () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback).await?;
                     confirmed = tokio::time::Instant::now();
@@ -159,10 +162,11 @@ impl Capture {
             };
             let Some(event) = event else { return Ok(()) };
             let mut next = Some(event);
-            let (mut bytes, before) = (0, assembler.transactions);
+            let (mut round, before) = (Round::default(), assembler.transactions);
             while let Some(event) = next {
                 if let Event::Data { payload, .. } = &event {
-                    bytes += payload.len();
+                    round.messages += 1;
+                    round.bytes += payload.len();
                 }
                 let asked = matches!(
                     event,
@@ -183,8 +187,8 @@ impl Capture {
             }
             assembler.tell(&self.ledger);
             self.append(assembler).await?;
-            let taken = assembler.transactions - before;
-            pace.took(taken, bytes, tokio::time::Instant::now());
+            round.transactions = assembler.transactions - before;
+            pace.took(round, tokio::time::Instant::now());
         }
     }
 
@@ -334,11 +338,13 @@ impl Capture {
 async fn next(
     stream: &mut replication::Stream,
     pace: &Pace,
+    timer: &mut Timer,
     hurry: &Notify,
 ) -> Result<Option<Event>, crate::pg::Error> {
-    if let Some(due) = pace.wait(tokio::time::Instant::now()) {
+    let now = tokio::time::Instant::now();
+    if let Some(due) = pace.wait(now) {
         tokio::select! {
-            () = tokio::time::sleep_until(due) => {}
+            () = timer.sleep(due - now) => {}
             () = hurry.notified() => {}
         }
     }

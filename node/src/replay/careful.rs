@@ -21,8 +21,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome as Unique, UniqueValue, resolve};
 use everywrite_conflict::{
-    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, RelationHash, Vector, Version,
-    decide,
+    Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, Position, RelationHash, Vector,
+    Version, decide,
 };
 
 use super::Error;
@@ -122,7 +122,12 @@ pub(super) async fn write(
             } else {
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
-        record(writer, batch, &table.mapping, &cases, decided);
+        let applied = ctx.ledger.applied();
+        let stands = |e: &Entry| {
+            let here = |s: Position| s.origin == ctx.me || applied.covers(s);
+            !e.in_flight() && e.source.is_none_or(here)
+        };
+        record(writer, batch, &table.mapping, &cases, stands, decided);
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
@@ -571,12 +576,15 @@ fn unique_history(
     );
 }
 
-/// Puts the conflicts of a table into the history, before its rows change.
+/// Puts the conflicts of a table into the history, before its rows change. The version of what was
+/// met is named if it `stands` here: one that is on its way, or that a crash of the server took back,
+/// is not that of the row that is read.
 fn record(
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
     cases: &[Case<'_>],
+    stands: impl Fn(&Entry) -> bool,
     decided: &mut Decided,
 ) {
     let mut entries = Vec::new();
@@ -587,7 +595,8 @@ fn record(
         *decided.conflicts.entry(kind).or_default() += 1;
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
-        entries.push(met(batch, case.slot, kind, applied, row, case.stored));
+        let local = case.stored.filter(&stands);
+        entries.push(met(batch, case.slot, kind, applied, row, local));
     }
     writer.histories(mapping, &entries);
 }

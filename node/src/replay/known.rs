@@ -14,7 +14,7 @@
 //! trip. What is not that plain goes the careful way: [`Known::decides`] says which. A guard that
 //! fails takes the history back too, and the group is decided with care.
 
-use everywrite_conflict::{Decision, Entry, Lsn, Net, NodeId, decide};
+use everywrite_conflict::{Decision, Entry, Lsn, Net, NodeId, Vector, decide};
 
 use super::batch::{Batch, RowKey, Slot, TableBatch};
 use super::careful::{self, Context, Decided};
@@ -28,6 +28,8 @@ pub(super) struct Known {
     durable: Lsn,
     /// The guard does not let be written over what was committed behind here.
     horizon: Lsn,
+    /// What the server has of other origins. After a crash it may be less than what has landed once.
+    applied: Vector,
 }
 
 impl Known {
@@ -37,6 +39,7 @@ impl Known {
             me: context.me,
             durable: context.journal.end(),
             horizon: context.barriers.horizon_place(),
+            applied: context.ledger.applied(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Known {
         let ours = source.origin == self.me;
         let plain = !prior.in_flight()
             && unseen(batch, slot, prior)
+            && (ours || self.applied.covers(source))
             && !(ours && source.lsn > self.durable)
             && slot.folded.moved_from.is_none()
             && slot.image().is_none_or(|image| !image.incomplete());
