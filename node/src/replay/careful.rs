@@ -90,6 +90,8 @@ struct Case<'a> {
     slot: &'a Slot,
     present: bool,
     stored: Option<Entry>,
+    /// The row that is there is what the index names; else that one is still on its way.
+    stands: bool,
     decision: Decision,
     /// The image to write, with its TOAST values.
     image: Option<Image>,
@@ -195,10 +197,16 @@ async fn lock<'a>(
             slot,
             present,
             stored,
+            stands: true,
             decision,
             image: None,
             lost: false,
         });
+    }
+    let met = |case: &Case<'_>| case.decision.conflict.and(case.stored);
+    let committed = committed(writer, cases.iter().filter_map(met)).await?;
+    for case in &mut cases {
+        case.stands = case.stored.is_none_or(|e| here(&e, &committed));
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -340,8 +348,9 @@ async fn second_unique(
     for case in cases.iter().filter(|c| c.image.is_some()) {
         rows.insert(case.slot.hash(), case.slot.folded.key.clone());
     }
-    let committed = committed(ctx, writer, relation, &holders).await?;
-    let here = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| committed.covers(s));
+    let entries = ctx.ledger.look(relation, holders.iter().map(|h| h.0));
+    let committed = committed(writer, entries.into_iter().filter_map(|e| e.0)).await?;
+    let here = |e: &Entry| here(e, &committed);
     let mut outcomes = Vec::new();
     let mut entries = HashMap::new();
     let removed = ctx.ledger.lose(relation, |index| {
@@ -418,22 +427,14 @@ fn loser(outcome: &Unique) -> Option<(KeyHash, Version)> {
     }
 }
 
-/// For holders that another origin has on its way: how far that origin is committed. The rows are
+/// For rows that another origin has on its way: how far that origin is committed. The rows are
 /// locked, so each is either the write on its way, and then it is committed, or will be replaced
 /// by it.
 async fn committed(
-    ctx: &Context,
     writer: &mut Writer,
-    relation: RelationHash,
-    holders: &[(KeyHash, usize, UniqueValue)],
+    entries: impl Iterator<Item = Entry>,
 ) -> Result<Vector, Error> {
-    let keys = holders.iter().map(|h| h.0);
-    let on_way = ctx
-        .ledger
-        .look(relation, keys)
-        .into_iter()
-        .filter_map(|e| e.0)
-        .filter(Entry::in_flight);
+    let on_way = entries.filter(Entry::in_flight);
     let mut origins: Vec<NodeId> = on_way.filter_map(|e| e.source).map(|s| s.origin).collect();
     origins.sort_unstable();
     origins.dedup();
@@ -446,6 +447,11 @@ async fn committed(
         committed.set(origin, super::wal_position::lsn_text(outcomes.get(at)));
     }
     Ok(committed)
+}
+
+/// Whether what the index names is in the table.
+fn here(entry: &Entry, committed: &Vector) -> bool {
+    !entry.in_flight() || entry.source.is_some_and(|s| committed.covers(s))
 }
 
 /// One answer about one unique index.
@@ -572,6 +578,8 @@ fn record(
     decided: &mut Decided,
 ) {
     let mut entries = Vec::new();
+    // The key of no row: for what is still on its way. Its own transaction records it.
+    let nowhere = Image::from_cells(vec![Cell::Null; mapping.columns.len()].into_iter());
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;
@@ -583,7 +591,7 @@ fn record(
             applied: case.decision.apply,
             row: case.image.as_ref().or_else(|| case.slot.image()),
             key,
-            local_key: key,
+            local_key: if case.stands { key } else { &nowhere },
             names_local: false,
             local: case.stored,
             version: case.slot.version(),

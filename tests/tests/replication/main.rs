@@ -18,6 +18,7 @@ mod half_open;
 mod insert_against_insert;
 mod large_transaction;
 mod multi_row_transactions;
+mod named_cases;
 mod new_table;
 mod nothing_twice;
 mod pause_and_resume;
