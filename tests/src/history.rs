@@ -78,6 +78,8 @@ pub struct Transaction {
     pub stamped: Option<Stamped>,
     /// What it left, one entry a key.
     pub writes: Vec<Write>,
+    /// The tags of rows that it wrote and replaced or removed itself.
+    pub passing: Vec<String>,
 }
 
 /// Everything that a workload did.
@@ -187,11 +189,14 @@ impl History {
         Ok((committed_at != Some(header.commit_time)).then_some(told))
     }
 
-    /// The transaction that wrote each tag, committed or not.
+    /// The transaction that wrote each tag, committed or not; rows that it replaced itself among them.
     pub fn writers(&self) -> BTreeMap<String, Transaction> {
         let transactions = self.transactions.lock();
         let mut writers = BTreeMap::new();
         for transaction in transactions.iter() {
+            for tag in &transaction.passing {
+                writers.insert(tag.clone(), transaction.clone());
+            }
             for write in &transaction.writes {
                 if let Effect::Row { tag, .. } = &write.effect {
                     writers.insert(tag.clone(), transaction.clone());

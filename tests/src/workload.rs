@@ -239,6 +239,7 @@ impl Session {
     }
 
     async fn transaction(&mut self, client: &Client) -> anyhow::Result<()> {
+        let first = self.sequence + 1;
         let xid = postgres::value(client, "begin; select pg_current_xact_id()").await?;
         let mut pending = Pending::new();
         for _ in 0..=self.random.below(self.options.operations) {
@@ -263,11 +264,16 @@ impl Session {
             saw,
             effect,
         };
+        let name = &self.name;
+        let tags = (first..=self.sequence).map(|number| format!("{name}-{number}"));
         self.history.record(Transaction {
             site: self.site,
             xid: xid.parse().context("a transaction id")?,
             outcome,
             stamped: None,
+            passing: tags
+                .filter(|tag| !pending.values().any(|(_, e)| leaves(e, tag)))
+                .collect(),
             writes: pending.into_iter().map(write).collect(),
         });
         answer.context("commit")
@@ -523,6 +529,10 @@ fn note(pending: &mut Pending, table: Table, key: i64, saw: Option<String>, effe
     entry
         .and_modify(|(_, last)| *last = effect.clone())
         .or_insert((saw, effect));
+}
+
+fn leaves(effect: &Effect, wanted: &str) -> bool {
+    matches!(effect, Effect::Row { tag, .. } if tag == wanted)
 }
 
 fn number(value: Option<i64>) -> String {

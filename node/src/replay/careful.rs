@@ -98,6 +98,8 @@ struct Case<'a> {
     slot: &'a Slot,
     present: bool,
     stored: Option<Entry>,
+    /// The row that is there is what the index names; else that one is still on its way.
+    stands: bool,
     decision: Decision,
     /// The image to write, with its TOAST values.
     image: Option<Image>,
@@ -122,12 +124,7 @@ pub(super) async fn write(
             } else {
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
-        let applied = ctx.ledger.applied();
-        let stands = |e: &Entry| {
-            let here = |s: Position| s.origin == ctx.me || applied.covers(s);
-            !e.in_flight() && e.source.is_none_or(here)
-        };
-        record(writer, batch, &table.mapping, &cases, stands, decided);
+        record(writer, batch, &table.mapping, &cases, decided);
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
@@ -208,10 +205,16 @@ async fn lock<'a>(
             slot,
             present,
             stored,
+            stands: true,
             decision,
             image: None,
             lost: false,
         });
+    }
+    let met = |case: &Case<'_>| case.decision.conflict.and(case.stored);
+    let committed = committed(writer, cases.iter().filter_map(met)).await?;
+    for case in &mut cases {
+        case.stands = case.stored.is_none_or(|e| here(ctx, &e, &committed));
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -353,8 +356,9 @@ async fn second_unique(
     for case in cases.iter().filter(|c| c.image.is_some()) {
         rows.insert(case.slot.hash(), case.slot.folded.key.clone());
     }
-    let committed = committed(ctx, writer, relation, &holders).await?;
-    let here = |e: &Entry| !e.in_flight() || e.source.is_some_and(|s| committed.covers(s));
+    let entries = ctx.ledger.look(relation, holders.iter().map(|h| h.0));
+    let committed = committed(writer, entries.into_iter().filter_map(|e| e.0)).await?;
+    let here = |e: &Entry| here(ctx, e, &committed);
     let mut outcomes = Vec::new();
     let mut entries = HashMap::new();
     let removed = ctx.ledger.lose(relation, |index| {
@@ -431,22 +435,14 @@ fn loser(outcome: &Unique) -> Option<(KeyHash, Version)> {
     }
 }
 
-/// For holders that another origin has on its way: how far that origin is committed. The rows are
+/// For rows that another origin has on its way: how far that origin is committed. The rows are
 /// locked, so each is either the write on its way, and then it is committed, or will be replaced
 /// by it.
 async fn committed(
-    ctx: &Context,
     writer: &mut Writer,
-    relation: RelationHash,
-    holders: &[(KeyHash, usize, UniqueValue)],
+    entries: impl Iterator<Item = Entry>,
 ) -> Result<Vector, Error> {
-    let keys = holders.iter().map(|h| h.0);
-    let on_way = ctx
-        .ledger
-        .look(relation, keys)
-        .into_iter()
-        .filter_map(|e| e.0)
-        .filter(Entry::in_flight);
+    let on_way = entries.filter(Entry::in_flight);
     let mut origins: Vec<NodeId> = on_way.filter_map(|e| e.source).map(|s| s.origin).collect();
     origins.sort_unstable();
     origins.dedup();
@@ -459,6 +455,14 @@ async fn committed(
         committed.set(origin, super::wal_position::lsn_text(outcomes.get(at)));
     }
     Ok(committed)
+}
+
+/// Whether what the index names is in the table: it is committed, and no crash of the server has taken
+/// it back since.
+fn here(ctx: &Context, entry: &Entry, committed: &Vector) -> bool {
+    let landed = |s: Position| s.origin == ctx.me || ctx.ledger.has(s);
+    let stands = !entry.in_flight() && entry.source.is_none_or(landed);
+    stands || entry.source.is_some_and(|s| committed.covers(s))
 }
 
 /// One answer about one unique index.
@@ -576,18 +580,17 @@ fn unique_history(
     );
 }
 
-/// Puts the conflicts of a table into the history, before its rows change. The version of what was
-/// met is named if it `stands` here: one that is on its way, or that a crash of the server took back,
-/// is not that of the row that is read.
+/// Puts the conflicts of a table into the history, before its rows change.
 fn record(
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
     cases: &[Case<'_>],
-    stands: impl Fn(&Entry) -> bool,
     decided: &mut Decided,
 ) {
     let mut entries = Vec::new();
+    // The key of no row: for what is still on its way. Its own transaction records it.
+    let nowhere = Image::from_cells(vec![Cell::Null; mapping.columns.len()].into_iter());
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;
@@ -595,8 +598,11 @@ fn record(
         *decided.conflicts.entry(kind).or_default() += 1;
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
-        let local = case.stored.filter(&stands);
-        entries.push(met(batch, case.slot, kind, applied, row, local));
+        let mut entry = met(batch, case.slot, kind, applied, row, case.stored);
+        if !case.stands {
+            entry.local_key = &nowhere;
+        }
+        entries.push(entry);
     }
     writer.histories(mapping, &entries);
 }

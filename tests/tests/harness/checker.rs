@@ -22,6 +22,7 @@ fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
             vector: Vector::new(),
         }),
         writes,
+        passing: Vec::new(),
     }
 }
 

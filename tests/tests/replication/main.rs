@@ -20,6 +20,7 @@ mod insert_against_insert;
 mod known_conflicts;
 mod large_transaction;
 mod multi_row_transactions;
+mod named_cases;
 mod new_table;
 mod nothing_twice;
 mod pause_and_resume;
