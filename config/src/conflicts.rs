@@ -18,5 +18,13 @@ crate::section::section! {
                 max: Duration::from_secs(100 * 365 * 86_400),
             },
             Default("\"30days\"");
+
+        /// How many conflicts `everywrite.conflicts` keeps at most, the newest ones; 0 keeps all of
+        /// `history-keep`.
+        ///
+        /// A conflict takes about twice the size of its row, and half a kilobyte.
+        ///
+        /// Since 0.2.0.
+        history_rows: u64, Kind::Integer { min: 0, max: 1_000_000_000 }, Default("1000000");
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use everywrite_conflict::Lsn;
+use everywrite_node::telemetry::OriginStatus;
 
 use crate::checker::{self, Digest};
 use crate::cluster::Site;
@@ -69,12 +70,32 @@ pub async fn applied(
     place: Lsn,
     limit: Duration,
 ) -> anyhow::Result<()> {
+    until(reader, origin, place, limit, |stream| stream.applied).await
+}
+
+/// Waits until `reader` has received `origin` up to `place`, applied or not.
+pub async fn received(
+    reader: &Site,
+    origin: &Site,
+    place: Lsn,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    until(reader, origin, place, limit, |stream| stream.journal_end).await
+}
+
+async fn until(
+    reader: &Site,
+    origin: &Site,
+    place: Lsn,
+    limit: Duration,
+    reached: impl Fn(&OriginStatus) -> Lsn,
+) -> anyhow::Result<()> {
     let names = (origin.node.name(), reader.node.name());
     let what = format!("{} up to {place} at {}", names.0, names.1);
     wait::until(&what, limit, async || {
         let stream = reader.origin(origin).await;
         let stream = stream.map_err(|err| format!("{err:#}"))?;
-        if stream.applied >= place {
+        if reached(&stream) >= place {
             return Ok(());
         }
         Err(format!(

@@ -104,12 +104,12 @@ impl Site {
         self.server.execute(sql).await
     }
 
-    /// Runs statements as another replication tool would, with an origin of its own: no node sees
+    /// Runs statements with a replication origin that passes for one of the node's: it does not see
     /// what they change. Once a site.
     pub async fn execute_unseen(&self, sql: &str) -> anyhow::Result<()> {
         let sql = format!(
-            "select pg_replication_origin_create('unseen'); \
-             select pg_replication_origin_session_setup('unseen'); {sql}"
+            "select pg_replication_origin_create('everywrite_unseen'); \
+             select pg_replication_origin_session_setup('everywrite_unseen'); {sql}"
         );
         self.execute(&sql).await
     }
@@ -429,6 +429,13 @@ impl Cluster {
         let (reader, origin) = (self.site(reader), self.site(origin));
         let place = agreement::mark(origin, wait::LIMIT).await?;
         agreement::applied(reader, origin, place, wait::LIMIT).await
+    }
+
+    /// Waits until `reader` has received all that `origin` has committed until now, applied or not.
+    pub async fn received(&self, reader: usize, origin: usize) -> anyhow::Result<()> {
+        let (reader, origin) = (self.site(reader), self.site(origin));
+        let place = agreement::mark(origin, wait::LIMIT).await?;
+        agreement::received(reader, origin, place, wait::LIMIT).await
     }
 
     /// Waits until all sites have applied everything of each other and hold the same rows in every

@@ -316,6 +316,11 @@ impl Node {
             .with_context(|| format!("the status of node {}: {}", self.name(), answer.body))
     }
 
+    /// What it counts, as Prometheus reads it.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        Ok(http::get(self.identity.admin, "/metrics").await?.body)
+    }
+
     /// Waits until `/ready` says so.
     pub async fn wait_ready(&self) -> anyhow::Result<()> {
         let admin = self.identity.admin;

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::Signal;
-use tokio_postgres::{Client, NoTls};
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::place::{self, Owner};
 use crate::process::{self, Process};
@@ -351,6 +352,26 @@ impl Server {
         connect(&self.dir, user, database).await
     }
 
+    /// A session of the superuser that hears notifications of `channel`.
+    pub async fn listen(&self, channel: &str) -> anyhow::Result<Listener> {
+        let (client, mut connection) = config(&self.dir, SUPERUSER, DATABASE)
+            .connect(NoTls)
+            .await
+            .with_context(|| format!("connect to the server in {}", self.dir.display()))?;
+        let (heard, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let next = std::future::poll_fn(|cx| connection.poll_message(cx)).await;
+                let Some(Ok(message)) = next else { return };
+                if let AsyncMessage::Notification(n) = message {
+                    let _ = heard.send(n.payload().to_owned());
+                }
+            }
+        });
+        client.batch_execute(&format!("listen {channel}")).await?;
+        Ok(Listener { client, inbox })
+    }
+
     /// Runs statements in a session of their own.
     pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
         let client = self.connect().await?;
@@ -375,6 +396,15 @@ impl Server {
 
 /// A session of `user` in `database` of the server whose socket is in `dir`.
 pub async fn connect(dir: &Path, user: &str, database: &str) -> anyhow::Result<Client> {
+    let (client, connection) = config(dir, user, database)
+        .connect(NoTls)
+        .await
+        .with_context(|| format!("connect to the server in {}", dir.display()))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn config(dir: &Path, user: &str, database: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config
         .host_path(dir)
@@ -383,12 +413,32 @@ pub async fn connect(dir: &Path, user: &str, database: &str) -> anyhow::Result<C
         .dbname(database)
         .application_name("test")
         .connect_timeout(Duration::from_secs(10));
-    let (client, connection) = config
-        .connect(NoTls)
-        .await
-        .with_context(|| format!("connect to the server in {}", dir.display()))?;
-    tokio::spawn(connection);
-    Ok(client)
+    config
+}
+
+/// A session that hears notifications.
+#[derive(Debug)]
+pub struct Listener {
+    client: Client,
+    inbox: mpsc::UnboundedReceiver<String>,
+}
+
+impl Listener {
+    /// The payloads of all that was committed until now, in order.
+    pub async fn heard(&mut self, channel: &str) -> anyhow::Result<Vec<String>> {
+        const END: &str = "all that was before";
+        let end = format!("select pg_notify('{channel}', '{END}')");
+        self.client.batch_execute(&end).await?;
+        let mut heard = Vec::new();
+        loop {
+            let next = tokio::time::timeout(wait::LIMIT, self.inbox.recv()).await;
+            match next.context("the notification that was just sent does not come")? {
+                Some(payload) if payload == END => return Ok(heard),
+                Some(payload) => heard.push(payload),
+                None => bail!("the session is gone"),
+            }
+        }
+    }
 }
 
 /// The rows of a query, each column as text.

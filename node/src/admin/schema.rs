@@ -2,6 +2,7 @@
 //!
 //! - `migrate` brings it to this program's version; nothing else creates objects in it.
 //! - `nodes` and `publish` write what the views show.
+//! - `retention` deletes old conflict history.
 //! - `outbox` has the statements that replay runs inside its own transactions; those of the conflict
 //!   history depend on the table, see `replay::history`.
 //!
@@ -20,10 +21,12 @@ mod migrate;
 mod nodes;
 mod outbox;
 mod publish;
+mod retention;
 #[cfg(test)]
 mod tests;
 
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
-pub use publish::{forget_conflicts, publish_status};
+pub use publish::publish_status;
+pub use retention::{beyond_newest, forget_conflicts};

@@ -27,6 +27,7 @@ use everywrite_conflict::{
 
 use super::Error;
 use super::batch::{Batch, RowKey, Slot, TableBatch};
+use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
@@ -62,8 +63,8 @@ pub(super) struct Decided {
     removed: Vec<Lost>,
     /// (table, key, version) whose entries land with the transaction.
     pub lost: Vec<(RelationHash, KeyHash, Version)>,
-    /// Conflicts by kind.
-    pub conflicts: HashMap<Kind, u64>,
+    /// Its conflicts.
+    pub conflicts: ConflictCounts,
     /// (table, version) of truncates, whose entries land with the transaction.
     pub(super) truncated: Vec<(RelationHash, Version)>,
     /// Deletes were put into the outbox.
@@ -562,7 +563,7 @@ fn unique_history(
         (None, None) => return,
     };
     let kind = Kind::over_unique(operation(&case.slot.folded.net), 1);
-    *decided.conflicts.entry(kind).or_default() += 1;
+    decided.conflicts.add(&mapping.table, kind);
     writer.history(
         mapping,
         &history::Entry {
@@ -595,7 +596,7 @@ fn record(
         let Some(kind) = case.decision.conflict else {
             continue;
         };
-        *decided.conflicts.entry(kind).or_default() += 1;
+        decided.conflicts.add(&mapping.table, kind);
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
         let mut entry = met(batch, case.slot, kind, applied, row, case.stored);

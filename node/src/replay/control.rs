@@ -1,12 +1,13 @@
 //! What people and the status see and steer of one origin's stream.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 use everywrite_conflict::{Lsn, Stamp};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::ConflictCounts;
 use crate::telemetry::OriginState;
 
 /// Shared between a stream, the commands and the status.
@@ -30,8 +31,8 @@ pub struct Control {
     pub fast_groups: AtomicU64,
     /// Groups of the careful path since start.
     pub careful_groups: AtomicU64,
-    /// Conflicts since start, by kind.
-    pub conflicts: Mutex<BTreeMap<&'static str, u64>>,
+    /// Conflicts since start.
+    pub conflicts: Mutex<ConflictCounts>,
 }
 
 impl Default for Control {

@@ -241,13 +241,15 @@ impl<'a> Shape<'a> {
             format!("'2000-01-01 00:00:00+00'::timestamptz + u.h{n} * interval '1 microsecond'")
         };
         format!(
-            "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
+            "with decided as (insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
              incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
              incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
              select (select n.id from everywrite.nodes n where n.local), {}, {}, \
              case when u.h12 then {} else {} end, \
              u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
-             u.h8, u.h9, u.h10, u.h11 from {from}",
+             u.h8, u.h9, u.h10, u.h11 from {from} returning id, site, decision, local_origin) \
+             select everywrite.tell_lost(pg_catalog.array_agg(id order by id)) from decided \
+             where decision = 'applied' and local_origin = site",
             literal(&mapping.table.schema),
             literal(&mapping.table.name),
             self.key_object("k"),

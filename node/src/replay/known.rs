@@ -113,7 +113,7 @@ fn decide_and_write(
         let met = decision(batch, slot);
         if let Some((Decision { apply, conflict }, prior)) = met {
             if let Some(kind) = conflict {
-                *decided.conflicts.entry(kind).or_default() += 1;
+                decided.conflicts.add(&table.mapping.table, kind);
                 let local = Some(prior);
                 entries.push(careful::met(batch, slot, kind, apply, slot.image(), local));
             }

@@ -7,6 +7,8 @@
 //! | `mapping`    | an origin's relation over the local table: statements |
 //! | `writer`     | batches → one write of a session |
 //! | `careful`    | rows locked, decided, recorded |
+//! | `history`    | an entry of the conflict history |
+//! | `counts`     | conflicts by table and kind |
 //! | `truncate`   | TRUNCATE against newer rows |
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
@@ -20,6 +22,7 @@
 mod batch;
 mod careful;
 mod control;
+mod counts;
 mod error;
 mod feed;
 mod history;
@@ -44,6 +47,7 @@ mod writer;
 
 pub use careful::Context;
 pub use control::Control;
+pub use counts::ConflictCounts;
 pub use error::Error;
 pub use feed::Limits;
 pub use outbox::run as run_outbox;

@@ -724,11 +724,7 @@ impl Stream {
 
     fn decided(&self, decided: &Decided) {
         let o = &self.options;
-        let mut conflicts = o.control.conflicts.lock();
-        for (kind, n) in &decided.conflicts {
-            *conflicts.entry(kind.as_str()).or_default() += n;
-        }
-        drop(conflicts);
+        o.control.conflicts.lock().merge(&decided.conflicts);
         if decided.outbox {
             o.outbox.notify_one();
         }

@@ -146,27 +146,25 @@ async fn row_by_row(
     end.wait_for(|end| *end >= ours)
         .await
         .map_err(|_| Error::Shutdown)?;
-    for key in gone.iter().filter(|k| conflicts.contains(&k.hash)) {
-        *decided
-            .conflicts
-            .entry(Kind::TruncateOriginDiffers)
-            .or_default() += 1;
-        writer.history(
-            mapping,
-            &history::Entry {
-                kind: Kind::TruncateOriginDiffers,
-                applied: true,
-                row: None,
-                key: &key.image,
-                local_key: &key.image,
-                names_local: true,
-                local: known.get(&key.hash).copied(),
-                version,
-                position,
-                xid: header.xid,
-            },
-        );
+    let lost = gone.iter().filter(|k| conflicts.contains(&k.hash));
+    let entries: Vec<history::Entry<'_>> = lost
+        .map(|key| history::Entry {
+            kind: Kind::TruncateOriginDiffers,
+            applied: true,
+            row: None,
+            key: &key.image,
+            local_key: &key.image,
+            names_local: true,
+            local: known.get(&key.hash).copied(),
+            version,
+            position,
+            xid: header.xid,
+        })
+        .collect();
+    for entry in &entries {
+        decided.conflicts.add(&mapping.table, entry.kind);
     }
+    writer.histories(mapping, &entries);
     // In pieces: each is one array of keys.
     for piece in gone.chunks(10_000) {
         let piece: Vec<&RowKey> = piece.iter().collect();

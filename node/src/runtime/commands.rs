@@ -57,7 +57,13 @@ impl Commands {
             .named("everywrite commands")
             .client()
             .await?;
+        // Capture may be here before the transaction that spoke is visible to others: who waits for a
+        // standby has its commit in the WAL already. It holds its locks until then.
+        let locked = "begin; set local lock_timeout = '2s'; \
+             lock table everywrite.paused, everywrite.skipped in share mode";
+        client.batch_execute(locked).await?;
         self.shared.read_decisions(&client).await?;
+        client.batch_execute("commit").await?;
         Ok(())
     }
 }

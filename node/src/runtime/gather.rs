@@ -13,13 +13,11 @@ use super::rates::Rates;
 use crate::admin::schema;
 use crate::journal::Journal;
 use crate::link;
-use crate::replay::Control;
+use crate::replay::{ConflictCounts, Control};
 use crate::telemetry::{CaptureStatus, IndexStatus, OriginState, OriginStatus, PeerStatus, Status};
 
 /// How often the status is written into the database, for the SQL views.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// How often old conflict history is deleted.
-const FORGET: Duration = Duration::from_secs(600);
 
 /// Gathers and publishes the status.
 pub(super) struct Gather {
@@ -53,11 +51,14 @@ impl Gather {
             .iter()
             .map(|(n, c)| self.origin(*n, c, now))
             .collect();
-        let mut conflicts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut decided = ConflictCounts::default();
         for control in s.controls.values() {
-            for (kind, n) in control.conflicts.lock().iter() {
-                *conflicts.entry((*kind).to_owned()).or_default() += n;
-            }
+            decided.merge(&control.conflicts.lock());
+        }
+        let conflict_counts = decided.list();
+        let mut conflicts: BTreeMap<String, u64> = BTreeMap::new();
+        for count in &conflict_counts {
+            *conflicts.entry(count.kind.clone()).or_default() += count.conflicts;
         }
         let (entries, forgotten) = s.ledger.sizes();
         let capture = self.capture(now);
@@ -82,6 +83,7 @@ impl Gather {
             peers,
             index: IndexStatus { entries, forgotten },
             conflicts,
+            conflict_counts,
         }
     }
 
@@ -183,15 +185,14 @@ impl Gather {
             transactions_per_s: self.rates.of(&format!("origin {node}"), transactions, now),
             fast_groups: control.fast_groups.load(Ordering::Relaxed),
             careful_groups: control.careful_groups.load(Ordering::Relaxed),
-            conflicts: control.conflicts.lock().values().sum(),
+            conflicts: control.conflicts.lock().total(),
             journal_bytes: journal.map_or(0, |j| j.bytes()),
         }
     }
 
-    /// Writes the status into the database and keeps the history short, until shutdown.
+    /// Writes the status into the database, until shutdown.
     pub(super) async fn publish(self: Arc<Self>, shutdown: CancellationToken) {
         let mut client = None;
-        let mut forgot: Option<Instant> = None;
         loop {
             let write = async {
                 let session = match client.take() {
@@ -205,11 +206,6 @@ impl Gather {
                     }
                 };
                 schema::publish_status(&session, &self.status()).await?;
-                if forgot.is_none_or(|at| at.elapsed() > FORGET) {
-                    let keep = self.shared.settings.conflicts.history_keep;
-                    schema::forget_conflicts(&session, Some(keep), None).await?;
-                    forgot = Some(Instant::now());
-                }
                 anyhow::Ok(session)
             };
             let written = tokio::select! {

@@ -13,5 +13,6 @@ mod commands;
 mod gather;
 mod node;
 mod rates;
+mod retention;
 
 pub use node::Node;

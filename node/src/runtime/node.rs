@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::commands::Commands;
 use super::gather::Gather;
+use super::retention;
 use crate::admin::{http, schema};
 use crate::capture::{self, Capture, Progress, chain};
 use crate::journal::{self, Journals};
@@ -225,6 +226,11 @@ impl Shared {
             self.target.clone(),
             context.clone(),
             repair_queue,
+            shutdown.clone(),
+        ));
+        tasks.spawn(retention::run(
+            self.target.clone(),
+            self.settings.conflicts.clone(),
             shutdown.clone(),
         ));
         let outbox = Arc::new(Notify::new());

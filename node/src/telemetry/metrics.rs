@@ -1,7 +1,7 @@
 //! Every metric of the daemon: name, meaning, and how it is taken from the status document.
 //!
-//! Names are `everywrite_<stage>_<what>_<unit>`; counters end in `_total`. Labels hold site names,
-//! conflict kinds and states, never anything from a row.
+//! Names are `everywrite_<stage>_<what>_<unit>`; counters end in `_total`. Labels hold names of sites and
+//! tables, conflict kinds and states, never anything from a row.
 //!
 //! Numbers are set when they are asked for, from one [`Status`], so `/metrics` and `/v1/status`
 //! never disagree and an idle daemon spends nothing on them.
@@ -198,7 +198,7 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
         REPLAY_CONFLICTS,
         Kind::Counter,
         Unit::Count,
-        "conflicts decided here, by kind",
+        "conflicts decided here, by table and kind",
     ),
     (
         SETTLE_INDEX_ENTRIES,
@@ -287,8 +287,10 @@ pub fn set_all(status: &Status) {
     gauge!(JOURNAL_SIZE, ORIGIN => status.name.clone()).set(float(status.capture.journal_bytes));
     status.peers.iter().for_each(set_peer);
     status.origins.iter().for_each(set_origin);
-    for (kind, &decided) in &status.conflicts {
-        counter!(REPLAY_CONFLICTS, "kind" => kind.clone()).absolute(decided);
+    for count in &status.conflict_counts {
+        let table = format!("{}.{}", count.schema, count.table);
+        let kind = count.kind.clone();
+        counter!(REPLAY_CONFLICTS, "table" => table, "kind" => kind).absolute(count.conflicts);
     }
     gauge!(SETTLE_INDEX_ENTRIES).set(float(status.index.entries));
     counter!(SETTLE_INDEX_FORGOTTEN).absolute(status.index.forgotten);
@@ -341,8 +343,9 @@ fn float(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
+    use super::super::ConflictCount;
     use super::*;
 
     fn busy() -> Status {
@@ -365,7 +368,12 @@ mod tests {
                 careful_groups: 2,
                 ..OriginStatus::default()
             }],
-            conflicts: BTreeMap::from([("update_origin_differs".into(), 3)]),
+            conflict_counts: vec![ConflictCount {
+                schema: "public".into(),
+                table: "stock".into(),
+                kind: "update_origin_differs".into(),
+                conflicts: 3,
+            }],
             ..Status::default()
         }
     }
@@ -406,7 +414,7 @@ mod tests {
             r#"everywrite_replay_state{origin="b",state="held"} 1"#,
             r#"everywrite_replay_lag_bytes{origin="b"} 4096"#,
             r#"everywrite_replay_groups_total{origin="b",path="careful"} 2"#,
-            r#"everywrite_replay_conflicts_total{kind="update_origin_differs"} 3"#,
+            r#"everywrite_replay_conflicts_total{table="public.stock",kind="update_origin_differs"} 3"#,
             r#"everywrite_link_round_trip_seconds{peer="b"} 0.0015"#,
             r#"everywrite_link_clock_skew_seconds{peer="b"} NaN"#,
             "everywrite_node_ready 1",

@@ -9,5 +9,6 @@ pub mod metrics;
 mod status;
 
 pub use status::{
-    CaptureStatus, IndexStatus, OriginState, OriginStatus, PeerStatus, PostgresStatus, Status,
+    CaptureStatus, ConflictCount, IndexStatus, OriginState, OriginStatus, PeerStatus,
+    PostgresStatus, Status,
 };

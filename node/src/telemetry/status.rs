@@ -41,6 +41,22 @@ pub struct Status {
     pub index: IndexStatus,
     /// Conflicts decided since start, by kind.
     pub conflicts: BTreeMap<String, u64>,
+    /// The same by table and kind.
+    pub conflict_counts: Vec<ConflictCount>,
+}
+
+/// Conflicts of one table and kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConflictCount {
+    /// The table's schema.
+    pub schema: String,
+    /// The table's name.
+    pub table: String,
+    /// Kind of the conflict.
+    pub kind: String,
+    /// Decided since start.
+    pub conflicts: u64,
 }
 
 /// The local server.

@@ -52,23 +52,79 @@ async fn both_rows_and_both_versions_are_there() {
     cluster.finish().unwrap();
 }
 
+/// Status, SQL and `/metrics` count what the history holds; what had seen the other is not counted.
 #[tokio::test]
-async fn counters_in_the_status_agree() {
-    let cluster = Cluster::start().await.unwrap();
+async fn counters_agree() {
+    let plan = Plan::with_schema(
+        "create table items (id bigint primary key, n int, note text); \
+         create table \"Other\" (id bigint primary key, n int);",
+    );
+    let cluster = plan.start().await.unwrap();
     cluster.cut_all();
     for site in [0, 1] {
-        let insert =
-            format!("insert into items select g, {site}, null from generate_series(1, 50) g");
+        let insert = format!(
+            "insert into items select g, {site}, null from generate_series(1, 50) g; \
+             insert into \"Other\" values (1, {site})"
+        );
         cluster.site(site).execute(&insert).await.unwrap();
     }
     cluster.heal();
     cluster.converged().await.unwrap();
-    for site in &cluster.sites {
-        let history = site.conflicts().await.unwrap().len() as u64;
-        let counted: u64 = site.node.status().await.unwrap().conflicts.values().sum();
-        assert_eq!(history, counted, "at {}", site.node.name());
-        assert!(history >= 50, "only {history} at {}", site.node.name());
+    // Each of these has seen what was there.
+    for site in [0, 1, 2] {
+        let update = "update items set n = n + 1";
+        cluster.site(site).execute(update).await.unwrap();
+        cluster.converged().await.unwrap();
     }
+    for site in &cluster.sites {
+        let name = site.node.name();
+        let history = "select string_agg(t || ' ' || kind || ' ' || n, ', ' order by t, kind) from \
+            (select \"table\" as t, kind, count(*) as n from everywrite.conflicts group by 1, 2) c";
+        let history = site.value(history).await.unwrap();
+        let expected = "public.\"Other\" insert_exists 1, public.items insert_exists 50";
+        assert_eq!(history, expected, "at {name}");
+        let counts = "select string_agg(\"table\" || ' ' || kind || ' ' || conflicts, ', ' \
+            order by \"table\", kind) from everywrite.conflict_counts";
+        site.wait_value(counts, expected).await.unwrap();
+        let counted: u64 = site.node.status().await.unwrap().conflicts.values().sum();
+        assert_eq!(counted, 51, "at {name}");
+        let metrics = site.node.metrics().await.unwrap();
+        for line in [
+            r#"everywrite_replay_conflicts_total{table="public.items",kind="insert_exists"} 50"#,
+            r#"everywrite_replay_conflicts_total{table="public.Other",kind="insert_exists"} 1"#,
+        ] {
+            assert!(metrics.contains(line), "{metrics}");
+        }
+    }
+    cluster.finish().unwrap();
+}
+
+/// `history-keep` and `history-rows`: the oldest go.
+#[tokio::test]
+async fn old_conflicts_are_deleted() {
+    let mut cluster = Cluster::start().await.unwrap();
+    cluster.cut_all();
+    for site in [0, 1] {
+        let insert =
+            format!("insert into items select g, {site}, null from generate_series(1, 30) g");
+        cluster.site(site).execute(&insert).await.unwrap();
+    }
+    cluster.heal();
+    cluster.converged().await.unwrap();
+    let age = "update everywrite.conflict_history \
+        set decided_at = decided_at - interval '2 days' where id <= 10";
+    cluster.site(0).execute(age).await.unwrap();
+    for (site, key, value) in [(0, "history-keep", "\"1day\""), (1, "history-rows", "5")] {
+        let node = &mut cluster.site_mut(site).node;
+        node.stop().unwrap();
+        node.set_config("conflicts", key, value).unwrap();
+        node.start().unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    let kept = "select min(id) || ' ' || count(*) from everywrite.conflicts";
+    cluster.site(0).wait_value(kept, "11 20").await.unwrap();
+    cluster.site(1).wait_value(kept, "26 5").await.unwrap();
+    assert_eq!(cluster.site(2).value(kept).await.unwrap(), "1 30");
     cluster.finish().unwrap();
 }
 

@@ -44,6 +44,40 @@ async fn a_paused_peer_waits_and_then_catches_up() {
     cluster.finish().unwrap();
 }
 
+/// A transaction that waits for a standby stands in the WAL before anybody can see what it wrote.
+#[tokio::test]
+async fn the_daemon_hears_of_it_before_it_is_visible() {
+    let cluster = Cluster::start().await.unwrap();
+    let b = cluster.site(1);
+    let client = b.sql().await.unwrap();
+    for sql in [
+        "alter system set synchronous_commit = local",
+        "alter system set synchronous_standby_names = 'nobody'",
+        "select pg_reload_conf()",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    b.wait_value("show synchronous_standby_names", "nobody")
+        .await
+        .unwrap();
+    let pausing = b.sql().await.unwrap();
+    let pausing = tokio::spawn(async move {
+        let pause = "set synchronous_commit = on; select everywrite.pause('a')";
+        pausing.batch_execute(pause).await
+    });
+    b.node.wait_for_log("a person decided").await.unwrap();
+    for sql in [
+        "alter system reset synchronous_standby_names",
+        "select pg_reload_conf()",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    pausing.await.unwrap().unwrap();
+    b.wait_state(cluster.site(0), OriginState::Paused)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_name_that_is_none_is_told_so() {
     let cluster = Cluster::start().await.unwrap();

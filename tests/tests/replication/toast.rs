@@ -94,6 +94,7 @@ async fn a_row_deleted_and_written_again_in_one_group() {
     let again = "insert into docs values (1, 4, repeat('new', 4000))";
     a.execute_unseen(again).await.unwrap();
     a.execute("update docs set n = 5").await.unwrap();
+    cluster.received(1, 0).await.unwrap();
     b.execute("select everywrite.resume('a')").await.unwrap();
     assert_eq!(end(&cluster).await, "5 new 12000");
     cluster.finish().unwrap();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::schema::forget_conflicts;
+use crate::admin::schema::{beyond_newest, forget_conflicts};
 
 #[tokio::test]
 async fn history_is_kept_by_age_and_by_number() {
@@ -15,12 +15,17 @@ async fn history_is_kept_by_age_and_by_number() {
             .await
             .expect("age");
         let day = std::time::Duration::from_secs(86_400);
-        let forget = |age, keep| forget_conflicts(&client, age, keep);
-        assert_eq!(forget(None, None).await.expect("forget"), 0);
-        assert_eq!(forget(Some(day), None).await.expect("forget"), 5);
-        assert_eq!(forget(Some(day), Some(100)).await.expect("forget"), 0);
-        assert_eq!(forget(None, Some(4)).await.expect("forget"), 11);
-        assert_eq!(forget(None, Some(4)).await.expect("forget"), 0);
+        let beyond = |keep| beyond_newest(&client, keep);
+        let forget = |up_to| forget_conflicts(&client, day, up_to, 4);
+        assert_eq!(forget(None).await.expect("forget"), 4);
+        assert_eq!(forget(None).await.expect("forget"), 1);
+        assert_eq!(forget(None).await.expect("forget"), 0);
+        assert_eq!(beyond(15).await.expect("beyond"), None);
+        let up_to = beyond(4).await.expect("beyond");
+        assert_eq!(up_to, Some(16));
+        for deleted in [4, 4, 3, 0] {
+            assert_eq!(forget(up_to).await.expect("forget"), deleted);
+        }
         let left: String = one(
             &client,
             "select string_agg(id::text, ' ' order by id) from everywrite.conflict_history",
