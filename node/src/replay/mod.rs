@@ -48,6 +48,8 @@ pub use feed::Limits;
 pub use outbox::run as run_outbox;
 pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;
+pub(crate) use rows::key_of;
 pub use rows::{Answers, Rows};
+pub(crate) use table::quote;
 pub use stream::{Options, Stream};
 pub use toast::{Toast, Values};

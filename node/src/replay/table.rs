@@ -149,6 +149,6 @@ impl Table {
 }
 
 /// An identifier, quoted for SQL.
-pub(super) fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
