@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -199,10 +199,7 @@ impl Handle {
         question: Bytes,
         limit: Duration,
     ) -> Result<Bytes, Error> {
-        let session = self
-            .node
-            .session_to(from)
-            .ok_or(Error::CannotAsk(from))?;
+        let session = self.node.session_to(from).ok_or(Error::CannotAsk(from))?;
         if session.agreed.answers < version {
             return Err(Error::TooOldToAsk(from));
         }

@@ -20,8 +20,8 @@ use super::identity::Identity;
 use super::linger::linger;
 use super::message::{self, Body, Goodbye, Hello, Welcome};
 use super::options::{Compression, Options};
-use super::questions;
 use super::pack;
+use super::questions;
 use super::tls;
 
 /// The protocol spoken here. A node may speak several while a cluster is upgraded.

@@ -1,8 +1,8 @@
 //! What all tasks of this node's links share.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;

@@ -147,7 +147,8 @@ pub(super) fn result(
     answer: Bytes,
     columns: usize,
 ) -> Result<Option<FetchedRow>, Error> {
-    let answer = RowAnswer::decode(answer).map_err(|err| malformed(format!("row answer: {err}")))?;
+    let answer =
+        RowAnswer::decode(answer).map_err(|err| malformed(format!("row answer: {err}")))?;
     if let Some(reason) = answer.error {
         return Err(Error::FetchFailed { node, reason });
     }

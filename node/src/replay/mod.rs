@@ -50,6 +50,6 @@ pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;
 pub(crate) use rows::key_of;
 pub use rows::{Answers, Rows};
-pub(crate) use table::quote;
 pub use stream::{Options, Stream};
+pub(crate) use table::quote;
 pub use toast::{Toast, Values};

@@ -114,10 +114,7 @@ impl Answers {
         }
     }
 
-    async fn said(
-        &self,
-        question: Question,
-    ) -> Result<(Said, Duration), (Error, bool, Duration)> {
+    async fn said(&self, question: Question) -> Result<(Said, Duration), (Error, bool, Duration)> {
         let none = Duration::ZERO;
         if let Some(reason) = (self.waiting)() {
             let error = Error::NotNow(format!("the node waits for {reason}"));
@@ -308,12 +305,13 @@ impl Answers {
         let ours: Option<bool> = found.try_get(5)?;
         let named = origin
             .and_then(|name| name.strip_prefix("everywrite_"))
-            .and_then(|node| node.parse::<u16>().ok());
+            .and_then(|node| node.parse::<u16>().ok())
+            .filter(|&node| self.members.contains(&NodeId(node)));
         let origin = match ours {
             Some(true) => Some(self.me.0),
             _ => named,
         };
-        // A row of a session with another origin was never in any site's stream: it has no version.
+        // A row of a session with another origin was never in a site's stream: it has no version.
         let by_server = at.zip(origin).map(|(stamp, origin)| Written {
             stamp,
             origin: u32::from(origin),
@@ -378,10 +376,7 @@ pub struct Shared(pub Arc<Answers>);
 struct Raw<'a>(&'a [u8]);
 
 impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(
-        _: &Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Raw(raw))
     }
 
@@ -436,7 +431,9 @@ async fn tables(client: &Client) -> Result<Said, Error> {
 
 /// The texts of the first columns of a row.
 fn key(row: &SqlRow, columns: usize) -> Result<Key, tokio_postgres::Error> {
-    let values = (0..columns).map(|n| row.try_get(n)).collect::<Result<_, _>>()?;
+    let values = (0..columns)
+        .map(|n| row.try_get(n))
+        .collect::<Result<_, _>>()?;
     Ok(Key { values })
 }
 
@@ -447,7 +444,9 @@ fn checked<'a>(
 ) -> Result<Vec<&'a (dyn ToSql + Sync)>, Error> {
     let whole = |key: &Key| key.values.len() == shape.place_columns();
     if !range.after.iter().chain(&range.upto).all(whole) {
-        return Err(Error::Refused("a range is not of this table's key".to_owned()));
+        return Err(Error::Refused(
+            "a range is not of this table's key".to_owned(),
+        ));
     }
     Ok(places(range)
         .into_iter()
@@ -467,7 +466,9 @@ async fn boundaries(client: &Client, shape: &Shape, asked: &Boundaries) -> Resul
 
 async fn digest(client: &Client, shape: &Shape, asked: &Digest) -> Result<Said, Error> {
     let sql = shape.digest(&asked.range, asked.at_most);
-    let row = client.query_one(&sql, &checked(shape, &asked.range)?).await?;
+    let row = client
+        .query_one(&sql, &checked(shape, &asked.range)?)
+        .await?;
     let (rows, digest): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     if rows > i64::from(asked.at_most) {
         return Ok(Said::TooMany(TooMany {}));

@@ -59,7 +59,11 @@ impl Site {
     fn apply(&mut self, origin: usize, write: &Write) {
         self.applied[origin] += 1;
         self.clock = self.clock.max(write.version.0);
-        if self.versions.get(&write.key).is_none_or(|v| *v < write.version) {
+        if self
+            .versions
+            .get(&write.key)
+            .is_none_or(|v| *v < write.version)
+        {
             self.versions.insert(write.key, write.version);
             self.set(write.key, write.value);
         }

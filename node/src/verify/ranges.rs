@@ -87,7 +87,9 @@ pub enum Reply<T> {
 
 /// A range that was cut down to one row cannot be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a row is too large to be read in the time that a statement may take, or the sites sort the keys differently")]
+#[error(
+    "a row is too large to be read in the time that a statement may take, or the sites sort the keys differently"
+)]
 pub struct Unreadable;
 
 enum State {

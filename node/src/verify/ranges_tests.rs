@@ -97,7 +97,9 @@ fn compare(sites: &[Site], leader: usize, step: u32, at_most: usize) -> (BTreeSe
             Command::Hashes { id, range } => {
                 for (site, &node) in sites.iter().zip(&nodes) {
                     let rows = site.range(&range);
-                    let hashes = rows.into_iter().map(|(k, hash)| RowHash { key: key(k), hash });
+                    let hashes = rows
+                        .into_iter()
+                        .map(|(k, hash)| RowHash { key: key(k), hash });
                     let reply = Reply::Is(hashes.collect());
                     queue.extend(ranges.hashes(id, node, reply).unwrap());
                 }

@@ -108,9 +108,7 @@ impl Shape {
     /// One line for a person at the other site: the table or a column is not here.
     pub(super) async fn load(client: &Client, spec: &Spec) -> Result<Self, Error> {
         let name = format!("{}.{}", spec.schema, spec.table);
-        let found = client
-            .query(COLUMNS, &[&spec.schema, &spec.table])
-            .await?;
+        let found = client.query(COLUMNS, &[&spec.schema, &spec.table]).await?;
         if found.is_empty() {
             return Err(Error::Refused(format!(
                 "the table {name} is not published here"

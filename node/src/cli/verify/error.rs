@@ -36,7 +36,9 @@ pub enum Error {
     #[error("there is only one site: name at least two, or add peers to the settings")]
     OneSite,
     /// A table that is nowhere.
-    #[error("no site has a table \"{table}\" that is replicated; write it as table or schema.table, as it is spelt in the catalog")]
+    #[error(
+        "no site has a table \"{table}\" that is replicated; write it as table or schema.table, as it is spelt in the catalog"
+    )]
     NoSuchTable {
         /// What was given.
         table: String,
@@ -62,7 +64,10 @@ impl Error {
     pub(super) fn is_usage(&self) -> bool {
         matches!(
             self,
-            Error::Settings(_) | Error::NoSuchSite { .. } | Error::NoSuchTable { .. } | Error::OneSite
+            Error::Settings(_)
+                | Error::NoSuchSite { .. }
+                | Error::NoSuchTable { .. }
+                | Error::OneSite
         )
     }
 }

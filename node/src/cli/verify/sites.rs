@@ -117,12 +117,7 @@ impl Sites {
 }
 
 /// Asks one site, one question after the other, and leaves it in peace for the rest of the time.
-async fn work(
-    node: NodeId,
-    folder: PathBuf,
-    share: f64,
-    mut queue: mpsc::UnboundedReceiver<Job>,
-) {
+async fn work(node: NodeId, folder: PathBuf, share: f64, mut queue: mpsc::UnboundedReceiver<Job>) {
     let mut stream = None;
     while let Some(Job { asked, answer }) = queue.recv().await {
         let request = Request {

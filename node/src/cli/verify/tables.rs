@@ -29,8 +29,7 @@ pub(super) struct Subject {
 pub(super) async fn ask(sites: &Sites) -> Result<BTreeMap<NodeId, Vec<Table>>, Error> {
     let mut all = BTreeMap::new();
     for node in sites.nodes() {
-        let Said::Tables(TableList { tables }) =
-            sites.ask(node, Asked::Tables(Tables {})).await?
+        let Said::Tables(TableList { tables }) = sites.ask(node, Asked::Tables(Tables {})).await?
         else {
             return Err(Error::Confused(sites.name(node)));
         };
@@ -108,8 +107,9 @@ fn subject(
     let mut common = Vec::new();
     for column in columns {
         let with = |t: &Table| t.columns.iter().any(|c| c.name == column);
-        let (have, lack): (Vec<NodeId>, Vec<NodeId>) =
-            tables.keys().partition(|node| tables.get(node).is_some_and(|t| with(t)));
+        let (have, lack): (Vec<NodeId>, Vec<NodeId>) = tables
+            .keys()
+            .partition(|node| tables.get(node).is_some_and(|t| with(t)));
         if lack.is_empty() {
             common.push(column.to_owned());
             let types: BTreeSet<&str> = tables
@@ -119,9 +119,10 @@ fn subject(
                 .collect();
             if types.len() > 1 {
                 let types: Vec<&str> = types.into_iter().collect();
-                subject
-                    .differences
-                    .push(format!("column {column} is of different types: {}", types.join(", ")));
+                subject.differences.push(format!(
+                    "column {column} is of different types: {}",
+                    types.join(", ")
+                ));
             }
         } else {
             subject.differences.push(format!(
@@ -200,7 +201,9 @@ mod tests {
             &[],
         )
         .unwrap();
-        let [subject] = &found[..] else { panic!("{found:?}") };
+        let [subject] = &found[..] else {
+            panic!("{found:?}")
+        };
         assert_eq!((subject.leader, subject.estimated_rows), (NodeId(2), 9));
         let spec = subject.spec.as_ref().unwrap();
         assert_eq!(spec.columns, ["id", "note"]);
@@ -213,25 +216,48 @@ mod tests {
         collated.sorted_by = "de".to_owned();
         let a = vec![
             table("c", &["id"], COLUMNS, 1),
-            table("columns", &["id"], &[("id", "bigint"), ("a", "int"), ("n", "int")], 1),
+            table(
+                "columns",
+                &["id"],
+                &[("id", "bigint"), ("a", "int"), ("n", "int")],
+                1,
+            ),
             table("keyless", &[], COLUMNS, 1),
             table("keys", &["id"], COLUMNS, 1),
             table("one", &["id"], COLUMNS, 1),
         ];
         let b = vec![
             collated,
-            table("columns", &["id"], &[("id", "bigint"), ("b", "int"), ("n", "bigint")], 1),
+            table(
+                "columns",
+                &["id"],
+                &[("id", "bigint"), ("b", "int"), ("n", "bigint")],
+                1,
+            ),
             table("keyless", &[], COLUMNS, 1),
             table("keys", &["note"], COLUMNS, 1),
         ];
         let found = compare(a, b, &[]).unwrap();
         let said = |name: &str| {
-            let subject = found.iter().find(|s| s.name == format!("public.{name}")).unwrap();
-            (subject.differences.join("; "), subject.notes.join("; "), subject.spec.clone())
+            let subject = found
+                .iter()
+                .find(|s| s.name == format!("public.{name}"))
+                .unwrap();
+            (
+                subject.differences.join("; "),
+                subject.notes.join("; "),
+                subject.spec.clone(),
+            )
         };
         let (differences, _, spec) = said("columns");
-        assert!(differences.contains("column a is at s1 only, not at s2"), "{differences}");
-        assert!(differences.contains("column n is of different types: bigint, int"), "{differences}");
+        assert!(
+            differences.contains("column a is at s1 only, not at s2"),
+            "{differences}"
+        );
+        assert!(
+            differences.contains("column n is of different types: bigint, int"),
+            "{differences}"
+        );
         assert_eq!(spec.unwrap().columns, ["id", "n"]);
         assert!(said("c").1.contains("sort its keys differently") && said("c").2.unwrap().by_hash);
         assert!(said("keyless").1.contains("without a primary key") && said("keyless").2.is_none());
@@ -241,12 +267,20 @@ mod tests {
 
     #[test]
     fn tables_by_name() {
-        let tables = || vec![table("t", &["id"], COLUMNS, 1), table("u", &["id"], COLUMNS, 1)];
+        let tables = || {
+            vec![
+                table("t", &["id"], COLUMNS, 1),
+                table("u", &["id"], COLUMNS, 1),
+            ]
+        };
         for wanted in ["t", "public.t"] {
             let found = compare(tables(), tables(), &[wanted]).unwrap();
             assert!(matches!(&found[..], [s] if s.name == "public.t"));
         }
         let error = compare(tables(), tables(), &["x"]).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("\"x\""), "{error}");
+        assert!(
+            error.is_usage() && error.to_string().contains("\"x\""),
+            "{error}"
+        );
     }
 }
