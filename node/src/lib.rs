@@ -12,8 +12,9 @@
 //! | [`settle`]    | 5. what is durable where → slot, journal, index |
 //! | [`admin`]     | HTTP, SQL schema, commands |
 //! | [`telemetry`] | status, metrics, logs |
+//! | [`verify`]     | comparing and repairing tables |
 //! | [`runtime`]   | wiring, shutdown, retry |
-//! | [`cli`]       | `everywrite init | check | run | status` |
+//! | [`cli`]       | `everywrite init | check | run | status | verify` |
 
 pub mod admin;
 pub mod capture;
@@ -25,3 +26,4 @@ pub mod replay;
 pub mod runtime;
 pub mod settle;
 pub mod telemetry;
+pub mod verify;

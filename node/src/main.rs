@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use everywrite_node::cli::{check, init, run, status};
+use everywrite_node::cli::{check, init, run, status, verify};
 
 /// Active-active replication for stock PostgreSQL: write at every site, every site converges.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show how a node is doing
     Status(status::StatusArgs),
+    /// Compare tables between the sites, and repair them
+    Verify(verify::VerifyArgs),
 }
 
 #[tokio::main]
@@ -32,5 +34,6 @@ async fn main() -> ExitCode {
         Command::Check(args) => check::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
     }
 }

@@ -61,6 +61,17 @@ impl Identity {
     }
 }
 
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// What it wrote to stdout.
+    pub output: String,
+    /// What it wrote to stderr.
+    pub errors: String,
+}
+
 /// A daemon, running or not.
 #[derive(Debug)]
 pub struct Node {
@@ -351,6 +362,12 @@ impl Node {
 
     /// Runs another command of the program with this node's configuration; its code and output.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        let ended = self.finish(arguments)?;
+        Ok((ended.code == Some(0), ended.output + &ended.errors))
+    }
+
+    /// Runs another command of the program with this node's configuration to its end, blocking.
+    pub fn finish(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
         let output = Command::new(place::daemon()?)
             .args(arguments)
             .arg("--config")
@@ -358,9 +375,11 @@ impl Node {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("run everywrite {arguments:?}"))?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.success(), text))
+        Ok(Ended {
+            code: output.status.code(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
     }
 
     /// What in its log the test did not provoke: panics always, errors that were not expected.

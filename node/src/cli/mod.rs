@@ -4,3 +4,4 @@ pub mod check;
 pub mod init;
 pub mod run;
 pub mod status;
+pub mod verify;

@@ -15,11 +15,10 @@ use tracing::{debug, warn};
 
 use super::error::Error;
 use super::frame::FrameReader;
-use super::hello;
+use super::hello::{self, Agreed};
 use super::identity::Identity;
 use super::linger::linger;
 use super::node::Node;
-use super::options::Compression;
 use super::peer::{Side, with_causes};
 use super::routing::Via;
 use super::session;
@@ -81,8 +80,8 @@ pub(super) async fn run(node: Arc<Node>, listener: TcpListener) {
                     connections.spawn(async move {
                         let known = admit(&node, tcp, from).await;
                         drop(permit);
-                        if let Some(((io, reader), who, packed_by)) = known {
-                            serve(node, io, reader, who, packed_by).await;
+                        if let Some(((io, reader), who, agreed)) = known {
+                            serve(node, io, reader, who, agreed).await;
                         }
                     });
                 }
@@ -104,7 +103,7 @@ async fn serve(
     io: TlsStream<TcpStream>,
     reader: FrameReader,
     who: NodeId,
-    packed_by: Compression,
+    agreed: Agreed,
 ) {
     let Some(peer) = node.peers.get(&who).cloned() else {
         return;
@@ -114,7 +113,7 @@ async fn serve(
         node: who,
         dialled: false,
     };
-    let error = session::run(node, io, reader, via, packed_by, Arc::clone(&peer)).await;
+    let error = session::run(node, io, reader, via, agreed, Arc::clone(&peer)).await;
     // The dialler sees to the next connection; here an end is news only if the peer did wrong.
     if matches!(
         error,
@@ -128,7 +127,7 @@ async fn admit(
     node: &Node,
     tcp: TcpStream,
     from: SocketAddr,
-) -> Option<(Connection, NodeId, Compression)> {
+) -> Option<(Connection, NodeId, Agreed)> {
     let mut certified = None;
     // Without the port, which differs each time: a repeated refusal must not look new.
     let address = from.ip().to_string();
@@ -161,7 +160,7 @@ async fn handshake(
     tcp: TcpStream,
     from: &str,
     certified: &mut Option<Identity>,
-) -> Result<(Connection, NodeId, Compression), Error> {
+) -> Result<(Connection, NodeId, Agreed), Error> {
     tcp.set_nodelay(true).map_err(|source| Error::Connect {
         address: from.to_owned(),
         source,
@@ -189,7 +188,7 @@ async fn handshake(
         _ => Ok(()),
     };
     let options = &node.options;
-    let (who, packed_by) =
+    let (who, agreed) =
         hello::welcome(&mut io, &mut reader, &certificate, options, from, admit).await?;
-    Ok(((io, reader), who, packed_by))
+    Ok(((io, reader), who, agreed))
 }

@@ -11,9 +11,8 @@ use tokio_rustls::client::TlsStream;
 use super::backoff::Backoff;
 use super::error::Error;
 use super::frame::FrameReader;
-use super::hello;
+use super::hello::{self, Agreed};
 use super::node::Node;
-use super::options::Compression;
 use super::peer::{PeerState, Side};
 use super::routing::Via;
 use super::session;
@@ -44,7 +43,7 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<PeerState>) {
             dialled = dial(&node, &peer) => dialled,
         };
         let (error, lived) = match dialled {
-            Ok((io, reader, packed_by)) => {
+            Ok((io, reader, agreed)) => {
                 peer.recovered(Side::Dialled);
                 let up = Instant::now();
                 let ended = session::run(
@@ -52,7 +51,7 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<PeerState>) {
                     io,
                     reader,
                     via,
-                    packed_by,
+                    agreed,
                     Arc::clone(&peer),
                 );
                 (ended.await, up.elapsed())
@@ -71,7 +70,7 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<PeerState>) {
     }
 }
 
-type Connection = (TlsStream<TcpStream>, FrameReader, Compression);
+type Connection = (TlsStream<TcpStream>, FrameReader, Agreed);
 
 async fn dial(node: &Node, peer: &PeerState) -> Result<Connection, Error> {
     let address = peer.peer.address.as_str();
@@ -102,7 +101,7 @@ async fn connect(node: &Node, peer: &PeerState, address: &str) -> Result<Connect
     let mut reader = FrameReader::default();
     let expected = peer.peer.node;
     let options = &node.options;
-    let packed_by = hello::greet(
+    let agreed = hello::greet(
         &mut io,
         &mut reader,
         &certificate,
@@ -111,5 +110,5 @@ async fn connect(node: &Node, peer: &PeerState, address: &str) -> Result<Connect
         expected,
     )
     .await?;
-    Ok((io, reader, packed_by))
+    Ok((io, reader, agreed))
 }

@@ -292,6 +292,26 @@ pub enum Error {
     /// No answer in time.
     #[error("cannot fetch a row from node {0}: no answer within {1:?}")]
     FetchTimeout(NodeId, std::time::Duration),
+    /// The node to ask is not connected.
+    #[error("node {0} is not connected: see `everywrite status` for the reason")]
+    CannotAsk(NodeId),
+    /// The node to ask does not know such questions.
+    #[error("node {0} runs an older release that cannot answer: upgrade it")]
+    TooOldToAsk(NodeId),
+    /// The connection broke before the answer.
+    #[error("the connection to node {0} broke before the answer came")]
+    AnswerLost(NodeId),
+    /// No answer in time.
+    #[error("node {0} gave no answer within {1:?}")]
+    AnswerTimeout(NodeId, std::time::Duration),
+    /// The other side does not answer, and says why.
+    #[error("node {node} does not answer: {reason}")]
+    NoAnswer {
+        /// Who was asked.
+        node: NodeId,
+        /// Its words.
+        reason: String,
+    },
     /// The other side tried and failed.
     #[error("node {node} cannot answer for a row: {reason}")]
     FetchFailed {

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use bytes::Bytes;
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -18,10 +20,11 @@ use super::credentials::Credentials;
 use super::dial;
 use super::error::Error;
 use super::hub::{EVENT_QUEUE, Hub};
-use super::message::Body;
+use super::message::{Body, Question};
 use super::node::Node;
 use super::options::Options;
 use super::peer::PeerState;
+use super::questions::{self, QuestionSource};
 use super::rows::{self, FetchRow, FetchedRow, RowSource};
 use crate::journal::Journals;
 use crate::settle::Beats;
@@ -81,6 +84,7 @@ impl Link {
             journals,
             beats,
             rows,
+            questions: OnceLock::new(),
             sessions: Mutex::default(),
             feeds: Mutex::default(),
             refusals: Refusals::default(),
@@ -178,6 +182,36 @@ impl Handle {
             Ok(Ok(answer)) => rows::result(from, answer, columns),
             Ok(Err(_)) => Err(Error::FetchLost(from)),
             Err(_) => Err(Error::FetchTimeout(from, limit)),
+        }
+    }
+
+    /// From now on peers' questions are answered by `source`; only the first call counts.
+    pub fn answer_with(&self, source: Arc<dyn QuestionSource>) {
+        let _ = self.node.questions.set(source);
+    }
+
+    /// Asks a node a question in the language of version `version`, and waits at most `limit` for
+    /// the answer.
+    pub async fn ask(
+        &self,
+        from: NodeId,
+        version: u32,
+        question: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, Error> {
+        let session = self.node.session_to(from).ok_or(Error::CannotAsk(from))?;
+        if session.agreed.answers < version {
+            return Err(Error::TooOldToAsk(from));
+        }
+        let (waiting, answer) = session.rows.register();
+        session.post(Body::Question(Question {
+            request: waiting.request,
+            question,
+        }));
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => questions::result(from, answer),
+            Ok(Err(_)) => Err(Error::AnswerLost(from)),
+            Err(_) => Err(Error::AnswerTimeout(from, limit)),
         }
     }
 

@@ -21,6 +21,7 @@ use super::linger::linger;
 use super::message::{self, Body, Goodbye, Hello, Welcome};
 use super::options::{Compression, Options};
 use super::pack;
+use super::questions;
 use super::tls;
 
 /// The protocol spoken here. A node may speak several while a cluster is upgraded.
@@ -30,7 +31,25 @@ pub(super) const PROTOCOL_MAX: u32 = 1;
 /// Of the journal frames, which travel as they are on disk.
 pub(super) const JOURNAL_FORMAT: u32 = 1;
 
-/// The dialler's side: `Ok` when the node that was dialled agrees, with what to send it packed by.
+/// What two nodes that have said hello know of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// What the other side is to be sent packed by.
+    pub(super) packed_by: Compression,
+    /// The version of the questions that the other side answers; 0: none.
+    pub(super) answers: u32,
+}
+
+impl Agreed {
+    fn of(theirs: &Hello, options: &Options) -> Self {
+        Agreed {
+            packed_by: options.compression.agreed(&theirs.unpacks),
+            answers: theirs.answers,
+        }
+    }
+}
+
+/// The dialler's side: `Ok` when the node that was dialled agrees.
 pub(super) async fn greet<S>(
     io: &mut S,
     reader: &mut FrameReader,
@@ -38,7 +57,7 @@ pub(super) async fn greet<S>(
     options: &Options,
     address: &str,
     expected: NodeId,
-) -> Result<Compression, Error>
+) -> Result<Agreed, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -60,12 +79,12 @@ where
     }
     send(io, Body::Hello(ours(options))).await?;
     match receive(io, reader, options, address).await? {
-        Body::Welcome(Welcome {}) => Ok(options.compression.agreed(&theirs.unpacks)),
+        Body::Welcome(Welcome {}) => Ok(Agreed::of(&theirs, options)),
         _ => Err(unexpected("instead of a welcome")),
     }
 }
 
-/// The acceptor's side: which of the peers it is, and what to send it packed by. `admit` has the last word.
+/// The acceptor's side: which of the peers it is. `admit` has the last word.
 pub(super) async fn welcome<S>(
     io: &mut S,
     reader: &mut FrameReader,
@@ -73,7 +92,7 @@ pub(super) async fn welcome<S>(
     options: &Options,
     address: &str,
     admit: impl FnOnce(NodeId) -> Result<(), Error>,
-) -> Result<(NodeId, Compression), Error>
+) -> Result<(NodeId, Agreed), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -93,7 +112,7 @@ where
     match checked {
         Ok(node) => {
             send(io, Body::Welcome(Welcome {})).await?;
-            Ok((node, options.compression.agreed(&theirs.unpacks)))
+            Ok((node, Agreed::of(&theirs, options)))
         }
         Err(err) => {
             say_goodbye(io, &err).await;
@@ -112,6 +131,7 @@ fn ours(options: &Options) -> Hello {
         cluster: options.cluster.clone(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         unpacks: pack::UNDERSTOOD.to_vec(),
+        answers: questions::VERSION,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::settle::Beat;
 /// One control frame.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Control {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(super) body: Option<Body>,
 }
 
@@ -45,6 +45,9 @@ pub(super) enum Body {
     Refused(Refused),
     #[prost(message, tag = "11")]
     RowRequest(RowRequest),
+    /// Only to who said in its hello that it answers questions.
+    #[prost(message, tag = "12")]
+    Question(Question),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -67,6 +70,9 @@ pub(super) struct Hello {
     /// The compressions that it understands; none: a release before 0.2.
     #[prost(uint32, repeated, tag = "8")]
     pub(super) unpacks: Vec<u32>,
+    /// The version of the questions that it answers; 0: a release before 0.2, which answers none.
+    #[prost(uint32, tag = "9")]
+    pub(super) answers: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -203,6 +209,26 @@ pub(super) struct RowCell {
     /// Absent: NULL.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub(super) value: Option<Bytes>,
+}
+
+/// "Answer this": what it means is known to who asks and who answers, not to the link.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Question {
+    /// Chosen by the asking side, as for [`RowRequest`]; the answer's frames carry it.
+    #[prost(uint32, tag = "1")]
+    pub(super) request: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) question: Bytes,
+}
+
+/// Travels in row frames, too.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct QuestionAnswer {
+    /// Why there is no answer.
+    #[prost(string, optional, tag = "1")]
+    pub(super) error: Option<String>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) answer: Bytes,
 }
 
 /// A node's number as sent; `None` if it is none.

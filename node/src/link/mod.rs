@@ -17,7 +17,7 @@
 //! | `session`, `frame`, `message`, `writer` | one connection |
 //! | `routing` (pure), `hub` | which connection brings which origin |
 //! | `serve`, `receive` | one subscription, at its two ends |
-//! | `gossip`, `skew`, `rows` | beats, clocks, single rows |
+//! | `gossip`, `skew`, `rows`, `questions` | beats, clocks, single rows, what the link does not understand |
 //!
 //! Invariants:
 //! - Journal bytes travel as they are on disk; nothing between the two disks decodes them.
@@ -50,6 +50,7 @@ mod node;
 mod options;
 mod pack;
 mod peer;
+mod questions;
 mod receive;
 mod routing;
 mod rows;
@@ -62,6 +63,7 @@ mod writer;
 pub use error::Error;
 pub use handle::{Handle, Link};
 pub use options::{Clock, Compression, Options, Peer, Timing};
+pub use questions::QuestionSource;
 pub use rows::{FetchRow, FetchedRow, RowSource};
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What all tasks of this node's links share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use super::credentials::Credentials;
 use super::hub::Event;
 use super::options::Options;
 use super::peer::PeerState;
+use super::questions::QuestionSource;
 use super::routing::{SessionId, Via};
 use super::rows::RowSource;
 use super::session::Session;
@@ -27,6 +28,8 @@ pub(super) struct Node {
     pub(super) journals: Arc<Journals>,
     pub(super) beats: Arc<Beats>,
     pub(super) rows: Arc<dyn RowSource>,
+    /// Set once; until then nobody is answered.
+    pub(super) questions: OnceLock<Arc<dyn QuestionSource>>,
     pub(super) peers: BTreeMap<NodeId, Arc<PeerState>>,
     /// The connections that are up; only the hub changes it.
     pub(super) sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,

@@ -57,7 +57,7 @@ pub trait RowSource: Send + Sync {
     ) -> BoxFuture<'static, Result<Option<Vec<Option<Bytes>>>, String>>;
 }
 
-/// The requests of this node on one connection that are not answered yet.
+/// The requests of this node on one connection that are not answered yet: of rows and of questions.
 #[derive(Default)]
 pub(super) struct PendingRows {
     inner: Mutex<Pending>,
@@ -68,11 +68,11 @@ struct Pending {
     last: u32,
     /// The connection has ended: nobody will answer.
     closed: bool,
-    waiting: HashMap<u32, (Whole, oneshot::Sender<RowAnswer>)>,
+    waiting: HashMap<u32, (Whole, oneshot::Sender<Bytes>)>,
 }
 
 impl PendingRows {
-    pub(super) fn register(&self) -> (Waiting<'_>, oneshot::Receiver<RowAnswer>) {
+    pub(super) fn register(&self) -> (Waiting<'_>, oneshot::Receiver<Bytes>) {
         let (answer, wait) = oneshot::channel();
         let mut pending = self.inner.lock();
         pending.last = pending.last.wrapping_add(1);
@@ -98,10 +98,8 @@ impl PendingRows {
         let Some(bytes) = whole.push(piece)? else {
             return Ok(());
         };
-        let answer =
-            RowAnswer::decode(bytes).map_err(|err| malformed(format!("row answer: {err}")))?;
         if let Some((_, waiter)) = pending.waiting.remove(&request) {
-            let _ = waiter.send(answer);
+            let _ = waiter.send(bytes);
         }
         Ok(())
     }
@@ -146,9 +144,11 @@ pub(super) fn request(number: u32, row: FetchRow) -> RowRequest {
 /// From the wire.
 pub(super) fn result(
     node: everywrite_conflict::NodeId,
-    answer: RowAnswer,
+    answer: Bytes,
     columns: usize,
 ) -> Result<Option<FetchedRow>, Error> {
+    let answer =
+        RowAnswer::decode(answer).map_err(|err| malformed(format!("row answer: {err}")))?;
     if let Some(reason) = answer.error {
         return Err(Error::FetchFailed { node, reason });
     }
@@ -213,7 +213,12 @@ pub(super) async fn answer(
             ..RowAnswer::default()
         },
     };
-    for piece in pieces(number, answer.encode_to_vec().into()) {
+    send(&session, number, answer.encode_to_vec().into()).await;
+}
+
+/// Sends a whole answer in pieces; ends quietly when the connection does.
+pub(super) async fn send(session: &Session, number: u32, answer: Bytes) {
+    for piece in pieces(number, answer) {
         if session.outbox.bulk.send(Bulk::Row(piece)).await.is_err() {
             return;
         }

@@ -131,7 +131,7 @@ async fn send(
         .to_string());
     }
     let mut reader = journal.reader(from).map_err(|err| describe(&err))?;
-    let mut packer = Packer::new(session.packed_by).map_err(|err| describe(&err))?;
+    let mut packer = Packer::new(session.agreed.packed_by).map_err(|err| describe(&err))?;
     loop {
         let chunk = reader.next().await.map_err(|err| describe(&err))?;
         for piece in pieces(number, chunk) {

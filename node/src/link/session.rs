@@ -25,11 +25,12 @@ use tracing::info;
 use super::error::Error;
 use super::frame::{Frame, FrameReader, malformed};
 use super::gossip::{self, PeerHas};
+use super::hello::Agreed;
 use super::hub::Event;
 use super::message::{Body, Goodbye, Ping, Pong};
 use super::node::Node;
-use super::options::Compression;
 use super::peer::PeerState;
+use super::questions;
 use super::receive::Inlets;
 use super::routing::{SessionId, Via};
 use super::rows::{self, ANSWERS_AT_ONCE, PendingRows, REQUESTS_WAITING};
@@ -45,8 +46,8 @@ const PINGS_KEPT: usize = 8;
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) via: Via,
-    /// What the other side understands, and this node is to use.
-    pub(super) packed_by: Compression,
+    /// What the other side understands.
+    pub(super) agreed: Agreed,
     pub(super) outbox: Outbox,
     pub(super) inlets: Inlets,
     pub(super) rows: PendingRows,
@@ -96,7 +97,7 @@ pub(super) async fn run<S>(
     io: S,
     reader: FrameReader,
     via: Via,
-    packed_by: Compression,
+    agreed: Agreed,
     peer: Arc<PeerState>,
 ) -> Error
 where
@@ -106,7 +107,7 @@ where
     let session = Arc::new(Session {
         id: node.next_session(),
         via,
-        packed_by,
+        agreed,
         outbox,
         inlets: Inlets::default(),
         rows: PendingRows::default(),
@@ -115,7 +116,7 @@ where
         closing: CancellationToken::new(),
         reason: Mutex::default(),
     });
-    info!(peer = %via.node, dialled = via.dialled, session = session.id, ?packed_by, "connected");
+    info!(peer = %via.node, dialled = via.dialled, session = session.id, packed_by = ?agreed.packed_by, "connected");
     let (mut read_half, mut write_half) = tokio::io::split(io);
     let writes = Arc::clone(&peer);
     let mut writer =
@@ -255,6 +256,15 @@ struct Incoming {
 }
 
 impl Incoming {
+    /// Another answer may be worked on.
+    fn room_for_an_answer(&mut self) -> Result<(), Error> {
+        while self.answers.try_join_next().is_some() {}
+        if self.answers.len() >= REQUESTS_WAITING {
+            return Err(malformed("too many requests at once".to_owned()));
+        }
+        Ok(())
+    }
+
     async fn control(&mut self, body: Body) -> Result<(), Error> {
         match body {
             Body::Ping(Ping { number }) => self.session.post(Body::Pong(Pong {
@@ -286,10 +296,7 @@ impl Incoming {
                 self.node.tell(event).await;
             }
             Body::RowRequest(request) => {
-                while self.answers.try_join_next().is_some() {}
-                if self.answers.len() >= REQUESTS_WAITING {
-                    return Err(malformed("too many row requests at once".to_owned()));
-                }
+                self.room_for_an_answer()?;
                 let answer = rows::answer(
                     Arc::clone(&self.session),
                     Arc::clone(&self.node.rows),
@@ -297,6 +304,12 @@ impl Incoming {
                     request,
                     self.node.options.timing.fetch * 2,
                 );
+                self.answers.spawn(self.node.tasks.track_future(answer));
+            }
+            Body::Question(question) => {
+                self.room_for_an_answer()?;
+                let source = self.node.questions.get().map(Arc::clone);
+                let answer = questions::answer(Arc::clone(&self.session), source, question);
                 self.answers.spawn(self.node.tasks.track_future(answer));
             }
             Body::Goodbye(Goodbye { reason }) => {

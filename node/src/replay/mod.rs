@@ -53,6 +53,7 @@ pub use feed::Limits;
 pub use outbox::run as run_outbox;
 pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;
+pub(crate) use rows::key_of;
 pub use rows::{Answers, Rows};
 pub use stream::{Options, Stream};
 pub use toast::{Toast, Values};

@@ -166,7 +166,7 @@ impl Rows {
             types.push(column.type_oid);
             condition.push(format!("{} = ${}", column.quoted, n + 1));
         }
-        let (relation, key) = key_of(row, &types)?;
+        let (relation, key) = key_of(&row.schema, &row.table, &row.key, &types)?;
         let columns: Vec<String> = row.columns.iter().map(|c| identifier(c)).collect();
         let sql = format!(
             "select {} from {} where {}",
@@ -207,8 +207,13 @@ fn very(
     }
 }
 
-/// How the index knows the row that is asked for.
-fn key_of(row: &FetchRow, types: &[u32]) -> Result<(RelationHash, KeyHash), Error> {
+/// How the index knows a row: by the names, binary values and types of its key's columns.
+pub(crate) fn key_of(
+    schema: &str,
+    table: &str,
+    key: &[(String, Bytes)],
+    types: &[u32],
+) -> Result<(RelationHash, KeyHash), Error> {
     let column = |((name, _), type_oid): (&(String, Bytes), &u32)| OwnedColumn {
         key: true,
         name: name.clone(),
@@ -217,20 +222,20 @@ fn key_of(row: &FetchRow, types: &[u32]) -> Result<(RelationHash, KeyHash), Erro
     };
     let relation = OwnedRelation {
         id: 0,
-        namespace: row.schema.clone(),
-        name: row.table.clone(),
+        namespace: schema.to_owned(),
+        name: table.to_owned(),
         replica_identity: b'd',
-        columns: row.key.iter().zip(types).map(column).collect(),
+        columns: key.iter().zip(types).map(column).collect(),
     };
     let identity = Identity::of(&relation, None);
-    let cells: Vec<Cell<'_>> = row.key.iter().map(|(_, v)| Cell::Binary(v)).collect();
+    let cells: Vec<Cell<'_>> = key.iter().map(|(_, v)| Cell::Binary(v)).collect();
     let image = Image::from_cells(cells.into_iter());
     let hash = identity.hash(&image.tuple());
     let hash = hash.map_err(|source| Error::Key {
-        table: format!("{}.{}", row.schema, row.table),
+        table: format!("{schema}.{table}"),
         source,
     })?;
-    let hash = hash.ok_or_else(|| Error::NoKey(format!("{}.{}", row.schema, row.table)))?;
+    let hash = hash.ok_or_else(|| Error::NoKey(format!("{schema}.{table}")))?;
     Ok((identity.relation, hash))
 }
 

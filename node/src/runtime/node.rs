@@ -24,6 +24,7 @@ use crate::replay::{self, Answers, Control, Limits, Rows, Stream};
 use crate::settle::{Barriers, Beats, Ledger, LookedAt, Stability, Steward, progress};
 use crate::telemetry::PostgresStatus;
 use crate::telemetry::metrics::Metrics;
+use crate::verify;
 
 /// How long between attempts to reach the local server at start.
 const RETRY: Duration = Duration::from_millis(500);
@@ -121,6 +122,7 @@ impl Node {
             link = %link.listening(), admin = %http.address(), version = env!("CARGO_PKG_VERSION"), "everywrite starts"
         );
         let tasks = TaskTracker::new();
+        shared.answer_questions(&link, &tasks, &shutdown)?;
         let bring_up = Arc::clone(&shared).bring_up(rows, gather, tasks.clone(), shutdown);
         tasks.spawn(bring_up);
         tasks.close();
@@ -143,6 +145,39 @@ struct Streams {
 }
 
 impl Shared {
+    /// From now on questions about the local rows are answered: peers' and, by the control socket,
+    /// those of commands on this machine.
+    fn answer_questions(
+        self: &Arc<Self>,
+        link: &link::Handle,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let shared = Arc::clone(self);
+        let answers = verify::Answers::new(
+            self.me,
+            self.names.keys().copied().collect(),
+            &self.target,
+            Arc::clone(&self.ledger),
+            self.journals.get_or_open(self.me)?,
+            Arc::new(move || shared.waiting.lock().clone()),
+        );
+        link.answer_with(Arc::new(verify::Shared(Arc::clone(&answers))));
+        let folder = &self.settings.node.data_directory;
+        let listener = verify::Control::listen(folder).with_context(|| {
+            let socket = verify::control::path(folder);
+            format!("make the control socket {}", socket.display())
+        })?;
+        let control = verify::Control {
+            me: self.me,
+            names: self.names.iter().map(|(&n, s)| (n, s.clone())).collect(),
+            answers,
+            link: link.clone(),
+        };
+        tasks.spawn(control.run(listener, shutdown.clone()));
+        Ok(())
+    }
+
     /// Waits for the server, prepares it, and starts what works with it.
     async fn bring_up(
         self: Arc<Self>,

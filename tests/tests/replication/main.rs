@@ -40,3 +40,5 @@ mod toast;
 mod truncate_against_insert;
 mod update_against_update;
 mod update_before_its_insert;
+mod verify;
+mod verify_repair;

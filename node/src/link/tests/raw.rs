@@ -35,6 +35,7 @@ pub(super) fn hello(node: u16, protocol: u32) -> Hello {
         cluster: "test".to_owned(),
         release: "test".to_owned(),
         unpacks: Vec::new(),
+        answers: 0,
     }
 }
 
