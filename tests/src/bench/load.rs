@@ -2,11 +2,17 @@
 
 use anyhow::Result;
 
-use super::pair::Range;
 use super::server::Server;
 
 /// The load is produced as fast as A can: its own flushes are not what is measured.
 const NO_FLUSH: &str = "-c synchronous_commit=off";
+
+/// Rows of `t` with keys `base + 1` to `base + rows`, on both servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) base: i64,
+    pub(crate) rows: i64,
+}
 
 /// One backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
