@@ -162,9 +162,12 @@ impl Applying {
         Ok((applying, process))
     }
 
-    /// Lays an origin's relation over the local table.
-    pub async fn shape(&mut self, relation: &[u8]) -> Result<(), Error> {
-        let relation = Relation::decode(relation)?.to_owned();
+    /// Lays an origin's relation over the local table: a Relation message as it came, others are passed over.
+    pub async fn shape(&mut self, message: &[u8]) -> Result<(), Error> {
+        let Message::Relation(relation) = decode(message, false)? else {
+            return Ok(());
+        };
+        let relation = relation.to_owned();
         let table = Table::load(&self.catalog, &relation.namespace, &relation.name).await?;
         let table = table.ok_or(Error::Again("a table is missing"))?;
         let id = relation.id;

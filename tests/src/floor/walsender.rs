@@ -46,11 +46,15 @@ pub(crate) async fn slot(server: &Server, name: &str) -> Result<()> {
 
 /// Gives the slot up once its walsender has noticed that nobody reads.
 pub(crate) async fn drop_slot(server: &Server, name: &str) -> Result<()> {
-    let free = format!("select not active from pg_replication_slots where slot_name = '{name}'");
-    server.wait_until(&free, PATIENCE).await?;
+    wait_until_free(server, name).await?;
     let client = server.connect().await?;
     let dropped = replication::drop_slot(&client, name).await;
     dropped.context("drop a slot")
+}
+
+async fn wait_until_free(server: &Server, slot: &str) -> Result<()> {
+    let free = format!("select not active from pg_replication_slots where slot_name = '{slot}'");
+    server.wait_until(&free, PATIENCE).await
 }
 
 /// Ends what a slot is read for.
@@ -67,6 +71,7 @@ pub(crate) async fn read(
     slot: &str,
     mut each: impl FnMut(Bytes) -> Result<()>,
 ) -> Result<Spent> {
+    wait_until_free(server, slot).await?;
     let begun = Instant::now();
     let (mut stream, feedback) = start(server, slot).await?;
     loop {
