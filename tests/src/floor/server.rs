@@ -9,7 +9,7 @@ use everywrite_node::replay::measured::Inserts;
 use super::apply::{self, Way};
 use super::backlog::{Backlog, Transaction};
 use super::figure::{Figure, Stage};
-use super::walsender;
+use super::walsender::{self, Reader};
 use crate::bench::installed::{self, Postgres};
 use crate::bench::load::{Load, Range};
 use crate::bench::server::Server;
@@ -120,14 +120,17 @@ impl Servers {
         self.a.execute("vacuum analyze").await?;
         self.a.execute("checkpoint").await?;
         let units = scenario.load.units() as f64;
-        let spent = walsender::read(&self.a, &slot, |_| Ok(())).await?;
-        let what = "decoded and sent to a reader that drops it";
-        self.add(
-            scenario,
-            spent.figure(Stage::Decode, what, scenario.unit, units),
-        );
+        for reader in Reader::ALL {
+            let spent = walsender::read(&self.a, &slot, reader, |_| Ok(())).await?;
+            let what = format!("decoded and sent to {}", reader.name());
+            self.add(
+                scenario,
+                spent.figure(Stage::Decode, what, scenario.unit, units),
+            );
+        }
         let mut backlog = Backlog::default();
-        walsender::read(&self.a, &slot, |payload| backlog.push(payload)).await?;
+        let keep = |payload| backlog.push(payload);
+        walsender::read(&self.a, &slot, Reader::Eager, keep).await?;
         walsender::drop_slot(&self.a, &slot).await?;
 
         let all = backlog.transactions.as_slice();
@@ -175,15 +178,17 @@ impl Servers {
             self.add(scenario, figure);
             if counts {
                 walsender::mark(&self.b, &slot).await?;
-                let spent = walsender::read(&self.b, &slot, |_| Ok(())).await?;
-                let what = match self.major {
-                    ..16 => "decoded and sent, with an origin, to a reader that drops it",
-                    _ => "origin = none: decoded and dropped in the server",
-                };
-                self.add(
-                    scenario,
-                    spent.figure(Stage::SecondDecode, what, scenario.unit, units),
-                );
+                for reader in Reader::ALL {
+                    let spent = walsender::read(&self.b, &slot, reader, |_| Ok(())).await?;
+                    let what = match self.major {
+                        ..16 => format!("decoded and sent, with an origin, to {}", reader.name()),
+                        _ => "origin = none: decoded and dropped in the server".to_owned(),
+                    };
+                    self.add(
+                        scenario,
+                        spent.figure(Stage::SecondDecode, what, scenario.unit, units),
+                    );
+                }
                 walsender::drop_slot(&self.b, &slot).await?;
             }
         }
@@ -208,18 +213,21 @@ impl Servers {
         Ok(())
     }
 
-    /// Twice, because one large transaction is over soon; the better one counts.
+    /// The better one counts.
     async fn lag(&mut self, rows: i64) -> Result<()> {
         eprintln!("floor: b on {}", self.major);
         let mut best = None;
-        for run in 1..=2 {
+        for (run, reader) in (1..).zip(Reader::ALL) {
             self.a.execute("checkpoint").await?;
-            let spent = walsender::lag(&self.a, "floor_b", run * 100_000_000, rows).await?;
+            let spent = walsender::lag(&self.a, "floor_b", reader, run * 100_000_000, rows).await?;
             best = match best {
                 Some(before) if spent.wall > before => Some(before),
                 _ => Some(spent.wall),
             };
-            let what = format!("one transaction of {rows} rows: behind COMMIT");
+            let what = format!(
+                "one transaction of {rows} rows, behind COMMIT, at {}",
+                reader.name()
+            );
             self.figures.push(Figure {
                 major: Some(self.major),
                 load: Some("b"),

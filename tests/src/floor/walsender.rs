@@ -20,6 +20,34 @@ const MARK: &str = "floor";
 /// No walsender is silent for so long while it has something to send.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How the reader waits for more.
+///
+/// A walsender hands every message to the socket by itself. A reader that sleeps there is woken by each of them, and that
+/// is on the walsender's bill; one that has something else to do meanwhile is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// At the socket.
+    Eager,
+    /// Away for [`PAUSE`] whenever it has read all there is.
+    Pausing,
+}
+
+/// Short enough that the socket's buffer (some 270 small messages) does not fill meanwhile.
+const PAUSE: Duration = Duration::from_micros(100);
+
+impl Reader {
+    /// Both.
+    pub(crate) const ALL: [Reader; 2] = [Reader::Eager, Reader::Pausing];
+
+    /// For the table.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Reader::Eager => "a reader always at the socket",
+            Reader::Pausing => "a reader that pauses 0.1 ms",
+        }
+    }
+}
+
 /// Where a server is, as the daemon sees it.
 pub(crate) fn target(server: &Server) -> Target {
     let mut target = Target::new(
@@ -69,13 +97,14 @@ pub(crate) async fn mark(server: &Server, slot: &str) -> Result<()> {
 pub(crate) async fn read(
     server: &Server,
     slot: &str,
+    reader: Reader,
     mut each: impl FnMut(Bytes) -> Result<()>,
 ) -> Result<Spent> {
     wait_until_free(server, slot).await?;
     let begun = Instant::now();
     let (mut stream, feedback) = start(server, slot).await?;
     loop {
-        let payload = next(&mut stream, &feedback).await?;
+        let payload = next(&mut stream, &feedback, reader).await?;
         let marked = payload.first() == Some(&b'M') && is_mark(&payload, slot);
         if marked {
             break;
@@ -93,14 +122,20 @@ pub(crate) async fn read(
 
 /// One transaction of so many rows while a reader waits: from COMMIT returned to its last byte at the
 /// reader, and the walsender's processor time for all of it.
-pub(crate) async fn lag(server: &Server, slot_name: &str, base: i64, rows: i64) -> Result<Spent> {
+pub(crate) async fn lag(
+    server: &Server,
+    slot_name: &str,
+    reader: Reader,
+    base: i64,
+    rows: i64,
+) -> Result<Spent> {
     slot(server, slot_name).await?;
     let (mut stream, feedback) = start(server, slot_name).await?;
     let walsender = process(server, slot_name).await?;
     let before = clock::of_process(walsender);
-    let reader = tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         loop {
-            let payload = next(&mut stream, &feedback).await?;
+            let payload = next(&mut stream, &feedback, reader).await?;
             // Commit, Stream Commit.
             if matches!(payload.first(), Some(b'C' | b'c')) {
                 return anyhow::Ok((Instant::now(), stream));
@@ -118,7 +153,7 @@ pub(crate) async fn lag(server: &Server, slot_name: &str, base: i64, rows: i64) 
             .context("write one large transaction")?;
     }
     let committed = Instant::now();
-    let (read, stream) = reader.await.context("read one large transaction")??;
+    let (read, stream) = reading.await.context("read one large transaction")??;
     let cpu = clock::of_process(walsender) - before;
     drop(stream);
     drop_slot(server, slot_name).await?;
@@ -136,13 +171,22 @@ async fn start(server: &Server, slot: &str) -> Result<(Stream, Feedback)> {
 }
 
 /// The next message. Nothing is confirmed, so that the slot can be read again.
-async fn next(stream: &mut Stream, feedback: &Feedback) -> Result<Bytes> {
+async fn next(stream: &mut Stream, feedback: &Feedback, reader: Reader) -> Result<Bytes> {
     loop {
-        let event = tokio::time::timeout(PATIENCE, stream.next()).await;
-        match event
-            .context("the walsender sends nothing")?
-            .context("read from the walsender")?
-        {
+        let event = match stream.buffered().context("read from the walsender")? {
+            Some(event) => Some(event),
+            None => {
+                if reader == Reader::Pausing {
+                    // Shorter than the runtime's timers can be.
+                    std::thread::sleep(PAUSE);
+                }
+                let event = tokio::time::timeout(PATIENCE, stream.next()).await;
+                event
+                    .context("the walsender sends nothing")?
+                    .context("read from the walsender")?
+            }
+        };
+        match event {
             Some(Event::Data { payload, .. }) => return Ok(payload),
             Some(Event::Keepalive {
                 reply_requested, ..
