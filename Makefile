@@ -19,7 +19,7 @@ DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 export SEED SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak bench wan scale micro counts matrix fmt lint clean postgres valgrind
+.PHONY: help build demo demo-down test soak bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ wan: postgres ## both replicate over a slow wire (root; RTT=20,80,200 LOSS=0,1 C
 scale: postgres ## what a node costs with 3 to 48 sites, and a check at five real ones
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin scale
 	@$${CARGO_TARGET_DIR:-target}/release/scale --check
+
+floor: postgres ## what COPY, unnest, the walsender, the link and the disk do by themselves (SCALE=, MAJORS="15 18")
+	$(CARGO) build --release -p everywrite-tests --bin floor
+	@MAJORS="$(if $(filter file,$(origin MAJORS)),,$(MAJORS))" $${CARGO_TARGET_DIR:-target}/release/floor
 
 micro: ## the hot paths one by one, in seconds (PATHS="capture/")
 	$(CARGO) bench -p everywrite-micro --bench micro -- $(PATHS)

@@ -5,6 +5,13 @@ use super::Error;
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 
+/// What a session that applies groups sets besides.
+pub(super) const APPLYING: [&str; 2] = [
+    "set synchronous_commit = off",
+    // Sets are found by index; the planner cannot know how many rows an array has.
+    "set plan_cache_mode = force_generic_plan",
+];
+
 /// A session with the replication origin `origin`, which is made if it is missing. An error with code
 /// 55006 says that an earlier session still holds it.
 pub(super) async fn open(target: &Target, origin: &str) -> Result<Session, Error> {

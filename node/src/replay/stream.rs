@@ -293,11 +293,7 @@ impl Stream {
         // If the server has crashed, every stream must know before one of them goes on.
         progress(&target.client().await?, &o.context.ledger).await?;
         let mut session = session::open(&target, &origin_name(o.origin)).await?;
-        for sql in [
-            "set synchronous_commit = off",
-            // Sets are found by index; the planner cannot know how many rows an array has.
-            "set plan_cache_mode = force_generic_plan",
-        ] {
+        for sql in session::APPLYING {
             session.query_simple(sql).await?;
         }
         let outcome = session

@@ -296,11 +296,7 @@ impl Writer {
             }
             copy.finish();
         } else if rows.len() >= SET_ROWS && binary && mapping.sets {
-            let written = mapping.written();
-            let arrays = Arrays::of(mapping, &written, rows);
-            arrays
-                .bind(self.statement(mapping, &Statement::InsertSet))
-                .execute();
+            self.insert_set(mapping, rows);
         } else {
             let written = mapping.written();
             for row in rows {
@@ -309,6 +305,14 @@ impl Writer {
                 bind_cells(bind, mapping, &written, &cells).execute();
             }
         }
+    }
+
+    /// Rows in binary form, as arrays in one statement.
+    pub(super) fn insert_set(&mut self, mapping: &Mapping, rows: &[&Image]) {
+        let arrays = Arrays::of(mapping, &mapping.written(), rows);
+        arrays
+            .bind(self.statement(mapping, &Statement::InsertSet))
+            .execute();
     }
 
     fn update(&mut self, mapping: &Mapping, rows: &[&Image], guard: Guard) {

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::pair::{Hold, Pair, Range};
+use super::load::Range;
+use super::pair::{Hold, Pair};
 use super::record::Record;
 use super::server::Server;
 

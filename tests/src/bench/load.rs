@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use super::pair::Range;
 use super::server::{PgbenchReport, Server};
 
 /// The load is produced as fast as A can: its own flushes are not what is measured.
@@ -17,6 +16,13 @@ pub(crate) async fn steady(server: &Server, rate: u32, seconds: u64) -> Result<P
     let clients = ["-n", "-M", "prepared", "-c", "4", "-j", "1"];
     let load = ["-f", script.path(), "-R", &rate, "-T", &seconds];
     server.pgbench(&[&clients[..], &load].concat(), "").await
+}
+
+/// Rows of `t` with keys `base + 1` to `base + rows`, on both servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) base: i64,
+    pub(crate) rows: i64,
 }
 
 /// One backlog.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-use super::installed::{Postgres, find};
+use super::installed::{self, Postgres, find, variable};
 use super::scenario::Scenario;
 
 /// Measure Everywrite against PostgreSQL's own logical replication on this machine.
@@ -139,16 +139,11 @@ impl Options {
                 .or_else(|| variable("BENCH_OUT").map(Into::into))
                 .unwrap_or_else(|| Path::new("bench-results").join(now)),
             lock: self.lock.or_else(|| variable("BENCH_LOCK").map(Into::into)),
-            pgbench: pgbench(&systems)?,
+            pgbench: installed::pgbench(systems.iter().map(|system| &system.postgres))?,
             systems,
             everywrite,
         })
     }
-}
-
-/// An environment variable; empty counts as not given, because make exports `RUNS=` like that.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn number<T: std::str::FromStr>(option: Option<T>, name: &str, default: T) -> Result<T>
@@ -207,23 +202,6 @@ fn system(
         })?,
     };
     Ok(SystemPlan { kind, postgres })
-}
-
-/// One pgbench for all systems: the one that comes with the first server that has one.
-fn pgbench(systems: &[SystemPlan]) -> Result<PathBuf> {
-    let debian = find(15).map(|postgres| postgres.bin);
-    let folders = systems
-        .iter()
-        .map(|system| system.postgres.bin.clone())
-        .chain(debian);
-    variable("PGBENCH")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(folders.map(|bin| bin.join("pgbench")))
-        .find(|program| program.exists())
-        .context(
-            "no pgbench found; it comes with Debian's postgresql-15, or set PGBENCH to its path",
-        )
 }
 
 /// The program beside this one, made up to date when cargo runs us.

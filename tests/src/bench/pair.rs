@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio_postgres::{Client, Statement};
 
 use super::everywrite::Everywrite;
+use super::load::Range;
 use super::meter::Meter;
 use super::options::{Kind, Plan, SystemPlan};
 use super::registry::{Registry, Role};
@@ -40,13 +41,6 @@ pub(crate) enum Hold {
     Cut,
     /// B receives but does not replay (`everywrite.pause`): the backlog is in its journal already.
     Paused,
-}
-
-/// Rows of `t` with keys `base + 1` to `base + rows`, on both servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
-    pub(crate) base: i64,
-    pub(crate) rows: i64,
 }
 
 /// Two servers that replicate, from A to B at least.
@@ -101,14 +95,9 @@ impl Pair {
             server.init().await?;
             server.start().await?;
             registry.set(&name, Role::Server(server.label), server.postmaster()?);
-            server.create_database().await?;
-            server.execute(include_str!("schema.sql")).await?;
-            let scale = if plan.scale < 0.1 { "1" } else { "10" };
-            server.pgbench(&["-i", "-s", scale, "-q"], "").await?;
             server
-                .execute("alter table pgbench_history add hid bigserial primary key")
+                .create_tables(if plan.scale < 0.1 { 1 } else { 10 })
                 .await?;
-            server.execute("vacuum analyze").await?;
         }
         let version: String = a.value("show server_version").await?;
         let everywrite = match (system.kind, &plan.everywrite) {

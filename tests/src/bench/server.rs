@@ -219,6 +219,17 @@ impl Server {
             .context("create the database")
     }
 
+    /// The database with the tables of all loads; pgbench's have so many branches.
+    pub(crate) async fn create_tables(&self, branches: u32) -> Result<()> {
+        self.create_database().await?;
+        self.execute(include_str!("schema.sql")).await?;
+        self.pgbench(&["-i", "-s", &branches.to_string(), "-q"], "")
+            .await?;
+        self.execute("alter table pgbench_history add hid bigserial primary key")
+            .await?;
+        self.execute("vacuum analyze").await
+    }
+
     /// Runs statements without a result, in a session of their own.
     pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         let client = self.connect().await?;
