@@ -20,6 +20,7 @@
 mod migrate;
 mod nodes;
 mod outbox;
+mod policies;
 mod publish;
 mod retention;
 #[cfg(test)]
@@ -28,5 +29,6 @@ mod tests;
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
+pub use policies::policies;
 pub use publish::publish_status;
 pub use retention::{beyond_newest, forget_conflicts};

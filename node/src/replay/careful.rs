@@ -31,6 +31,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::policy;
 use super::toast::Toast;
 use super::writer::{Guard, Writer};
 use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
@@ -116,7 +117,9 @@ pub(super) async fn write(
     batch: &Batch,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    policy::write(writer, batch).await?;
     for table in &batch.tables {
+        let left = policy::left(ctx, &table.mapping, decided);
         let mut cases = lock(ctx, writer, batch, table, decided).await?;
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
         let lost =
@@ -126,6 +129,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(writer, batch, &table.mapping, &cases, decided);
+        policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);
@@ -199,6 +203,7 @@ async fn lock<'a>(
             operation(&slot.folded.net),
             slot.version(),
             |position| batch.covers(last, position),
+            |position| batch.claims(last, position),
             stored.as_ref(),
             present,
         );
@@ -605,7 +610,10 @@ fn record(
         }
         entries.push(entry);
     }
+    let ranked = entries.iter().any(|e| e.version.is_ranked());
+    policy::decides(writer, mapping, ranked);
     writer.histories(mapping, &entries);
+    policy::decided(writer, ranked);
 }
 
 /// What the history says of a change that met another version of its own key.

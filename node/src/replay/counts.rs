@@ -9,18 +9,32 @@ use crate::telemetry::ConflictCount;
 
 /// Conflicts by schema and table, then by kind.
 #[derive(Clone, Debug, Default)]
-pub struct ConflictCounts(BTreeMap<(String, String), BTreeMap<&'static str, u64>>);
+pub struct ConflictCounts(BTreeMap<(String, String), BTreeMap<Kind, u64>>);
 
 impl ConflictCounts {
     /// Counts one.
     pub(super) fn add(&mut self, table: &Table, kind: Kind) {
+        self.add_all(table, [(kind, 1)]);
+    }
+
+    /// Counts many.
+    pub(super) fn add_all(&mut self, table: &Table, kinds: impl IntoIterator<Item = (Kind, u64)>) {
+        let mut kinds = kinds.into_iter().peekable();
+        if kinds.peek().is_none() {
+            return;
+        }
         let table = (table.schema.clone(), table.name.clone());
-        *self
-            .0
-            .entry(table)
-            .or_default()
-            .entry(kind.as_str())
-            .or_default() += 1;
+        let counts = self.0.entry(table).or_default();
+        for (kind, conflicts) in kinds {
+            *counts.entry(kind).or_default() += conflicts;
+        }
+    }
+
+    /// Those of one table.
+    pub(super) fn of(&self, table: &Table) -> impl Iterator<Item = (Kind, u64)> + '_ {
+        let table = (table.schema.clone(), table.name.clone());
+        let counts = self.0.get(&table).into_iter().flatten();
+        counts.map(|(kind, conflicts)| (*kind, *conflicts))
     }
 
     /// Counts all of `other` too.
@@ -28,7 +42,7 @@ impl ConflictCounts {
         for (table, kinds) in &other.0 {
             let counts = self.0.entry(table.clone()).or_default();
             for (kind, conflicts) in kinds {
-                *counts.entry(kind).or_default() += conflicts;
+                *counts.entry(*kind).or_default() += conflicts;
             }
         }
     }
@@ -45,15 +59,15 @@ impl ConflictCounts {
 
     /// As the status shows them.
     pub fn list(&self) -> Vec<ConflictCount> {
-        let one = |(schema, table): &(String, String), kind: &str, conflicts| ConflictCount {
+        let one = |(schema, table): &(String, String), kind: Kind, conflicts| ConflictCount {
             schema: schema.clone(),
             table: table.clone(),
-            kind: kind.to_owned(),
+            kind: kind.as_str().to_owned(),
             conflicts,
         };
         let kinds = |(table, kinds)| {
-            let kinds: &BTreeMap<&'static str, u64> = kinds;
-            kinds.iter().map(move |(kind, &n)| one(table, kind, n))
+            let kinds: &BTreeMap<Kind, u64> = kinds;
+            kinds.iter().map(move |(&kind, &n)| one(table, kind, n))
         };
         self.0.iter().flat_map(kinds).collect()
     }

@@ -14,7 +14,9 @@
 //! trip. What is not that plain goes the careful way: [`Known::decides`] says which. A guard that
 //! fails takes the history back too, and the group is decided with care.
 
-use everywrite_conflict::{Decision, Entry, Lsn, Net, NodeId, Vector, decide};
+use std::collections::BTreeMap;
+
+use everywrite_conflict::{Decision, Entry, Kind, Lsn, Net, NodeId, Vector, decide};
 
 use super::batch::{Batch, RowKey, Slot, TableBatch};
 use super::careful::{self, Context, Decided};
@@ -54,6 +56,9 @@ impl Known {
             && (ours || self.applied.covers(source))
             && !(ours && source.lsn > self.durable)
             && slot.folded.moved_from.is_none()
+            // Where a policy decides, more counts than the two versions.
+            && !slot.version().is_ranked()
+            && !prior.version.is_ranked()
             && slot.image().is_none_or(|image| !image.incomplete());
         let loses = slot.version() < prior.version;
         let guarded = match slot.folded.net {
@@ -79,6 +84,7 @@ fn decision(batch: &Batch, slot: &Slot) -> Option<(Decision, Entry)> {
         careful::operation(&slot.folded.net),
         slot.version(),
         |position| batch.covers(slot.folded.last, position),
+        |position| batch.claims(slot.folded.last, position),
         Some(&prior),
         !prior.deleted,
     );
@@ -103,7 +109,7 @@ fn decide_and_write(
     horizon: u32,
     decided: &mut Decided,
 ) {
-    let mut entries = Vec::new();
+    let (mut entries, mut kinds) = (Vec::new(), BTreeMap::<Kind, u64>::new());
     let (mut deletes, mut updates, mut inserts) = (
         Vec::<&RowKey>::new(),
         Vec::<&Image>::new(),
@@ -113,7 +119,7 @@ fn decide_and_write(
         let met = decision(batch, slot);
         if let Some((Decision { apply, conflict }, prior)) = met {
             if let Some(kind) = conflict {
-                decided.conflicts.add(&table.mapping.table, kind);
+                *kinds.entry(kind).or_default() += 1;
                 let local = Some(prior);
                 entries.push(careful::met(batch, slot, kind, apply, slot.image(), local));
             }
@@ -135,6 +141,7 @@ fn decide_and_write(
         }
     }
     inserts.extend(&table.appends);
+    decided.conflicts.add_all(&table.mapping.table, kinds);
     writer.histories(&table.mapping, &entries);
     let guard = Guard::Horizon(horizon);
     writer.write(&table.mapping, &deletes, &updates, &inserts, guard);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Vector, Version};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -47,12 +47,6 @@ const ON_WAY: usize = 2;
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
-
-/// Above all versions of a key.
-const GREATEST: Version = Version {
-    stamp: Stamp(i64::MAX),
-    origin: NodeId(u16::MAX),
-};
 
 /// What a stream is made of.
 pub struct Options {
@@ -357,6 +351,9 @@ impl Stream {
         // A group goes behind those on their way or not at all: to it they are applied.
         let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
+        batch
+            .settings()
+            .for_each(|s| o.context.ledger.set_policy(s));
         let known = Known::now(&o.context);
         let mut conflicts = false;
         let announcement = {
@@ -670,7 +667,7 @@ impl Stream {
                 let (hash, version) = (slot.hash(), slot.version());
                 self.priors.remove(&(hash, version));
                 // What this one has won over stands no more for later ones of this origin to meet.
-                let later = (hash, version)..=(hash, GREATEST);
+                let later = (hash, version)..=(hash, Version::GREATEST);
                 for (_, met) in self.priors.range_mut(later) {
                     if met.version < version {
                         *met = Entry {

@@ -10,6 +10,7 @@ use super::batch::RowKey;
 use super::careful::{self, Context, Decided};
 use super::history;
 use super::mapping::Mapping;
+use super::policy;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
 
@@ -18,20 +19,16 @@ use crate::journal::record::Header;
 pub(super) async fn write(
     ctx: &Context,
     writer: &mut Writer,
-    tables: &[Arc<Mapping>],
+    tables: &[(Arc<Mapping>, Version)],
     header: &Header,
     origin: NodeId,
     decided: &mut Decided,
 ) -> Result<(), Error> {
-    let version = Version {
-        stamp: header.stamp,
-        origin,
-    };
     let position = Position {
         origin,
         lsn: header.position,
     };
-    for mapping in tables {
+    for &(ref mapping, version) in tables {
         let entry = Entry {
             version,
             source: Some(position),
@@ -49,8 +46,8 @@ pub(super) async fn write(
     }
     decided
         .truncated
-        .extend(tables.iter().map(|m| (m.identity.relation, version)));
-    for mapping in tables {
+        .extend(tables.iter().map(|(m, v)| (m.identity.relation, *v)));
+    for (mapping, _) in tables {
         writer.sql(&format!(
             "lock table {} in access exclusive mode",
             mapping.table.quoted
@@ -61,7 +58,7 @@ pub(super) async fn write(
         return Err(Error::Shutdown);
     }
     let mut plain = Vec::new();
-    for mapping in tables {
+    for &(ref mapping, version) in tables {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
         let interesting = ctx.ledger.with_index(|index| {
             let concerns = |(_, e): &(KeyHash, Entry)| {
@@ -73,6 +70,7 @@ pub(super) async fn write(
             plain.push(mapping.table.quoted.as_str());
             continue;
         }
+        let left = policy::left(ctx, mapping, decided);
         row_by_row(
             ctx,
             writer,
@@ -84,6 +82,7 @@ pub(super) async fn write(
             decided,
         )
         .await?;
+        policy::stop(ctx, mapping, decided, left)?;
     }
     if !plain.is_empty() {
         writer.sql(&format!("truncate {}", plain.join(", ")));

@@ -25,6 +25,7 @@ mod named_cases;
 mod new_table;
 mod nothing_twice;
 mod pause_and_resume;
+mod policies;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;

@@ -38,6 +38,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "history",
         sql: include_str!("sql/0004_history.sql"),
     },
+    Migration {
+        version: 5,
+        name: "policies",
+        sql: include_str!("sql/0005_policies.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.
