@@ -26,7 +26,6 @@ mod policies;
 mod service;
 mod shapes;
 mod spool;
-mod timer;
 mod touched;
 
 pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};

@@ -12,7 +12,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Round};
-use super::timer::Timer;
 use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
@@ -146,10 +145,9 @@ impl Capture {
         let mut primary_keys = HashMap::new();
         let mut confirmed = tokio::time::Instant::now();
         let mut pace = Pace::new(confirmed);
-        let mut timer = Timer::new();
         loop {
             let event = tokio::select! {
-                event = next(&mut stream, &pace, &mut timer, &self.options.hurry) => event?,
+                event = next(&mut stream, &pace, &self.options.hurry) => event?,
                 () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback).await?;
                     confirmed = tokio::time::Instant::now();
@@ -338,13 +336,11 @@ impl Capture {
 async fn next(
     stream: &mut replication::Stream,
     pace: &Pace,
-    timer: &mut Timer,
     hurry: &Notify,
 ) -> Result<Option<Event>, crate::pg::Error> {
-    let now = tokio::time::Instant::now();
-    if let Some(due) = pace.wait(now) {
+    if let Some(due) = pace.wait(tokio::time::Instant::now()) {
         tokio::select! {
-            () = timer.sleep(due - now) => {}
+            () = tokio::time::sleep_until(due) => {}
             () = hurry.notified() => {}
         }
     }
