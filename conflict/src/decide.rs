@@ -113,7 +113,8 @@ pub struct Decision {
 ///   it is an earlier position of its own origin. What it had seen is no conflict.
 /// - `row_present`: whether the row is in the table.
 ///
-/// The greater version stays, and an equal one is the change itself, come again.
+/// The greater version stays, and an equal one is the change itself, come again. Under a policy
+/// what the change had seen is replaced whatever its version: see [`policy`](crate::policy).
 pub fn decide(
     operation: Operation,
     version: Version,
@@ -129,11 +130,13 @@ pub fn decide(
         };
     };
     let seen = stored.source.is_some_and(covers);
+    let ranked = version.is_ranked();
     debug_assert!(
-        !seen || version >= stored.version,
+        !seen || version >= stored.version || ranked,
         "I6: {version:?} has seen {stored:?}"
     );
-    let apply = version >= stored.version;
+    // What stands higher than a write that has seen it is stable where that was written.
+    let apply = version >= stored.version || (seen && ranked);
     let conflict = if version == stored.version {
         None
     } else if seen {

@@ -2,10 +2,7 @@ use super::*;
 use crate::{Lsn, NodeId, Stamp};
 
 fn version(n: i64) -> Version {
-    Version {
-        stamp: Stamp(n),
-        origin: NodeId(1),
-    }
+    Version::new(Stamp(n), NodeId(1))
 }
 
 fn entry(n: i64, deleted: bool) -> Entry {

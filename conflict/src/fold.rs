@@ -148,14 +148,15 @@ impl<K: Key, R: Image> Fold<K, R> {
     }
 
     /// The next change of a key. One of a lower version than the last changes nothing (in a
-    /// stream the versions of a key only grow).
+    /// stream the versions of a key only grow, but for what a policy puts below what it has seen).
     pub fn push(&mut self, key: K, change: Change<R>, writer: Writer) {
         self.add(key, change, writer, None);
     }
 
     /// An update that changed the primary key: a delete of `old` and an insert of `new`, whose
-    /// row may omit what the row of `old` has.
-    pub fn push_move(&mut self, old: K, new: K, mut row: R, writer: Writer) {
+    /// row may omit what the row of `old` has. Each with its writer: ranks belong to keys.
+    pub fn push_move(&mut self, old: (K, Writer), new: (K, Writer), mut row: R) {
+        let ((old, leaves), (new, comes)) = (old, new);
         let mut from = Some(old.clone());
         if let Some(before) = self.get(&old) {
             if let Some(image) = before.net.row() {
@@ -167,8 +168,8 @@ impl<K: Key, R: Image> Fold<K, R> {
             };
         }
         let from = from.filter(|_| !row.complete());
-        self.add(old, Change::Delete, writer, None);
-        self.add(new, Change::Insert(row), writer, from);
+        self.add(old, Change::Delete, leaves, None);
+        self.add(new, Change::Insert(row), comes, from);
     }
 
     /// A truncate: what the group has done so far to the keys it `concerns` does not matter any
@@ -209,7 +210,9 @@ impl<K: Key, R: Image> Fold<K, R> {
             return;
         };
         let Some(folded) = folded else { return };
-        if writer.version < folded.last.version {
+        // A later transaction has seen the earlier ones, and under a policy that decides.
+        let later = writer.version.is_ranked() && writer.transaction > folded.last.transaction;
+        if writer.version < folded.last.version && !later {
             return;
         }
         folded.last = writer;

@@ -20,10 +20,7 @@ impl Image for Cells {
 
 fn writer(n: u32) -> Writer {
     Writer {
-        version: Version {
-            stamp: Stamp(i64::from(n) + 1),
-            origin: NodeId(1),
-        },
+        version: Version::new(Stamp(i64::from(n) + 1), NodeId(1)),
         transaction: n,
     }
 }
@@ -81,7 +78,7 @@ fn a_moved_row_takes_its_values_along() {
     // What the group has seen whole is whole under the new key.
     let mut fold = Fold::new();
     fold.push(1, Change::Insert(FULL), writer(0));
-    fold.push_move(1, 2, PART, writer(1));
+    fold.push_move((1, writer(1)), (2, writer(1)), PART);
     let all = fold.finish();
     assert_eq!(all[0].net, Net::Nothing);
     assert_eq!(
@@ -90,9 +87,9 @@ fn a_moved_row_takes_its_values_along() {
     );
     // What it has not is in the row of before, under the first key of a chain.
     let mut fold = Fold::new();
-    fold.push_move(1, 2, PART, writer(0));
+    fold.push_move((1, writer(0)), (2, writer(0)), PART);
     fold.push(2, Change::Update((5, None)), writer(1));
-    fold.push_move(2, 3, PART, writer(2));
+    fold.push_move((2, writer(2)), (3, writer(2)), PART);
     let all = fold.finish();
     let nets: Vec<_> = all.iter().map(|f| (f.key, f.net, f.moved_from)).collect();
     let expected = [
@@ -169,7 +166,7 @@ proptest! {
                 (3, Some(old)) if !one_by_one.contains_key(&other) => {
                     one_by_one.remove(&key);
                     one_by_one.insert(other, (plain, long.unwrap_or(old.1)));
-                    fold.push_move(key, other, (plain, long), writer(n));
+                    fold.push_move((key, writer(n)), (other, writer(n)), (plain, long));
                 }
                 _ => {}
             }

@@ -22,6 +22,11 @@
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+mod ranked;
+
+use ranked::Held;
 
 use crate::key::Identity;
 use crate::{KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version, invariants};
@@ -68,11 +73,12 @@ pub enum Announced {
 
 /// Takes a [`lose`](Index::lose) back.
 #[must_use = "a decision that is rolled back has to be undone"]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Undo {
     key: KeyHash,
     version: Version,
     previous: Option<Entry>,
+    ranked: Option<Held>,
 }
 
 /// The index of one node.
@@ -80,6 +86,10 @@ pub struct Undo {
 pub struct Index {
     shards: Vec<HashMap<KeyHash, Slot, Identity>>,
     truncates: HashMap<RelationHash, Entry>,
+    /// Entries whose versions have a rank; such a key is in no shard.
+    ranked: HashMap<KeyHash, Held, Identity>,
+    /// What could be forgotten when that was last asked: stable, and captured up to here.
+    settled: (Vector, Lsn),
     /// For each origin, in its order: how many were announced, by the place of their sources.
     announced: Vec<(NodeId, VecDeque<Due>)>,
     /// How many of those have become stable since the last sweep.
@@ -147,6 +157,8 @@ impl Default for Index {
         Index {
             shards: (0..PARTS).map(|_| HashMap::default()).collect(),
             truncates: HashMap::new(),
+            ranked: HashMap::default(),
+            settled: (Vector::new(), Lsn::ZERO),
             announced: Vec::new(),
             due: 0,
             behind: Behind::default(),
@@ -165,6 +177,9 @@ impl Index {
     /// What is known of a row: the greater of its own entry and its table's last truncate; its
     /// own if they are equal (written after the truncate by the same transaction).
     pub fn get(&self, relation: RelationHash, key: KeyHash) -> Option<Entry> {
+        if let Some(held) = self.held(key) {
+            return Some(self.over_truncate(relation, held));
+        }
         greater(self.own(key), self.truncates.get(&relation).copied())
     }
 
@@ -183,6 +198,9 @@ impl Index {
         key: KeyHash,
         entry: Entry,
     ) -> (Option<Entry>, Announced) {
+        if entry.version.is_ranked() || self.held(key).is_some() {
+            return self.announce_ranked(relation, key, entry, &Arc::default());
+        }
         let truncate = self.truncates.get(&relation).copied();
         if let Some(truncate) = truncate.filter(|t| t.version > entry.version) {
             let before = greater(self.own(key), Some(truncate));
@@ -235,7 +253,7 @@ impl Index {
     /// until the deciding transaction has [`landed`](Self::landed). To be called before that
     /// transaction writes; [`undo`](Self::undo) it if it is rolled back.
     pub fn lose(&mut self, relation: RelationHash, key: KeyHash, version: Version) -> Undo {
-        let previous = self.own(key);
+        let (previous, ranked) = (self.own(key), self.held(key).cloned());
         let tombstone = Entry {
             version,
             source: None,
@@ -250,6 +268,7 @@ impl Index {
             key,
             version,
             previous,
+            ranked,
         }
     }
 
@@ -261,9 +280,13 @@ impl Index {
         if ours.is_none() {
             return;
         }
-        match undo.previous {
-            Some(previous) => self.put(undo.key, previous),
-            None => {
+        self.ranked.remove(&undo.key);
+        match (undo.ranked, undo.previous) {
+            (Some(held), _) => {
+                self.ranked.insert(undo.key, held);
+            }
+            (None, Some(previous)) => self.put(undo.key, previous),
+            (None, None) => {
                 self.shard_mut(undo.key).remove(&undo.key);
             }
         }
@@ -279,6 +302,10 @@ impl Index {
         version: Version,
         local_lsn: Lsn,
     ) -> Option<Entry> {
+        if let Some(held) = self.ranked.get_mut(&key) {
+            held.landed(version, local_lsn);
+            return self.get(relation, key).filter(|e| e.version > version);
+        }
         let truncate = self.truncates.get(&relation).copied();
         let own = self.shard_mut(key).get_mut(&key).map(|slot| {
             if slot.version() == version {
@@ -327,7 +354,8 @@ impl Index {
     /// `version` and has to go: the index knows it and is below. All other rows stay: the
     /// truncate itself has removed what was older, and what the index has forgotten is newer.
     pub fn behind_truncate(&self, key: KeyHash, version: Version) -> bool {
-        self.own(key).is_some_and(|e| e.version < version)
+        self.own(key)
+            .is_some_and(|e| e.version < version && !self.behind(key, version))
     }
 
     /// Whether a decided delete has to leave now. To be asked when capture reads it, under the
@@ -365,6 +393,9 @@ impl Index {
 
     /// [`forget`](Self::forget) for the truncates, which are few.
     pub fn forget_truncates(&mut self, stable: &Vector, captured: Lsn) -> usize {
+        if !self.ranked.is_empty() {
+            self.settled = (stable.clone(), captured);
+        }
         let before = self.truncates.len();
         self.truncates
             .retain(|_, entry| !forgettable(entry, stable, captured));
@@ -444,25 +475,35 @@ impl Index {
         for source in in_flight {
             self.announced(source, 1);
         }
+        let last = part + 1 == PARTS;
+        let ranked = match last {
+            true => self.sweep_ranked(stable, captured),
+            false => 0,
+        };
         self.swept(part);
-        dropped
+        dropped + ranked
     }
 
     /// How many rows and truncates it knows.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(HashMap::len).sum::<usize>() + self.truncates.len()
+        let plain = self.shards.iter().map(HashMap::len).sum::<usize>();
+        plain + self.truncates.len() + self.ranked.len()
     }
 
     /// Whether it knows of nothing.
     pub fn is_empty(&self) -> bool {
-        self.truncates.is_empty() && self.shards.iter().all(HashMap::is_empty)
+        self.truncates.is_empty()
+            && self.ranked.is_empty()
+            && self.shards.iter().all(HashMap::is_empty)
     }
 
     /// The memory it holds, in bytes, nearly.
     pub fn memory_bytes(&self) -> usize {
         let slots: usize = self.shards.iter().map(HashMap::capacity).sum();
         // A map is at most seven eighths full and has a byte more for each slot.
+        let ranked = self.ranked.capacity();
         slots * 8 / 7 * (size_of::<(KeyHash, Slot)>() + 1)
+            + ranked * 8 / 7 * (size_of::<(KeyHash, Held)>() + 1)
     }
 
     /// Every row's entry, in no order.
@@ -471,9 +512,13 @@ impl Index {
             .iter()
             .flatten()
             .map(|(key, slot)| (*key, slot.entry()))
+            .chain(self.ranked.iter().map(|(key, held)| (*key, held.entry)))
     }
 
     fn own(&self, key: KeyHash) -> Option<Entry> {
+        if let Some(held) = self.held(key) {
+            return Some(held.entry);
+        }
         let shard = self.shards.get(shard_of(key))?;
         shard.get(&key).map(Slot::entry)
     }
@@ -484,6 +529,10 @@ impl Index {
     }
 
     fn put(&mut self, key: KeyHash, entry: Entry) {
+        if entry.version.is_ranked() || self.held(key).is_some() {
+            self.put_ranked(key, entry);
+            return;
+        }
         let slot = Slot::new(entry);
         let old = self.shard_mut(key).insert(key, slot);
         if let Some(source) = entry.source
@@ -567,10 +616,8 @@ impl Slot {
     }
 
     fn version(&self) -> Version {
-        Version {
-            stamp: self.stamp,
-            origin: self.origin,
-        }
+        // One with a rank is in no slot.
+        Version::new(self.stamp, self.origin)
     }
 
     fn entry(&self) -> Entry {

@@ -10,10 +10,7 @@ fn key(n: u64) -> KeyHash {
 }
 
 fn version(stamp: i64) -> Version {
-    Version {
-        stamp: Stamp(stamp),
-        origin: NodeId(1),
-    }
+    Version::new(Stamp(stamp), NodeId(1))
 }
 
 fn at(origin: u16, lsn: u64) -> Position {
@@ -255,7 +252,7 @@ proptest! {
     ) {
         // A version is written once for each key; position and stamp of an origin grow together.
         let announce = |index: &mut Index, &(k, origin, stamp, deleted): &(u64, u16, i64, bool)| {
-            let version = Version { stamp: Stamp(stamp), origin: NodeId(origin) };
+            let version = Version::new(Stamp(stamp), NodeId(origin));
             let deleted = deleted ^ (stamp % 2 == 0);
             let source = Some(at(origin, stamp as u64));
             index.announce(TABLE, key(k), Entry { version, source, deleted, local_lsn: Lsn::ZERO });

@@ -18,6 +18,7 @@
 //! - [`Fold`]: a group of transactions → one net change of each key
 //! - [`Index`]: key → greatest version that is not stable yet
 //! - [`decide()`]: one change against the index
+//! - [`policy`]: what decides instead of the stamp, where a table has a policy
 //! - [`unique`]: a set of changes against the holders of their second unique values
 //! - [`Settled`]: what is stable, what the journals may drop
 //! - [`invariants`]: what must always hold, as functions
@@ -31,6 +32,7 @@ pub mod invariants;
 mod key;
 mod lsn;
 mod node_id;
+pub mod policy;
 mod position;
 mod settled;
 mod stamp;

@@ -4,10 +4,7 @@ use super::*;
 use crate::{NodeId, Stamp};
 
 fn version(n: i64) -> Version {
-    Version {
-        stamp: Stamp(n),
-        origin: NodeId(1),
-    }
+    Version::new(Stamp(n), NodeId(1))
 }
 
 fn candidate(key: u128, at: i64, values: &[Option<u128>]) -> Candidate {

@@ -1,22 +1,98 @@
 //! The total order that decides every conflict.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Epoch, Rank};
 use crate::{NodeId, Stamp};
 
-/// (stamp, origin): compared in this order, so that two nodes never disagree (I5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// (rank, stamp, origin): compared in this order, so that two nodes never disagree (I5).
+///
+/// The rank is [`Rank::NONE`] for all tables but those that have had a policy: see
+/// [`policy`](crate::policy).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// The transaction's stamp.
     pub stamp: Stamp,
     /// The node where it was first committed; breaks ties.
     pub origin: NodeId,
+    // The parts of the rank, laid out so that a version takes 24 bytes.
+    policy_origin: NodeId,
+    policy_number: u32,
+    height: i64,
 }
 
 impl Version {
     /// Below every version that can still arrive: what a stable row counts as.
-    pub const OLD: Version = Version {
-        stamp: Stamp::MIN,
-        origin: NodeId(0),
-    };
+    pub const OLD: Version = Version::new(Stamp::MIN, NodeId(0));
+
+    /// Of a table that has no policy.
+    pub const fn new(stamp: Stamp, origin: NodeId) -> Self {
+        Version {
+            stamp,
+            origin,
+            policy_origin: NodeId(0),
+            policy_number: 0,
+            height: 0,
+        }
+    }
+
+    /// The same stamp and origin under a rank.
+    pub const fn ranked(self, rank: Rank) -> Self {
+        Version {
+            policy_origin: rank.epoch.origin,
+            policy_number: rank.epoch.number,
+            height: rank.height,
+            ..self
+        }
+    }
+
+    /// What is compared before the stamp.
+    pub const fn rank(&self) -> Rank {
+        Rank {
+            epoch: Epoch {
+                number: self.policy_number,
+                origin: self.policy_origin,
+            },
+            height: self.height,
+        }
+    }
+
+    /// Whether its table has had a policy when it was written.
+    pub const fn is_ranked(&self) -> bool {
+        self.policy_number != 0
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        (self.stamp, self.origin) == (other.stamp, other.origin) && self.rank() == other.rank()
+    }
+}
+
+impl Eq for Version {}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Without policies the first two are zero at both.
+        let rank = match self.policy_number | other.policy_number {
+            0 => Ordering::Equal,
+            _ => self.rank().cmp(&other.rank()),
+        };
+        rank.then_with(|| (self.stamp, self.origin).cmp(&(other.stamp, other.origin)))
+    }
+}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.stamp, self.origin).hash(state);
+    }
 }

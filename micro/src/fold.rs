@@ -49,10 +49,7 @@ fn keys(distinct: usize) -> Work {
     Box::new(move |_| {
         let mut fold = Fold::new();
         for (n, key) in hashes.iter().enumerate() {
-            let version = Version {
-                stamp: Stamp(n as i64),
-                origin: NodeId(1),
-            };
+            let version = Version::new(Stamp(n as i64), NodeId(1));
             let writer = Writer {
                 version,
                 transaction: n as u32,

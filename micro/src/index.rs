@@ -47,10 +47,7 @@ fn relation() -> RelationHash {
 }
 
 fn version(group: usize) -> Version {
-    Version {
-        stamp: Stamp(group as i64),
-        origin: ORIGIN,
-    }
+    Version::new(Stamp(group as i64), ORIGIN)
 }
 
 /// Written by the `group`-th group of the other node, and on its way.

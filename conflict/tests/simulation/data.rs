@@ -1,5 +1,9 @@
 //! What the simulated databases hold and what their streams carry.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use everywrite_conflict::policy::{Epoch, Rank, Setting};
 use everywrite_conflict::{
     Change, Fold, Image, KeyHash, KeyHasher, Lsn, RelationHash, Stamp, Vector, Version, Writer,
 };
@@ -61,6 +65,18 @@ pub(crate) enum Op {
     Truncate(u8),
     /// A decided delete that travels, with the winner's version.
     Lost(Key, Version),
+    /// A table's policy is set.
+    Policy(Setting),
+}
+
+/// What stands before the stamp in the versions of a transaction's changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ranks {
+    pub(crate) rows: BTreeMap<Key, Rank>,
+    /// Of its TRUNCATEs, and of what it writes behind them.
+    pub(crate) truncates: BTreeMap<u8, Rank>,
+    /// For the checks: the policies that were set where it was captured.
+    pub(crate) epochs: BTreeMap<u8, Epoch>,
 }
 
 /// A transaction in its origin's journal.
@@ -69,11 +85,13 @@ pub(crate) struct Transaction {
     pub(crate) position: Lsn,
     pub(crate) previous: Lsn,
     pub(crate) stamp: Stamp,
+    /// Of what has no rank.
     pub(crate) version: Version,
+    pub(crate) ranks: Ranks,
     /// What its site had begun to replay.
     pub(crate) vector: Vector,
     /// What of that it has surely seen: committed, and before it in the local WAL.
-    pub(crate) seen: Vector,
+    pub(crate) seen: Arc<Vector>,
     pub(crate) ops: Vec<Op>,
 }
 
@@ -85,23 +103,45 @@ impl Transaction {
         })
     }
 
+    /// The version of its write of a row that stays.
+    pub(crate) fn row_version(&self, key: Key) -> Version {
+        let truncated = self.ranks.truncates.get(&(key % TABLES));
+        let rank = truncated.or_else(|| self.ranks.rows.get(&key));
+        self.version.ranked(rank.copied().unwrap_or(Rank::NONE))
+    }
+
+    pub(crate) fn truncate_version(&self, table: u8) -> Version {
+        let rank = self.ranks.truncates.get(&table);
+        self.version.ranked(rank.copied().unwrap_or(Rank::NONE))
+    }
+
+    pub(crate) fn settings(&self) -> impl Iterator<Item = &Setting> + '_ {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Policy(setting) => Some(setting),
+            _ => None,
+        })
+    }
+
     /// Folds its changes into `fold`, as the group's transaction `number`.
     pub(crate) fn fold_into(&self, fold: &mut Fold<Key, Row>, number: u32) {
-        let writer = Writer {
-            version: self.version,
+        let writer = |key: Key| Writer {
+            version: self.row_version(key),
             transaction: number,
         };
         for op in &self.ops {
             match op {
-                Op::Insert(key, row) => fold.push(*key, Change::Insert(*row), writer),
-                Op::Update(key, row) => fold.push(*key, Change::Update(*row), writer),
-                Op::Delete(key) => fold.push(*key, Change::Delete, writer),
-                Op::Move(old, new, row) => fold.push_move(*old, *new, *row, writer),
+                Op::Insert(key, row) => fold.push(*key, Change::Insert(*row), writer(*key)),
+                Op::Update(key, row) => fold.push(*key, Change::Update(*row), writer(*key)),
+                Op::Delete(key) => fold.push(*key, Change::Delete, writer(*key)),
+                Op::Move(old, new, row) => {
+                    fold.push_move((*old, writer(*old)), (*new, writer(*new)), *row);
+                }
+                Op::Policy(_) => {}
                 Op::Truncate(table) => fold.truncate(|k| k % TABLES == *table),
                 Op::Lost(key, version) => {
                     let writer = Writer {
                         version: *version,
-                        ..writer
+                        ..writer(*key)
                     };
                     fold.push(*key, Change::Delete, writer);
                 }

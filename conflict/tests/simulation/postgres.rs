@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use everywrite_conflict::{Lsn, Stamp, Vector, Version};
+use everywrite_conflict::policy::{Epoch, Policy, Setting};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 
-use crate::data::{Key, Op, Row, TABLES, Toast};
+use crate::data::{self, Key, Op, Row, TABLES, Toast};
 use crate::rnd::Rnd;
 
 /// A row in the table.
@@ -26,6 +27,20 @@ pub(crate) struct State {
     /// Of the replication origins.
     pub(crate) progress: Vector,
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
+    /// What is set, by table.
+    pub(crate) policies: BTreeMap<u8, Setting>,
+}
+
+impl State {
+    /// Takes in a change of a policy, unless a newer one is known.
+    pub(crate) fn policy(&mut self, setting: &Setting) {
+        let table = (0..TABLES).find(|t| data::table(*t) == setting.relation);
+        let Some(table) = table else { return };
+        let known = self.policies.get(&table).map(|s| s.epoch);
+        if known.is_none_or(|known| known < setting.epoch) {
+            self.policies.insert(table, setting.clone());
+        }
+    }
 }
 
 /// A commit of a session without origin.
@@ -77,6 +92,37 @@ impl Server {
             outbox,
         });
         end
+    }
+
+    /// `set_policy` at this site.
+    pub(crate) fn set_policy(&mut self, time: Stamp, me: NodeId, rnd: &mut Rnd, sites: usize) {
+        let table = rnd.below(usize::from(TABLES)) as u8;
+        let known = self.now.policies.get(&table).map_or(0, |s| s.epoch.number);
+        let policy = match rnd.below(5) {
+            0 => Policy::LastUpdateWins,
+            1 | 2 => Policy::FirstUpdateWins,
+            _ => {
+                let mut order: Vec<NodeId> = (1..=sites as u16).map(NodeId).collect();
+                for place in 0..sites {
+                    order.swap(place, rnd.below(sites));
+                }
+                order.truncate(1 + rnd.below(sites));
+                Policy::NodePriority(order)
+            }
+        };
+        let epoch = Epoch {
+            number: known + 1,
+            origin: me,
+        };
+        let relation = data::table(table);
+        let setting = Setting {
+            relation,
+            epoch,
+            policy,
+        };
+        self.now.policy(&setting);
+        self.commit_local(time, vec![Op::Policy(setting)], None);
+        self.flush();
     }
 
     fn free(rows: &BTreeMap<Key, Stored>, key: Key, value: Option<u8>) -> bool {

@@ -116,9 +116,10 @@ impl Site {
         for (number, transaction) in group.iter().enumerate() {
             transaction.fold_into(&mut fold, number as u32);
         }
-        let truncates = group
-            .iter()
-            .flat_map(|t| t.truncates().map(|table| (table, t.version)));
+        let truncates = group.iter().flat_map(|t| {
+            t.truncates()
+                .map(|table| (table, t.truncate_version(table)))
+        });
         let truncates: Vec<_> = truncates.collect();
         let folded = fold.finish();
         if self.rules.has(Rule::Flight) && self.held(origin, &folded, !truncates.is_empty()) {
@@ -186,6 +187,9 @@ impl Site {
     fn announce(&mut self, flight: &Flight) {
         for transaction in &flight.group {
             self.daemon.clock.saw(transaction.stamp);
+            for setting in transaction.settings() {
+                self.daemon.policies.set(setting.clone());
+            }
         }
         for &(table, version) in &flight.truncates {
             let lsn = flight.position(0);
@@ -215,7 +219,9 @@ impl Site {
                 local_lsn: Lsn::MAX,
             };
             let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
-            self.daemon.index.announce(relation, hash, entry);
+            let seen = &flight.group[folded.last.transaction as usize].seen;
+            self.daemon
+                .announce(relation, hash, entry, seen, self.rules);
         }
     }
 
@@ -263,6 +269,9 @@ impl Site {
         );
         self.server.now.rows = done.rows.clone();
         self.server.now.progress.set(origin, position);
+        for setting in flight.group.iter().flat_map(Transaction::settings) {
+            self.server.now.policy(setting);
+        }
         if self.rules.has(Rule::Travel) {
             for lost in &done.lost {
                 let id = self.server.next_outbox;
@@ -384,6 +393,7 @@ impl Site {
                 Net::Delete | Net::Nothing => Operation::Delete,
             };
             let hybrid = self.rules.has(Rule::Hybrid) && self.rules.stamps_are_above();
+            let hybrid = hybrid && (self.rules.has(Rule::Known) || !version.is_ranked());
             let covers = |p| hybrid && flight.covers(self.rules, folded.last.transaction, p);
             let present = self.server.now.rows.contains_key(&folded.key);
             let decision = decide(operation, version, covers, stored.as_ref(), present);
@@ -393,7 +403,7 @@ impl Site {
             }
             let forgot = self.forgot.get(&folded.key);
             if stored.is_none()
-                && forgot.is_some_and(|f| *f > version)
+                && forgot.is_some_and(|f| f.version > version && !f.source.is_some_and(covers))
                 && (present || folded.net.row().is_some())
             {
                 return Err(format!(

@@ -31,6 +31,9 @@ impl Site {
             .wal
             .partition_point(|r| r.end <= daemon.captured);
         daemon.claims = progress.clone();
+        for setting in self.server.now.policies.values() {
+            daemon.policies.set(setting.clone());
+        }
         daemon.dispatched = progress.clone();
         daemon.applied = progress.clone();
         if let Some(last) = last {
@@ -98,7 +101,7 @@ impl Site {
         });
         let own = origin == self.me;
         for table in transaction.truncates() {
-            let version = transaction.version;
+            let version = transaction.truncate_version(table);
             // It may have to be repeated.
             let recent = transaction.position > self.looked;
             let repeat = own && recent && self.rules.has(Rule::Repair);
@@ -133,7 +136,8 @@ impl Site {
                 deleted,
                 local_lsn,
             };
-            self.daemon.index.announce(relation, hash, entry);
+            self.daemon
+                .announce(relation, hash, entry, &transaction.seen, self.rules);
         }
     }
 

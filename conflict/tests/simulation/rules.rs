@@ -45,10 +45,16 @@ pub(crate) enum Rule {
     Tail,
     /// After a restart the clock is set above all that the journals have.
     Restore,
+    /// A write stands at least as high as what it replaced knowingly.
+    Inherit,
+    /// Between writes under different policies the newer policy's stays.
+    Epoch,
+    /// A write replaces what it has seen, also where that stands higher.
+    Known,
 }
 
 impl Rule {
-    pub(crate) const ALL: [Rule; 19] = [
+    pub(crate) const ALL: [Rule; 22] = [
         Rule::Hybrid,
         Rule::Travel,
         Rule::Set,
@@ -68,6 +74,9 @@ impl Rule {
         Rule::Very,
         Rule::Tail,
         Rule::Restore,
+        Rule::Inherit,
+        Rule::Epoch,
+        Rule::Known,
     ];
 }
 

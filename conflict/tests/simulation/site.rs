@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use everywrite_conflict::policy::{Policies, Rank};
 use everywrite_conflict::{
-    Entry, Fold, HybridClock, Index, Lsn, NodeId, Position, Settled, Stamp, Vector, Version,
-    invariants,
+    Entry, Fold, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Settled, Stamp,
+    Vector, Version, invariants,
 };
 
-use crate::data::{self, Key, Op, Transaction};
+use crate::data::{self, Key, Op, Ranks, TABLES, Transaction};
 use crate::postgres::Server;
 use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
@@ -46,7 +48,7 @@ pub(crate) struct Site {
     pub(crate) looked: Lsn,
     pub(crate) daemon: Daemon,
     /// For the checks: the greatest version of each key that was forgotten here.
-    pub(crate) forgot: BTreeMap<Key, Version>,
+    pub(crate) forgot: BTreeMap<Key, Entry>,
     pub(crate) forgotten: usize,
     pub(crate) conflicts: usize,
     pub(crate) paths: Paths,
@@ -75,6 +77,7 @@ pub(crate) struct Paths {
 pub(crate) struct Daemon {
     pub(crate) index: Index,
     pub(crate) clock: HybridClock,
+    pub(crate) policies: Policies,
     pub(crate) settled: Settled,
     /// Up to where capture has read the WAL, and the number of the next record.
     pub(crate) captured: Lsn,
@@ -188,7 +191,7 @@ impl Site {
     }
 
     /// What the transaction that commits at `end` has surely seen.
-    fn see_before(&mut self, end: Lsn) -> Vector {
+    fn see_before(&mut self, end: Lsn) -> Arc<Vector> {
         let Daemon { marks, seen, .. } = &mut self.daemon;
         marks.retain(|&(at, origin, last)| {
             if at < end {
@@ -196,7 +199,48 @@ impl Site {
             }
             at >= end
         });
-        seen.clone()
+        Arc::new(seen.clone())
+    }
+
+    /// The ranks of a local transaction's writes: their own, and what they inherit.
+    fn ranks(&self, stamp: Stamp, ops: &[Op]) -> Ranks {
+        let mut ranks = Ranks::default();
+        let daemon = &self.daemon;
+        let covers = |p: Position| p.origin == self.me || daemon.claims.covers(p);
+        for table in 0..TABLES {
+            let active = daemon.policies.get(data::table(table));
+            let epoch = active.map(|a| a.epoch).unwrap_or_default();
+            ranks.epochs.insert(table, epoch);
+        }
+        let row = |ranks: &mut Ranks, key: Key| {
+            let (relation, hash) = (data::relation(key), data::hash(key));
+            let own = daemon.policies.rank(relation, stamp, self.me);
+            let inherits = self.rules.has(Rule::Inherit);
+            let inherited = inherits.then(|| daemon.index.inherited(relation, hash, covers));
+            let mut rank = own.max(inherited.unwrap_or(Rank::NONE));
+            if rank.epoch.number > 0 && !self.rules.has(Rule::Epoch) {
+                rank.epoch = everywrite_conflict::policy::Epoch {
+                    number: 1,
+                    origin: NodeId(0),
+                };
+            }
+            ranks.rows.insert(key, rank);
+        };
+        for op in ops {
+            match op {
+                Op::Insert(key, _) | Op::Update(key, _) | Op::Delete(key) => row(&mut ranks, *key),
+                Op::Move(old, new, _) => {
+                    row(&mut ranks, *old);
+                    row(&mut ranks, *new);
+                }
+                Op::Truncate(table) => {
+                    let rank = daemon.policies.truncate_rank(data::table(*table));
+                    ranks.truncates.insert(*table, rank);
+                }
+                Op::Lost(..) | Op::Policy(_) => {}
+            }
+        }
+        ranks
     }
 
     fn stamp(&mut self, time: Stamp, position: Lsn, ops: Vec<Op>) {
@@ -208,16 +252,20 @@ impl Site {
         if !self.rules.has(Rule::Hybrid) {
             stamp = time;
         }
+        for op in &ops {
+            if let Op::Policy(setting) = op {
+                self.daemon.policies.set(setting.clone());
+            }
+        }
+        let seen = self.see_before(position);
         let transaction = Transaction {
             position,
             previous: end_of(&self.journal),
             stamp,
-            version: Version {
-                stamp,
-                origin: self.me,
-            },
+            version: Version::new(stamp, self.me),
+            ranks: self.ranks(stamp, &ops),
             vector: self.daemon.claims.clone(),
-            seen: self.see_before(position),
+            seen,
             ops,
         };
         tell!("  site {} captures {transaction:?}", site_of(self.me));
@@ -232,7 +280,7 @@ impl Site {
             // What replay may have put in after the truncate is removed again.
             let repair = self.rules.has(Rule::Repair);
             let local_lsn = if repair { Lsn::MAX } else { Lsn::ZERO };
-            let version = transaction.version;
+            let version = transaction.truncate_version(table);
             let entry = Entry {
                 version,
                 source,
@@ -253,7 +301,7 @@ impl Site {
             let over = before.is_some_and(|e| e.local_lsn >= position);
             self.paths.over_claimed += usize::from(over);
             let repair = deleted && over && self.rules.has(Rule::Repair);
-            let own = folded.last.version == transaction.version;
+            let own = folded.last.version == transaction.row_version(folded.key);
             let local_lsn = if repair && own { Lsn::MAX } else { Lsn::ZERO };
             let version = folded.last.version;
             let entry = Entry {
@@ -262,7 +310,8 @@ impl Site {
                 deleted,
                 local_lsn,
             };
-            self.daemon.index.announce(relation, hash, entry);
+            self.daemon
+                .announce(relation, hash, entry, &transaction.seen, self.rules);
             if repair && own {
                 self.daemon
                     .repairs
@@ -359,13 +408,8 @@ impl Site {
             Lsn(Lsn::MAX.0 - 1)
         };
         let keys: Vec<Key> = (0..=u8::MAX).take(32).collect();
-        let known = |site: &Site| -> Vec<Option<Version>> {
-            let entries = site
-                .daemon
-                .index
-                .iter()
-                .map(|(k, e)| (k, e.version))
-                .collect::<BTreeMap<_, _>>();
+        let known = |site: &Site| -> Vec<Option<Entry>> {
+            let entries = site.daemon.index.iter().collect::<BTreeMap<_, _>>();
             keys.iter()
                 .map(|k| entries.get(&data::hash(*k)).copied())
                 .collect()
@@ -374,10 +418,12 @@ impl Site {
         self.forgotten += self.daemon.index.forget(&stable, captured);
         let after = known(self);
         for ((key, before), after) in keys.iter().zip(before).zip(after) {
-            if let (Some(version), None) = (before, after) {
-                tell!("  site {} forgets key {key} {version:?}", site_of(self.me));
-                let forgot = self.forgot.entry(*key).or_insert(version);
-                *forgot = (*forgot).max(version);
+            if let (Some(entry), None) = (before, after) {
+                tell!("  site {} forgets key {key} {entry:?}", site_of(self.me));
+                let forgot = self.forgot.entry(*key).or_insert(entry);
+                if forgot.version < entry.version {
+                    *forgot = entry;
+                }
             }
         }
     }
@@ -408,10 +454,26 @@ impl Site {
 }
 
 impl Daemon {
+    /// Puts an entry into the index, with what its transaction had surely seen.
+    pub(crate) fn announce(
+        &mut self,
+        relation: RelationHash,
+        hash: KeyHash,
+        entry: Entry,
+        seen: &Arc<Vector>,
+        rules: Rules,
+    ) {
+        match entry.version.is_ranked() && rules.has(Rule::Known) {
+            true => drop(self.index.announce_ranked(relation, hash, entry, seen)),
+            false => drop(self.index.announce(relation, hash, entry)),
+        }
+    }
+
     pub(crate) fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
         Daemon {
             index: Index::new(),
             clock: HybridClock::restored(last),
+            policies: Policies::new(),
             settled: Settled::new(me, (0..sites).map(node)),
             captured: Lsn::ZERO,
             next_record: 0,

@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use everywrite_conflict::{Position, Stamp, Vector, Version, invariants};
+use everywrite_conflict::policy::Epoch;
+use everywrite_conflict::{NodeId, Position, Stamp, Vector, Version, invariants};
 
-use crate::data::{self, Key, Op, Transaction};
+use crate::data::{self, Key, Op, TABLES, Transaction};
 use crate::replay::Answer;
 use crate::rnd::Rnd;
 use crate::rules::{Rule, Rules};
@@ -22,6 +24,8 @@ pub(crate) struct Shape {
     pub(crate) values: usize,
     /// 0: none, 1: now and then, else in percent of the steps.
     pub(crate) crashes: u64,
+    /// How often, in percent of the steps, a table's policy is set.
+    pub(crate) policies: u64,
     /// How often, in percent, all sites come to rest instead of only telling how far they are.
     pub(crate) rests: u64,
 }
@@ -90,6 +94,12 @@ impl World {
         tell!("site {me}, {other}");
         if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
             self.crash(me);
+        }
+        if shape.policies > 0 && self.rnd.chance(shape.policies) {
+            let time = self.time(me);
+            let mut site = self.sites[me].borrow_mut();
+            let id = site.me;
+            site.server.set_policy(time, id, &mut self.rnd, shape.sites);
         }
         match self.rnd.below(100) {
             0..22 => {
@@ -373,43 +383,34 @@ impl World {
         Ok(end)
     }
 
-    /// I5: for every key the state is the write with the highest version.
+    /// I5: for every key the state is the write that stays against every other one.
     fn highest_versions(&self, rows: &BTreeMap<Key, (Option<u8>, u64, u64)>) -> Result<(), String> {
-        let mut highest: BTreeMap<Key, (Version, Option<u64>)> = BTreeMap::new();
-        let mut write = |key: Key, version: Version, plain: Option<u64>| {
-            let known = highest.entry(key).or_insert((version, plain));
-            if version >= known.0 {
-                *known = (version, plain);
-            }
-        };
+        let mut writes: BTreeMap<Key, Vec<Write>> = BTreeMap::new();
         for site in &self.sites {
             for transaction in &site.borrow().journal {
-                let version = transaction.version;
-                for op in &transaction.ops {
-                    match op {
-                        Op::Insert(key, row) | Op::Update(key, row) => {
-                            write(*key, version, Some(row.plain));
-                        }
-                        Op::Delete(key) => write(*key, version, None),
-                        Op::Lost(key, version) => write(*key, *version, None),
-                        Op::Move(old, new, row) => {
-                            write(*old, version, None);
-                            write(*new, version, Some(row.plain));
-                        }
-                        Op::Truncate(table) => {
-                            for key in (0..32).filter(|k| data::relation(*k) == data::table(*table))
-                            {
-                                write(key, version, None);
-                            }
-                        }
-                    }
+                for (key, write) in Write::of(site.borrow().me, transaction) {
+                    writes.entry(key).or_default().push(write);
                 }
             }
         }
-        for (key, (version, plain)) in highest {
-            if rows.get(&key).map(|r| r.1) != plain {
+        for (key, mut writes) in writes {
+            // Of one transaction's writes the last one.
+            let mut stays = writes.remove(0);
+            for write in &writes {
+                if write.same(&stays) || write.over(&stays) {
+                    stays = write.clone();
+                }
+            }
+            if let Some(other) = writes.iter().find(|w| !w.same(&stays) && w.over(&stays)) {
+                return Err(format!("key {key}: {other:?} is above {stays:?}"));
+            }
+            let newer = |w: &&Write| w.epoch > stays.epoch && !stays.saw(w);
+            if let Some(other) = writes.iter().find(newer) {
+                return Err(format!("key {key}: {other:?} is newer than {stays:?}"));
+            }
+            if rows.get(&key).map(|r| r.1) != stays.plain {
                 return Err(format!(
-                    "key {key}: {:?} is not the write of {version:?}",
+                    "key {key}: {:?} is not the write of {stays:?}",
                     rows.get(&key)
                 ));
             }
@@ -437,5 +438,76 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// A write of a key, for the checks.
+#[derive(Clone, Debug)]
+struct Write {
+    version: Version,
+    at: Position,
+    seen: Arc<Vector>,
+    plain: Option<u64>,
+    epoch: Epoch,
+}
+
+impl Write {
+    fn of(me: NodeId, transaction: &Transaction) -> Vec<(Key, Write)> {
+        let write = |epoch: Epoch, version: Version, plain: Option<u64>| Write {
+            version,
+            epoch,
+            at: Position {
+                origin: me,
+                lsn: transaction.position,
+            },
+            seen: Arc::clone(&transaction.seen),
+            plain,
+        };
+        let epoch = |key: Key| transaction.ranks.epochs[&(key % TABLES)];
+        let row = |key: Key, plain| {
+            // Or that of what it replaced, if that is newer.
+            let version = transaction.row_version(key);
+            let epoch = epoch(key).max(version.rank().epoch);
+            (key, write(epoch, version, plain))
+        };
+        let mut writes = Vec::new();
+        for op in &transaction.ops {
+            match op {
+                Op::Insert(key, r) | Op::Update(key, r) => writes.push(row(*key, Some(r.plain))),
+                Op::Delete(key) => writes.push(row(*key, None)),
+                Op::Lost(key, version) => {
+                    writes.push((*key, write(version.rank().epoch, *version, None)));
+                }
+                Op::Move(old, new, r) => {
+                    writes.push(row(*old, None));
+                    writes.push(row(*new, Some(r.plain)));
+                }
+                Op::Truncate(table) => {
+                    let keys = (0..32).filter(|k| data::relation(*k) == data::table(*table));
+                    let version = transaction.truncate_version(*table);
+                    writes.extend(keys.map(|key| (key, write(epoch(key), version, None))));
+                }
+                Op::Policy(_) => {}
+            }
+        }
+        writes
+    }
+
+    /// Of one version, which is of one outcome.
+    fn same(&self, other: &Write) -> bool {
+        self.version == other.version
+    }
+
+    /// Whether it stays against the other: it has seen it, or neither has and it is greater.
+    fn over(&self, other: &Write) -> bool {
+        if !self.version.is_ranked() || !other.version.is_ranked() {
+            return self.version > other.version;
+        }
+        self.saw(other) || (!other.saw(self) && self.version > other.version)
+    }
+
+    fn saw(&self, other: &Write) -> bool {
+        let later = self.at.origin == other.at.origin && self.at.lsn > other.at.lsn;
+        later || self.seen.covers(other.at)
     }
 }

@@ -205,10 +205,7 @@ impl TravellingDelete {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        let version = Version {
-            stamp: Stamp(input.u64("stamp")?.cast_signed()),
-            origin: NodeId(input.u16("origin")?),
-        };
+        let version = Version::new(Stamp(input.u64("stamp")?.cast_signed()), NodeId(input.u16("origin")?));
         let schema = input.name("schema name")?;
         let table = input.name("table name")?;
         let columns = input.u16("number of key columns")?;

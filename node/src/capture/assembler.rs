@@ -463,10 +463,7 @@ impl Assembler {
             self.transactions += 1;
             self.changes += u64::from(open.count);
             if !stamped.repairs.is_empty() {
-                let version = Version {
-                    stamp: stamped.stamp,
-                    origin: self.me,
-                };
+                let version = Version::new(stamped.stamp, self.me);
                 self.repairs(&stamped.repairs, &open.changes, version, signal);
             }
         }
@@ -604,10 +601,7 @@ impl Assembler {
             return Ok(true);
         }
         if !repairs.is_empty() {
-            let version = Version {
-                stamp: large.stamp,
-                origin: self.me,
-            };
+            let version = Version::new(large.stamp, self.me);
             self.repairs(&repairs, &part, version, signal);
         }
         record::encode_large_part(&mut self.frames, large.position, &part);

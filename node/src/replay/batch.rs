@@ -158,10 +158,7 @@ impl Batch {
             return Ok(());
         };
         let writer = Writer {
-            version: Version {
-                stamp: header.stamp,
-                origin: self.origin,
-            },
+            version: Version::new(header.stamp, self.origin),
             transaction,
         };
         self.changes += 1;

@@ -237,10 +237,7 @@ impl Pass<'_, '_> {
 
     fn changes(&mut self, header: &Header, changes: Bytes) -> Result<(), Error> {
         let (origin, own) = (self.origin, self.origin == self.start.me);
-        let version = Version {
-            stamp: header.stamp,
-            origin,
-        };
+        let version = Version::new(header.stamp, origin);
         let source = Position {
             origin,
             lsn: header.position,

@@ -23,10 +23,7 @@ pub(super) async fn write(
     origin: NodeId,
     decided: &mut Decided,
 ) -> Result<(), Error> {
-    let version = Version {
-        stamp: header.stamp,
-        origin,
-    };
+    let version = Version::new(header.stamp, origin);
     let position = Position {
         origin,
         lsn: header.position,

@@ -337,10 +337,7 @@ impl Ledger {
             lsn: position,
         });
         for t in touched {
-            let version = t.version.unwrap_or(Version {
-                stamp,
-                origin: self.me,
-            });
+            let version = t.version.unwrap_or(Version::new(stamp, self.me));
             let entry = Entry {
                 version,
                 source,

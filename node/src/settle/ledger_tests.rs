@@ -11,10 +11,7 @@ fn table() -> RelationHash {
 }
 
 fn version(stamp: i64, origin: NodeId) -> Version {
-    Version {
-        stamp: Stamp(stamp),
-        origin,
-    }
+    Version::new(Stamp(stamp), origin)
 }
 
 fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent {

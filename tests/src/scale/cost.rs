@@ -150,10 +150,7 @@ fn index(sites: usize, keys: usize) -> f64 {
         let origin = NodeId((number % sites) as u16 + 1);
         let lsn = Lsn(1 + number as u64);
         let entry = Entry {
-            version: Version {
-                stamp: clock.stamp(Stamp(number as i64)),
-                origin,
-            },
+            version: Version::new(clock.stamp(Stamp(number as i64)), origin),
             source: Some(Position { origin, lsn }),
             deleted: false,
             local_lsn: lsn,

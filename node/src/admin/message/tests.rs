@@ -32,10 +32,7 @@ fn message() -> impl Strategy<Value = WalMessage> {
         )
             .prop_map(|(stamp, origin, schema, table, key)| {
                 WalMessage::Delete(TravellingDelete {
-                    version: Version {
-                        stamp: Stamp(stamp),
-                        origin: NodeId(origin),
-                    },
+                    version: Version::new(Stamp(stamp), NodeId(origin)),
                     schema,
                     table,
                     key: key
@@ -101,10 +98,7 @@ fn the_bytes_are_the_documented_ones() {
             .collect::<Vec<_>>()
     );
     let delete = TravellingDelete {
-        version: Version {
-            stamp: Stamp(-2),
-            origin: NodeId(3),
-        },
+        version: Version::new(Stamp(-2), NodeId(3)),
         schema: "public".into(),
         table: "t".into(),
         key: vec![KeyColumn {

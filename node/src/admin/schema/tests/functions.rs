@@ -89,10 +89,7 @@ async fn deletes_leave_the_outbox_once_and_in_order() {
         let deletes: Vec<_> = (0..3)
             .map(|n| {
                 WalMessage::Delete(TravellingDelete {
-                    version: Version {
-                        stamp: Stamp(n),
-                        origin: NodeId(2),
-                    },
+                    version: Version::new(Stamp(n), NodeId(2)),
                     schema: "public".into(),
                     table: "account".into(),
                     key: vec![KeyColumn {

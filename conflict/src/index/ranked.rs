@@ -1,0 +1,217 @@
+//! The entries of tables that have had a policy: their versions have a rank.
+//!
+//! Such an entry keeps what its transaction had seen, because a write replaces what it has seen
+//! even if that stands higher (see [`policy`](crate::policy)), whichever of the two is announced
+//! first. And it keeps the greatest rank of all else that was announced of its key, because a local
+//! transaction that is captured after the entry was announced, and had not seen it, inherits from
+//! what was there before.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::{Announced, Entry, Index, forgettable, greater, merged};
+use crate::policy::Rank;
+use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
+
+/// An entry and what it came after.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) entry: Entry,
+    /// What its transaction had surely seen of other origins.
+    seen: Arc<Vector>,
+    /// The greatest rank of what else is known of the key.
+    under: Rank,
+}
+
+impl Held {
+    fn rank(&self) -> Rank {
+        self.entry.version.rank()
+    }
+
+    /// That write of the key has landed.
+    pub(super) fn landed(&mut self, version: Version, local_lsn: Lsn) {
+        if self.entry.version == version {
+            self.entry.local_lsn = local_lsn;
+        }
+    }
+}
+
+/// Whether the transaction of `entry` had seen what stands at a position.
+fn covers(entry: &Entry, seen: &Vector, position: Option<Position>) -> bool {
+    let Some(position) = position else {
+        return false;
+    };
+    let earlier = |s: Position| s.origin == position.origin && s.lsn > position.lsn;
+    entry.source.is_some_and(earlier) || seen.covers(position)
+}
+
+/// Which of two writes of a key stays.
+fn compare(a: (&Entry, &Vector), b: (&Entry, &Vector)) -> Ordering {
+    if a.0.version == b.0.version {
+        return Ordering::Equal;
+    }
+    if covers(a.0, a.1, b.0.source) {
+        return Ordering::Greater;
+    }
+    if covers(b.0, b.1, a.0.source) {
+        return Ordering::Less;
+    }
+    a.0.version.cmp(&b.0.version)
+}
+
+impl Index {
+    /// [`announce_over`](Self::announce_over) for a version that has a rank. `seen`: what its
+    /// transaction had surely seen of other origins.
+    pub fn announce_ranked(
+        &mut self,
+        relation: RelationHash,
+        key: KeyHash,
+        entry: Entry,
+        seen: &Arc<Vector>,
+    ) -> (Option<Entry>, Announced) {
+        let truncate = self.truncates.get(&relation).copied();
+        let nothing = Vector::new();
+        let before = self.get(relation, key);
+        if let Some(truncate) = truncate
+            && compare((&entry, seen), (&truncate, &nothing)).is_lt()
+        {
+            return (before, Announced::Older(truncate));
+        }
+        let mut under = Rank::NONE;
+        let (mut kept, mut kept_seen) = (entry, Arc::clone(seen));
+        match self.ranked.get_mut(&key) {
+            Some(held) => match compare((&entry, seen), (&held.entry, &held.seen)) {
+                Ordering::Less => {
+                    held.under = held.under.max(entry.version.rank());
+                    return (
+                        before,
+                        Announced::Older(self.get_held(relation, key, entry)),
+                    );
+                }
+                Ordering::Equal => {
+                    under = held.under;
+                    kept = merged(held.entry, entry);
+                    // A decided delete is announced before it has been anywhere.
+                    if held.entry.source.is_some() {
+                        kept_seen = Arc::clone(&held.seen);
+                    }
+                }
+                Ordering::Greater => under = held.under.max(held.rank()),
+            },
+            None => {
+                if let Some(own) = self.own(key) {
+                    if own.version > entry.version {
+                        return (before, Announced::Older(own));
+                    }
+                    self.shard_mut(key).remove(&key);
+                }
+            }
+        }
+        let old = before.and_then(|b| b.source);
+        if let Some(source) = kept.source.filter(|s| old != Some(*s)) {
+            self.announced(source, 1);
+        }
+        let held = Held {
+            entry: kept,
+            seen: kept_seen,
+            under,
+        };
+        self.ranked.insert(key, held);
+        (before, Announced::Newest)
+    }
+
+    /// The rank that a local write of a key has at least, because of what it replaces. `covers`: what
+    /// its transaction may have seen.
+    pub fn inherited(
+        &self,
+        relation: RelationHash,
+        key: KeyHash,
+        covers: impl Fn(Position) -> bool,
+    ) -> Rank {
+        let (stable, captured) = &self.settled;
+        let truncate = self.truncates.get(&relation);
+        let truncate = truncate
+            .filter(|t| t.source.is_some_and(&covers) && !forgettable(t, stable, *captured))
+            .map_or(Rank::NONE, |t| t.version.rank());
+        let row = match self.held(key) {
+            Some(held) if forgettable(&held.entry, stable, *captured) => Rank::NONE,
+            Some(held) if held.entry.source.is_none_or(covers) => held.rank(),
+            Some(held) => held.under,
+            None => Rank::NONE,
+        };
+        row.max(truncate)
+    }
+
+    pub(super) fn held(&self, key: KeyHash) -> Option<&Held> {
+        if self.ranked.is_empty() {
+            return None;
+        }
+        self.ranked.get(&key)
+    }
+
+    /// A row's entry, or its table's last truncate if that came behind it.
+    pub(super) fn over_truncate(&self, relation: RelationHash, held: &Held) -> Entry {
+        let truncate = self.truncates.get(&relation).copied();
+        let unseen = truncate.filter(|t| !covers(&held.entry, &held.seen, t.source));
+        greater(Some(held.entry), unseen).unwrap_or(held.entry)
+    }
+
+    fn get_held(&self, relation: RelationHash, key: KeyHash, or: Entry) -> Entry {
+        self.held(key)
+            .map_or(or, |held| self.over_truncate(relation, held))
+    }
+
+    /// Whether a row's write came behind the truncate of that version.
+    pub(super) fn behind(&self, key: KeyHash, version: Version) -> bool {
+        let truncate = self.truncates.values().find(|t| t.version == version);
+        let (Some(held), Some(truncate)) = (self.held(key), truncate) else {
+            return false;
+        };
+        covers(&held.entry, &held.seen, truncate.source)
+    }
+
+    pub(super) fn put_ranked(&mut self, key: KeyHash, entry: Entry) {
+        let old = self.own(key).and_then(|e| e.source);
+        if let Some(source) = entry.source.filter(|s| old != Some(*s)) {
+            self.announced(source, 1);
+        }
+        let (seen, under) = match self.ranked.get(&key) {
+            Some(held) if held.entry.version == entry.version => {
+                (Arc::clone(&held.seen), held.under)
+            }
+            Some(held) => (Arc::default(), held.under.max(held.rank())),
+            None => {
+                self.shard_mut(key).remove(&key);
+                (Arc::default(), Rank::NONE)
+            }
+        };
+        self.ranked.insert(key, Held { entry, seen, under });
+    }
+
+    pub(super) fn sweep_ranked(&mut self, stable: &Vector, captured: Lsn) -> usize {
+        let before = self.ranked.len();
+        let mut in_flight = Vec::new();
+        let (behind, unstable) = (&mut self.sweep, &mut self.unstable);
+        self.ranked.retain(|_, held| {
+            let entry = &held.entry;
+            let Some(source) = entry.source else {
+                return true;
+            };
+            if forgettable(entry, stable, captured) {
+                return false;
+            }
+            if !stable.covers(source) {
+                *unstable += 1;
+            } else if entry.in_flight() {
+                in_flight.push(source);
+            } else {
+                behind.add(entry.local_lsn);
+            }
+            true
+        });
+        for source in in_flight {
+            self.announced(source, 1);
+        }
+        before - self.ranked.len()
+    }
+}

@@ -1,0 +1,81 @@
+//! What is compared before the stamp.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{NodeId, Stamp};
+
+/// A change of a table's policy: the number grows with each change, the origin tells apart two that
+/// were made at once. Number 0: the table has never had a policy.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Epoch {
+    /// One more than that of the change that its site knew.
+    pub number: u32,
+    /// Where it was made.
+    pub origin: NodeId,
+}
+
+/// What a version has before its stamp; compared in this order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Rank {
+    /// Under which policy the write was made.
+    pub epoch: Epoch,
+    /// How high that policy puts it.
+    pub height: i64,
+}
+
+impl Rank {
+    /// Of every write of a table that has never had a policy.
+    pub const NONE: Rank = Rank {
+        epoch: Epoch {
+            number: 0,
+            origin: NodeId(0),
+        },
+        height: 0,
+    };
+}
+
+/// How a table's conflicts are decided: by whole rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// The greatest stamp stays.
+    #[default]
+    LastUpdateWins,
+    /// Of writes that nobody had seen of each other the one with the least stamp stays.
+    FirstUpdateWins,
+    /// The write of the site that stands first in the list stays; sites that are not in it
+    /// come last. Writes of one site, and of two that are not listed: last update wins.
+    NodePriority(Vec<NodeId>),
+}
+
+impl Policy {
+    /// How high a write stands by itself.
+    pub fn height(&self, stamp: Stamp, origin: NodeId) -> i64 {
+        match self {
+            Policy::LastUpdateWins => 0,
+            Policy::FirstUpdateWins => stamp.0.checked_neg().unwrap_or(i64::MAX),
+            Policy::NodePriority(order) => {
+                let place = order.iter().position(|node| *node == origin);
+                let behind = place.map_or(0, |place| order.len() - place);
+                i64::try_from(behind).unwrap_or(i64::MAX)
+            }
+        }
+    }
+
+    /// The name in SQL.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Policy::LastUpdateWins => "last_update_wins",
+            Policy::FirstUpdateWins => "first_update_wins",
+            Policy::NodePriority(_) => "node_priority",
+        }
+    }
+}
+
+/// A TRUNCATE stands above every write of its epoch that it has not seen: it has replaced rows of any
+/// height.
+pub(crate) const TRUNCATE: i64 = i64::MAX;
