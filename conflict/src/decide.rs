@@ -111,14 +111,17 @@ pub struct Decision {
 ///   the index now names the change itself). It must not be [`Entry::undecided`].
 /// - `covers` says whether the change's transaction had seen a position: its vector covers it, or
 ///   it is an earlier position of its own origin. What it had seen is no conflict.
+/// - `claims` says the same of what the transaction's vector claims to have seen: under a policy that is
+///   what it replaces.
 /// - `row_present`: whether the row is in the table.
 ///
 /// The greater version stays, and an equal one is the change itself, come again. Under a policy
-/// what the change had seen is replaced whatever its version: see [`policy`](crate::policy).
+/// what the change claims to have seen is replaced whatever its version: see [`policy`](crate::policy).
 pub fn decide(
     operation: Operation,
     version: Version,
     covers: impl Fn(Position) -> bool,
+    claims: impl Fn(Position) -> bool,
     stored: Option<&Entry>,
     row_present: bool,
 ) -> Decision {
@@ -135,8 +138,9 @@ pub fn decide(
         !seen || version >= stored.version || ranked,
         "I6: {version:?} has seen {stored:?}"
     );
-    // What stands higher than a write that has seen it is stable where that was written.
-    let apply = version >= stored.version || (seen && ranked);
+    // What stands higher than a write that claims it was stable where that was written.
+    let apply =
+        version >= stored.version || (ranked && (seen || stored.source.is_some_and(claims)));
     let conflict = if version == stored.version {
         None
     } else if seen {

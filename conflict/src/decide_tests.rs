@@ -36,6 +36,7 @@ fn the_greater_version_is_applied_and_concurrent_writes_are_named() {
                 operation,
                 version(ours),
                 |_| false,
+                |_| false,
                 Some(&entry(5, deleted)),
                 !deleted,
             );
@@ -58,6 +59,7 @@ fn what_was_seen_is_no_conflict() {
             Operation::Insert,
             version(6),
             |_| true,
+            |_| false,
             Some(&entry(5, deleted)),
             !deleted,
         );
@@ -78,6 +80,7 @@ fn what_was_seen_is_no_conflict() {
         Operation::Insert,
         version(6),
         |_| true,
+        |_| false,
         Some(&waiting),
         false,
     );
@@ -89,6 +92,7 @@ fn an_equal_version_is_the_change_itself() {
     let decision = decide(
         Operation::Update,
         version(5),
+        |_| false,
         |_| false,
         Some(&entry(5, false)),
         true,
@@ -110,7 +114,7 @@ fn unknown_keys_are_simply_written() {
         (Operation::Update, false, Some(Kind::UpdateMissing)),
         (Operation::Delete, false, None),
     ] {
-        let decision = decide(operation, version(1), |_| false, None, present);
+        let decision = decide(operation, version(1), |_| false, |_| false, None, present);
         assert_eq!(
             decision,
             Decision {
@@ -129,6 +133,7 @@ fn what_was_seen_must_be_older() {
         Operation::Update,
         version(4),
         |_| true,
+        |_| false,
         Some(&entry(5, false)),
         true,
     );

@@ -75,6 +75,7 @@ pub enum Announced {
 #[must_use = "a decision that is rolled back has to be undone"]
 #[derive(Clone, Debug)]
 pub struct Undo {
+    relation: RelationHash,
     key: KeyHash,
     version: Version,
     previous: Option<Entry>,
@@ -262,9 +263,10 @@ impl Index {
         };
         // An equal version is a decision of the same outcome, made elsewhere or before.
         if self.get(relation, key).is_none_or(|e| e.version < version) {
-            self.put(key, tombstone);
+            self.put(relation, key, tombstone);
         }
         Undo {
+            relation,
             key,
             version,
             previous,
@@ -285,7 +287,7 @@ impl Index {
             (Some(held), _) => {
                 self.ranked.insert(undo.key, held);
             }
-            (None, Some(previous)) => self.put(undo.key, previous),
+            (None, Some(previous)) => self.put(undo.relation, undo.key, previous),
             (None, None) => {
                 self.shard_mut(undo.key).remove(&undo.key);
             }
@@ -372,7 +374,7 @@ impl Index {
             // The truncate carries it: they are forgotten together.
             Some(truncate) => {
                 let source = truncate.source;
-                self.put(key, Entry { source, ..entry });
+                self.put(relation, key, Entry { source, ..entry });
                 false
             }
         }
@@ -528,9 +530,9 @@ impl Index {
         &mut self.shards[shard_of(key)]
     }
 
-    fn put(&mut self, key: KeyHash, entry: Entry) {
+    fn put(&mut self, relation: RelationHash, key: KeyHash, entry: Entry) {
         if entry.version.is_ranked() || self.held(key).is_some() {
-            self.put_ranked(key, entry);
+            self.put_ranked(relation, key, entry);
             return;
         }
         let slot = Slot::new(entry);

@@ -1,6 +1,6 @@
 //! The entries of tables that have had a policy: their versions have a rank.
 //!
-//! Such an entry keeps what its transaction had seen, because a write replaces what it has seen
+//! Such an entry keeps what its transaction claims to have seen, because a write replaces that
 //! even if that stands higher (see [`policy`](crate::policy)), whichever of the two is announced
 //! first. And it keeps the greatest rank of all else that was announced of its key, because a local
 //! transaction that is captured after the entry was announced, and had not seen it, inherits from
@@ -10,17 +10,18 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::{Announced, Entry, Index, forgettable, greater, merged};
-use crate::policy::Rank;
+use crate::policy::{Epoch, Rank};
 use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
 
 /// An entry and what it came after.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) entry: Entry,
-    /// What its transaction had surely seen of other origins.
+    /// What its transaction claims to have seen of other origins.
     seen: Arc<Vector>,
     /// The greatest rank of what else is known of the key.
     under: Rank,
+    relation: RelationHash,
 }
 
 impl Held {
@@ -36,7 +37,8 @@ impl Held {
     }
 }
 
-/// Whether the transaction of `entry` had seen what stands at a position.
+/// Whether the transaction of `entry` claims to have seen what stands at a position. Not only what it
+/// has surely seen: its rank is made of what it claims.
 fn covers(entry: &Entry, seen: &Vector, position: Option<Position>) -> bool {
     let Some(position) = position else {
         return false;
@@ -60,8 +62,8 @@ fn compare(a: (&Entry, &Vector), b: (&Entry, &Vector)) -> Ordering {
 }
 
 impl Index {
-    /// [`announce_over`](Self::announce_over) for a version that has a rank. `seen`: what its
-    /// transaction had surely seen of other origins.
+    /// [`announce_over`](Self::announce_over) for a version that has a rank. `seen`: its
+    /// transaction's vector.
     pub fn announce_ranked(
         &mut self,
         relation: RelationHash,
@@ -115,6 +117,7 @@ impl Index {
             entry: kept,
             seen: kept_seen,
             under,
+            relation,
         };
         self.ranked.insert(key, held);
         (before, Announced::Newest)
@@ -140,6 +143,15 @@ impl Index {
             None => Rank::NONE,
         };
         row.max(truncate)
+    }
+
+    /// The newest policy that a local TRUNCATE of a table has to be under: of what it removes some may
+    /// be under a policy whose change a crash of the server has taken back here for the moment.
+    pub fn inherited_by_truncate(&self, relation: RelationHash) -> Epoch {
+        let rows = self.ranked.values().filter(|h| h.relation == relation);
+        let rows = rows.map(|h| h.rank().epoch).max().unwrap_or_default();
+        let truncate = self.truncates.get(&relation);
+        rows.max(truncate.map_or(Epoch::default(), |t| t.version.rank().epoch))
     }
 
     pub(super) fn held(&self, key: KeyHash) -> Option<&Held> {
@@ -170,7 +182,7 @@ impl Index {
         covers(&held.entry, &held.seen, truncate.source)
     }
 
-    pub(super) fn put_ranked(&mut self, key: KeyHash, entry: Entry) {
+    pub(super) fn put_ranked(&mut self, relation: RelationHash, key: KeyHash, entry: Entry) {
         let old = self.own(key).and_then(|e| e.source);
         if let Some(source) = entry.source.filter(|s| old != Some(*s)) {
             self.announced(source, 1);
@@ -185,7 +197,13 @@ impl Index {
                 (Arc::default(), Rank::NONE)
             }
         };
-        self.ranked.insert(key, Held { entry, seen, under });
+        let held = Held {
+            entry,
+            seen,
+            under,
+            relation,
+        };
+        self.ranked.insert(key, held);
     }
 
     pub(super) fn sweep_ranked(&mut self, stable: &Vector, captured: Lsn) -> usize {

@@ -72,13 +72,17 @@ impl Policies {
             })
     }
 
-    /// The rank of a TRUNCATE that is captured now.
-    pub fn truncate_rank(&self, relation: RelationHash) -> Rank {
-        self.tables
-            .get(&relation)
-            .map_or(Rank::NONE, |active| Rank {
-                epoch: active.epoch,
+    /// The rank of a TRUNCATE that is captured now; `inherited`: what
+    /// [`Index::inherited_by_truncate`](crate::Index::inherited_by_truncate) says.
+    pub fn truncate_rank(&self, relation: RelationHash, inherited: Epoch) -> Rank {
+        let active = self.tables.get(&relation).map(|active| active.epoch);
+        let epoch = active.unwrap_or_default().max(inherited);
+        match epoch.number {
+            0 => Rank::NONE,
+            _ => Rank {
+                epoch,
                 height: TRUNCATE,
-            })
+            },
+        }
     }
 }

@@ -89,9 +89,9 @@ pub(crate) struct Transaction {
     pub(crate) version: Version,
     pub(crate) ranks: Ranks,
     /// What its site had begun to replay.
-    pub(crate) vector: Vector,
+    pub(crate) vector: Arc<Vector>,
     /// What of that it has surely seen: committed, and before it in the local WAL.
-    pub(crate) seen: Arc<Vector>,
+    pub(crate) seen: Vector,
     pub(crate) ops: Vec<Op>,
 }
 

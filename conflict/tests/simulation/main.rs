@@ -146,7 +146,7 @@ fn one_run() {
 
 /// Runs that fail without a rule: tried first, so that the test is fast. If the schedules change,
 /// others are looked for.
-const KNOWN: [(Rule, u64, usize); 16] = [
+const KNOWN: [(Rule, u64, usize); 19] = [
     (Rule::Hybrid, 1, 8),
     (Rule::Travel, 0, 8),
     (Rule::Set, 3, 3),
@@ -163,6 +163,9 @@ const KNOWN: [(Rule, u64, usize); 16] = [
     (Rule::Split, 12, 6),
     (Rule::Very, 0, 3),
     (Rule::Restore, 25, 1),
+    (Rule::Inherit, 0, 10),
+    (Rule::Epoch, 0, 9),
+    (Rule::Known, 7, 11),
 ];
 
 /// These need two rare things at once, and thousands of runs may go well without them.

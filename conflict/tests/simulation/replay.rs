@@ -65,6 +65,13 @@ impl Flight {
             }
     }
 
+    /// Whether it claims to have seen it.
+    fn claims(&self, transaction: u32, position: Position) -> bool {
+        let transaction = &self.group[transaction as usize];
+        let earlier = position.origin == self.origin && position.lsn < transaction.position;
+        earlier || transaction.vector.covers(position)
+    }
+
     fn position(&self, transaction: u32) -> Lsn {
         self.group[transaction as usize].position
     }
@@ -219,7 +226,7 @@ impl Site {
                 local_lsn: Lsn::MAX,
             };
             let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
-            let seen = &flight.group[folded.last.transaction as usize].seen;
+            let seen = &flight.group[folded.last.transaction as usize].vector;
             self.daemon
                 .announce(relation, hash, entry, seen, self.rules);
         }
@@ -396,14 +403,16 @@ impl Site {
             let hybrid = hybrid && (self.rules.has(Rule::Known) || !version.is_ranked());
             let covers = |p| hybrid && flight.covers(self.rules, folded.last.transaction, p);
             let present = self.server.now.rows.contains_key(&folded.key);
-            let decision = decide(operation, version, covers, stored.as_ref(), present);
+            let known = self.rules.has(Rule::Known);
+            let claims = |p| known && flight.claims(folded.last.transaction, p);
+            let decision = decide(operation, version, covers, claims, stored.as_ref(), present);
             self.conflicts += usize::from(decision.conflict.is_some());
             if !decision.apply {
                 continue;
             }
             let forgot = self.forgot.get(&folded.key);
             if stored.is_none()
-                && forgot.is_some_and(|f| f.version > version && !f.source.is_some_and(covers))
+                && forgot.is_some_and(|f| f.version > version && !f.source.is_some_and(claims))
                 && (present || folded.net.row().is_some())
             {
                 return Err(format!(

@@ -39,7 +39,7 @@ impl Site {
         if let Some(last) = last {
             daemon.claims.merge(&last.vector);
             daemon.seen.merge(&last.seen);
-            daemon.tail = last.vector.clone();
+            daemon.tail = (*last.vector).clone();
         }
         daemon.tail_applied = if progress.covers_all(&daemon.tail) {
             Lsn::ZERO
@@ -137,7 +137,7 @@ impl Site {
                 local_lsn,
             };
             self.daemon
-                .announce(relation, hash, entry, &transaction.seen, self.rules);
+                .announce(relation, hash, entry, &transaction.vector, self.rules);
         }
     }
 

@@ -49,7 +49,7 @@ pub(crate) enum Rule {
     Inherit,
     /// Between writes under different policies the newer policy's stays.
     Epoch,
-    /// A write replaces what it has seen, also where that stands higher.
+    /// A write replaces what it claims to have seen, also where that stands higher.
     Known,
 }
 

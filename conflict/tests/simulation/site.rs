@@ -191,7 +191,7 @@ impl Site {
     }
 
     /// What the transaction that commits at `end` has surely seen.
-    fn see_before(&mut self, end: Lsn) -> Arc<Vector> {
+    fn see_before(&mut self, end: Lsn) -> Vector {
         let Daemon { marks, seen, .. } = &mut self.daemon;
         marks.retain(|&(at, origin, last)| {
             if at < end {
@@ -199,7 +199,7 @@ impl Site {
             }
             at >= end
         });
-        Arc::new(seen.clone())
+        seen.clone()
     }
 
     /// The ranks of a local transaction's writes: their own, and what they inherit.
@@ -234,7 +234,9 @@ impl Site {
                     row(&mut ranks, *new);
                 }
                 Op::Truncate(table) => {
-                    let rank = daemon.policies.truncate_rank(data::table(*table));
+                    let relation = data::table(*table);
+                    let inherited = daemon.index.inherited_by_truncate(relation);
+                    let rank = daemon.policies.truncate_rank(relation, inherited);
                     ranks.truncates.insert(*table, rank);
                 }
                 Op::Lost(..) | Op::Policy(_) => {}
@@ -264,7 +266,7 @@ impl Site {
             stamp,
             version: Version::new(stamp, self.me),
             ranks: self.ranks(stamp, &ops),
-            vector: self.daemon.claims.clone(),
+            vector: Arc::new(self.daemon.claims.clone()),
             seen,
             ops,
         };
@@ -311,7 +313,7 @@ impl Site {
                 local_lsn,
             };
             self.daemon
-                .announce(relation, hash, entry, &transaction.seen, self.rules);
+                .announce(relation, hash, entry, &transaction.vector, self.rules);
             if repair && own {
                 self.daemon
                     .repairs
@@ -454,7 +456,7 @@ impl Site {
 }
 
 impl Daemon {
-    /// Puts an entry into the index, with what its transaction had surely seen.
+    /// Puts an entry into the index, with what its transaction claims to have seen.
     pub(crate) fn announce(
         &mut self,
         relation: RelationHash,

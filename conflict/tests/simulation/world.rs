@@ -460,7 +460,7 @@ impl Write {
                 origin: me,
                 lsn: transaction.position,
             },
-            seen: Arc::clone(&transaction.seen),
+            seen: Arc::clone(&transaction.vector),
             plain,
         };
         let epoch = |key: Key| transaction.ranks.epochs[&(key % TABLES)];
@@ -485,7 +485,8 @@ impl Write {
                 Op::Truncate(table) => {
                     let keys = (0..32).filter(|k| data::relation(*k) == data::table(*table));
                     let version = transaction.truncate_version(*table);
-                    writes.extend(keys.map(|key| (key, write(epoch(key), version, None))));
+                    let newest = |key: Key| epoch(key).max(version.rank().epoch);
+                    writes.extend(keys.map(|key| (key, write(newest(key), version, None))));
                 }
                 Op::Policy(_) => {}
             }
