@@ -11,7 +11,8 @@
 //! can tell "newer" from "broken".
 
 use bytes::{BufMut, Bytes, BytesMut};
-use everywrite_conflict::{Lsn, NodeId, Stamp, Version};
+use everywrite_conflict::policy::{Epoch, Policy, Rank, Setting};
+use everywrite_conflict::{Lsn, NodeId, RelationHash, Stamp, Version};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -26,6 +27,8 @@ const KIND_COMMAND: u8 = b'c';
 const KIND_MARK: u8 = b'm';
 const KIND_BARRIER: u8 = b'b';
 const KIND_DELETE: u8 = b'd';
+const KIND_RANKED_DELETE: u8 = b'D';
+const KIND_POLICY: u8 = b'p';
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,47 @@ pub enum WalMessage {
     Barrier(u64),
     /// A delete that every site carries out, whether or not it saw the conflict.
     Delete(TravellingDelete),
+    /// A table's policy was set at the site whose stream it is in. Capture makes it of a row of
+    /// `everywrite.policy_log`; one that is found in the local WAL says nothing.
+    Policy(SetPolicy),
+}
+
+/// A change of a table's policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetPolicy {
+    /// The table's schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// Counts the changes of the table.
+    pub number: u32,
+    /// The policy's name.
+    pub policy: String,
+    /// The sites that the policy names, in its order.
+    pub sites: Vec<u16>,
+    /// What the person gave, JSON.
+    pub options: String,
+}
+
+impl SetPolicy {
+    /// The change as the index knows it, if this program has the policy. `origin`: where it was made.
+    pub fn setting(&self, origin: NodeId) -> Option<Setting> {
+        let sites = self.sites.iter().copied().map(NodeId).collect();
+        let policy = match self.policy.as_str() {
+            "last_update_wins" => Policy::LastUpdateWins,
+            "first_update_wins" => Policy::FirstUpdateWins,
+            "node_priority" => Policy::NodePriority(sites),
+            _ => return None,
+        };
+        Some(Setting {
+            relation: RelationHash::new(&self.schema, &self.table),
+            epoch: Epoch {
+                number: self.number,
+                origin,
+            },
+            policy,
+        })
+    }
 }
 
 /// What a person decided. News, not authority: the tables `paused` and `skipped` hold the truth.
@@ -106,6 +150,9 @@ pub enum DecodeError {
     /// A command that this program does not know, or not JSON.
     #[error("read a command: {0}")]
     Command(#[source] serde_json::Error),
+    /// A policy that this program does not know.
+    #[error("the policy {0} is not known here; a newer everywrite wrote it")]
+    Policy(String),
     /// A name is not UTF-8.
     #[error("the {0} is not UTF-8")]
     Text(&'static str),
@@ -149,8 +196,16 @@ impl WalMessage {
                 out.put_u64(*token);
             }
             WalMessage::Delete(delete) => {
-                out.put_u8(KIND_DELETE);
+                out.put_u8(match delete.version.is_ranked() {
+                    true => KIND_RANKED_DELETE,
+                    false => KIND_DELETE,
+                });
                 delete.encode(&mut out)?;
+            }
+            WalMessage::Policy(policy) => {
+                out.put_u8(KIND_POLICY);
+                let json = serde_json::to_vec(policy).map_err(EncodeError::Command)?;
+                out.extend_from_slice(&json);
             }
         }
         Ok(out.freeze())
@@ -173,7 +228,17 @@ impl WalMessage {
             }
             KIND_MARK => WalMessage::Mark,
             KIND_BARRIER => WalMessage::Barrier(input.u64("token")?),
-            KIND_DELETE => WalMessage::Delete(TravellingDelete::decode(&mut input)?),
+            KIND_DELETE => WalMessage::Delete(TravellingDelete::decode(&mut input, false)?),
+            KIND_RANKED_DELETE => WalMessage::Delete(TravellingDelete::decode(&mut input, true)?),
+            KIND_POLICY => {
+                let json = std::mem::take(&mut input.0);
+                let policy: SetPolicy =
+                    serde_json::from_slice(json).map_err(DecodeError::Command)?;
+                if policy.setting(NodeId(0)).is_none() {
+                    return Err(DecodeError::Policy(policy.policy));
+                }
+                WalMessage::Policy(policy)
+            }
             kind => return Err(DecodeError::Kind(kind)),
         };
         match input.0.len() {
@@ -187,6 +252,9 @@ impl TravellingDelete {
     fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         out.put_i64(self.version.stamp.0);
         out.put_u16(self.version.origin.0);
+        if self.version.is_ranked() {
+            put_rank(out, self.version.rank());
+        }
         put_name(out, "schema", &self.schema)?;
         put_name(out, "table", &self.table)?;
         out.put_u16(u16::try_from(self.key.len()).map_err(|_| EncodeError::TooLarge)?);
@@ -204,8 +272,15 @@ impl TravellingDelete {
         Ok(())
     }
 
-    fn decode(input: &mut Input<'_>) -> Result<Self, DecodeError> {
-        let version = Version::new(Stamp(input.u64("stamp")?.cast_signed()), NodeId(input.u16("origin")?));
+    fn decode(input: &mut Input<'_>, ranked: bool) -> Result<Self, DecodeError> {
+        let version = Version::new(
+            Stamp(input.u64("stamp")?.cast_signed()),
+            NodeId(input.u16("origin")?),
+        );
+        let version = match ranked {
+            true => version.ranked(input.rank()?),
+            false => version,
+        };
         let schema = input.name("schema name")?;
         let table = input.name("table name")?;
         let columns = input.u16("number of key columns")?;
@@ -230,6 +305,12 @@ impl TravellingDelete {
             key,
         })
     }
+}
+
+fn put_rank(out: &mut BytesMut, rank: Rank) {
+    out.put_u32(rank.epoch.number);
+    out.put_u16(rank.epoch.origin.0);
+    out.put_i64(rank.height);
 }
 
 fn put_name(out: &mut BytesMut, what: &'static str, name: &str) -> Result<(), EncodeError> {
@@ -277,6 +358,16 @@ impl<'a> Input<'a> {
 
     fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         self.array(what).map(u64::from_be_bytes)
+    }
+
+    fn rank(&mut self) -> Result<Rank, DecodeError> {
+        Ok(Rank {
+            epoch: Epoch {
+                number: self.u32("rank")?,
+                origin: NodeId(self.u16("rank")?),
+            },
+            height: self.u64("rank")?.cast_signed(),
+        })
     }
 
     fn name(&mut self, what: &'static str) -> Result<String, DecodeError> {

@@ -19,6 +19,7 @@ mod conflicts;
 mod migrate;
 mod nodes;
 mod outbox;
+mod policies;
 mod publish;
 #[cfg(test)]
 mod tests;
@@ -27,4 +28,5 @@ pub use conflicts::{Conflict, ConflictRows, INSERT_CONFLICTS, INSERT_CONFLICTS_T
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
+pub use policies::policies;
 pub use publish::{forget_conflicts, publish_status};

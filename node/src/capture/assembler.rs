@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use everywrite_conflict::{Lsn, NodeId, Stamp, Version};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 use rustc_hash::FxHashMap;
 
 use super::touched::{key_cells, touch, travelling};
-use super::{Error, Shapes, spool};
-use crate::admin::message::{Command, WalMessage};
+use super::{Error, Shapes, policies, spool};
+use crate::admin::message::{Command, SetPolicy, WalMessage};
+use crate::journal::ranks::Ranks;
 use crate::journal::record::{self, Header};
 use crate::pg::pgoutput::{self, Message, OwnedRelation};
 use crate::settle::{Identity, Ledger, Touched};
@@ -19,6 +20,8 @@ const PART_BYTES: usize = 1 << 20;
 
 /// The schema whose tables never travel: the daemon's own.
 const OWN_SCHEMA: &str = "everywrite";
+/// The one of them whose rows are turned into messages that travel.
+const POLICY_TABLE: &str = "policy_log";
 /// Prefix of our own replication origins and messages.
 const OWN_PREFIX: &str = "everywrite";
 
@@ -67,6 +70,8 @@ pub(super) struct Relation {
     pub(super) identity: Identity,
     pub(super) owned: std::sync::Arc<OwnedRelation>,
     own: bool,
+    /// Changes of policies.
+    policies: bool,
 }
 
 /// The transaction that is coming in.
@@ -79,6 +84,8 @@ struct Open {
     touched: Vec<Touched>,
     /// Deletes that travel and their messages.
     travelling: Vec<(Touched, Bytes)>,
+    /// Policies that it sets.
+    policies: Vec<SetPolicy>,
     signals: Vec<Signal>,
     xid: u32,
 }
@@ -304,6 +311,7 @@ impl Assembler {
     fn relation(&mut self, owned: OwnedRelation, raw: &[u8], primary_key: Option<&[String]>) {
         let own = owned.namespace == OWN_SCHEMA;
         let identity = Identity::of(&owned, primary_key);
+        let policies = own && owned.name == POLICY_TABLE;
         let mut shape = 0;
         if !own {
             let (id, new) = self.shapes.id(raw);
@@ -319,6 +327,7 @@ impl Assembler {
                 identity,
                 owned: std::sync::Arc::new(owned),
                 own,
+                policies,
             },
         );
     }
@@ -334,16 +343,16 @@ impl Assembler {
     }
 
     fn change(&mut self, payload: &Bytes, message: &Message<'_>) -> Result<(), Error> {
+        if let Some(policy) = self.policy(message) {
+            return self.set_policy(payload, policy);
+        }
         let relations = &self.relations;
         if let Some(xid) = self.streaming {
             let mut change = BytesMut::with_capacity(payload.len());
             if !rewrite(payload, message, true, relations, &mut change)? {
                 return Ok(());
             }
-            let subxid = payload
-                .get(1..5)
-                .and_then(|b| b.try_into().ok())
-                .map_or(xid, u32::from_be_bytes);
+            let subxid = subxid(payload, xid);
             return self.spools.add(xid, subxid, &change).map_err(Error::Spool);
         }
         let open = self
@@ -362,6 +371,31 @@ impl Assembler {
         }
         touch(message, |oid| relations.get(&oid), &mut open.touched)?;
         open.count += 1;
+        Ok(())
+    }
+
+    /// The policy that an insert of a row of the own schema sets.
+    fn policy(&self, message: &Message<'_>) -> Option<SetPolicy> {
+        let Message::Insert { relation, new, .. } = message else {
+            return None;
+        };
+        let relation = self.relations.get(relation).filter(|r| r.policies)?;
+        let policy = policies::of_row(&relation.owned, new);
+        if policy.is_none() {
+            tracing::warn!(
+                "ignored a row of everywrite.policy_log that no policy can be read from"
+            );
+        }
+        policy
+    }
+
+    fn set_policy(&mut self, payload: &Bytes, policy: SetPolicy) -> Result<(), Error> {
+        if let Some(xid) = self.streaming {
+            let subxid = subxid(payload, xid);
+            let message = policies::message(&policy);
+            return self.spools.add(xid, subxid, &message).map_err(Error::Spool);
+        }
+        self.open()?.policies.push(policy);
         Ok(())
     }
 
@@ -387,7 +421,7 @@ impl Assembler {
             match message {
                 WalMessage::Barrier(token) => signal(Signal::Barrier(token)),
                 WalMessage::Command(command) => signal(Signal::Command(command)),
-                WalMessage::Mark | WalMessage::Delete(_) => {}
+                WalMessage::Mark | WalMessage::Delete(_) | WalMessage::Policy(_) => {}
             }
             return Ok(());
         }
@@ -406,6 +440,7 @@ impl Assembler {
                 WalMessage::Mark => {
                     self.large_marks.insert(xid, ());
                 }
+                WalMessage::Policy(_) => {}
                 WalMessage::Delete(_) => {
                     let mut change = BytesMut::with_capacity(payload.len());
                     change.put_u8(b'M');
@@ -423,6 +458,8 @@ impl Assembler {
             WalMessage::Barrier(token) => open.signals.push(Signal::Barrier(token)),
             WalMessage::Command(command) => open.signals.push(Signal::Command(command)),
             WalMessage::Mark => open.marked = true,
+            // Any role may write one: the table is the authority.
+            WalMessage::Policy(_) => {}
             WalMessage::Delete(delete) => {
                 open.travelling.push((travelling(&delete), payload.clone()));
             }
@@ -438,8 +475,16 @@ impl Assembler {
         ledger: &Ledger,
         signal: &mut dyn FnMut(Signal),
     ) {
-        let something = open.count > 0 || open.marked || !open.travelling.is_empty();
+        let something = open.count > 0
+            || open.marked
+            || !open.travelling.is_empty()
+            || !open.policies.is_empty();
         if !open.replayed && something && position > self.last {
+            for policy in std::mem::take(&mut open.policies) {
+                open.count += 1;
+                put_change(&mut open.changes, &policies::message(&policy));
+                policies::set(&policy, self.me, ledger);
+            }
             let leaving: Vec<Touched> = open.travelling.iter().map(|t| t.0).collect();
             let stamped = ledger.capture(position, commit_time, &open.touched, &leaving);
             for ((_, message), leaves) in open.travelling.iter().zip(&stamped.leaves) {
@@ -447,6 +492,10 @@ impl Assembler {
                     open.count += 1;
                     put_change(&mut open.changes, message);
                 }
+            }
+            if !stamped.ranks.is_empty() {
+                open.count += 1;
+                open.changes = policies::with_ranks(&stamped.ranks, &open.changes);
             }
             let header = Header {
                 position,
@@ -464,7 +513,12 @@ impl Assembler {
             self.changes += u64::from(open.count);
             if !stamped.repairs.is_empty() {
                 let version = Version::new(stamped.stamp, self.me);
-                self.repairs(&stamped.repairs, &open.changes, version, signal);
+                self.repairs(
+                    &stamped.repairs,
+                    &open.changes,
+                    (version, &stamped.ranks),
+                    signal,
+                );
             }
         }
         for s in open.signals.drain(..) {
@@ -478,7 +532,7 @@ impl Assembler {
         &self,
         repairs: &[Touched],
         changes: &BytesMut,
-        version: Version,
+        (plain, ranks): (Version, &Ranks),
         signal: &mut dyn FnMut(Signal),
     ) {
         let by_shape: FxHashMap<u32, &Relation> =
@@ -510,7 +564,7 @@ impl Assembler {
                         signal(Signal::Repair(Repair {
                             relation: std::sync::Arc::clone(&relation.owned),
                             row: key_cells(&message, t.deleted).filter(|_| t.key.is_some()),
-                            version,
+                            version: ranks.greatest(t.relation, t.key, plain),
                         }));
                     }
                 }
@@ -542,7 +596,7 @@ impl Assembler {
             stamp: stamped.stamp,
             commit_time,
             xid,
-            vector: stamped.vector,
+            vector: stamped.vector.clone(),
             seen: stamped.seen,
             changes: 0,
         };
@@ -556,6 +610,7 @@ impl Assembler {
         Ok(Assembled::Large(Box::new(LargeCommit {
             position,
             stamp: stamped.stamp,
+            vector: stamped.vector,
             pieces,
             count: 0,
         })))
@@ -578,8 +633,10 @@ impl Assembler {
             };
             let message = pgoutput::decode(&change, false)?;
             if let Message::Message { content, .. } = &message {
-                if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
-                    touched.push(travelling(&delete));
+                match WalMessage::decode(content) {
+                    Ok(WalMessage::Delete(delete)) => touched.push(travelling(&delete)),
+                    Ok(WalMessage::Policy(policy)) => policies::set(&policy, self.me, ledger),
+                    _ => {}
                 }
             } else {
                 touch(
@@ -591,7 +648,12 @@ impl Assembler {
             large.count += 1;
             put_change(&mut part, &change);
         }
-        let repairs = ledger.capture_more(large.position, large.stamp, &touched);
+        let (repairs, ranks) =
+            ledger.capture_more(large.position, large.stamp, &large.vector, &touched);
+        if !ranks.is_empty() {
+            large.count += 1;
+            part = policies::with_ranks(&ranks, &part);
+        }
         if part.is_empty() {
             record::encode_large_end(&mut self.frames, large.position, large.count);
             self.last = large.position;
@@ -602,7 +664,7 @@ impl Assembler {
         }
         if !repairs.is_empty() {
             let version = Version::new(large.stamp, self.me);
-            self.repairs(&repairs, &part, version, signal);
+            self.repairs(&repairs, &part, (version, &ranks), signal);
         }
         record::encode_large_part(&mut self.frames, large.position, &part);
         Ok(false)
@@ -614,8 +676,17 @@ impl Assembler {
 pub struct LargeCommit {
     position: Lsn,
     stamp: Stamp,
+    vector: Vector,
     pieces: spool::Pieces,
     count: u32,
+}
+
+/// The subtransaction of a change in a piece of a large transaction.
+fn subxid(payload: &[u8], xid: u32) -> u32 {
+    payload
+        .get(1..5)
+        .and_then(|b| b.try_into().ok())
+        .map_or(xid, u32::from_be_bytes)
 }
 
 fn put_change(out: &mut BytesMut, change: &[u8]) {

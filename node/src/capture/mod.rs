@@ -22,6 +22,7 @@
 mod assembler;
 mod error;
 mod pace;
+mod policies;
 mod service;
 mod shapes;
 mod spool;

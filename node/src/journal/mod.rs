@@ -35,6 +35,7 @@ mod journal;
 mod journals;
 mod mark;
 mod options;
+pub mod ranks;
 mod reader;
 pub mod record;
 mod recovery;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everywrite_conflict::policy::Setting;
 use everywrite_conflict::{
-    Change, Entry, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Version, Writer,
+    Change, Entry, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version,
+    Writer,
 };
 use rustc_hash::FxHashMap;
 
 use super::Error;
 use super::image::Image;
 use super::mapping::Mapping;
+use crate::admin::message::SetPolicy;
+use crate::journal::ranks::Ranks;
 use crate::journal::record::Header;
 use crate::pg::pgoutput::{Message, Tuple};
 use crate::settle::Intent;
@@ -88,6 +92,12 @@ pub(super) struct Batch {
     pub alone: bool,
     /// Must be decided row by row.
     pub careful: bool,
+    /// Of the changes of the transaction that began last.
+    pub ranks: Arc<Ranks>,
+    /// The vectors of the transactions that have changes with a rank.
+    vectors: FxHashMap<u32, Arc<Vector>>,
+    /// Policies that it sets, and where that was done.
+    pub policies: Vec<SetPolicy>,
 }
 
 impl Batch {
@@ -102,6 +112,9 @@ impl Batch {
             bytes: 0,
             alone: false,
             careful: false,
+            ranks: Arc::default(),
+            vectors: FxHashMap::default(),
+            policies: Vec::new(),
         }
     }
 
@@ -126,6 +139,9 @@ impl Batch {
 
     /// Begins a transaction; its changes follow.
     pub(super) fn begin(&mut self, header: Header) {
+        if !self.ranks.is_empty() {
+            self.ranks = Arc::default();
+        }
         self.transactions.push(header);
     }
 
@@ -157,12 +173,25 @@ impl Batch {
         let Some(header) = self.transactions.last() else {
             return Ok(());
         };
-        let writer = Writer {
-            version: Version::new(header.stamp, self.origin),
-            transaction,
-        };
+        let plain = Version::new(header.stamp, self.origin);
+        let relation = mapping.identity.relation;
         self.changes += 1;
         self.bytes += raw.len() + 200;
+        let ranks = match self.ranks.is_empty() {
+            true => None,
+            false => {
+                let vectors = self.vectors.entry(transaction);
+                vectors.or_insert_with(|| Arc::new(header.vector.clone()));
+                Some(Arc::clone(&self.ranks))
+            }
+        };
+        let writer = |key: &RowKey| {
+            let ranked = |ranks: &Arc<Ranks>| ranks.version(relation, key.hash, plain);
+            Writer {
+                version: ranks.as_ref().map_or(plain, ranked),
+                transaction,
+            }
+        };
         let Some(table) = self.table(shape, mapping) else {
             return Ok(());
         };
@@ -182,7 +211,10 @@ impl Batch {
             Message::Insert { new, .. } => {
                 let image = Image::new(raw, new);
                 match key(new, &image)? {
-                    Some(k) => table.fold.push(k, Change::Insert(image), writer),
+                    Some(k) => {
+                        let writer = writer(&k);
+                        table.fold.push(k, Change::Insert(image), writer);
+                    }
                     None => table.appends.push(image),
                 }
             }
@@ -201,10 +233,12 @@ impl Batch {
                     }
                     let before = need(key(before, &old_image)?)?;
                     if before.hash != now.hash {
-                        table.fold.push_move(before, now, image, writer);
+                        let (leaves, comes) = (writer(&before), writer(&now));
+                        table.fold.push_move((before, leaves), (now, comes), image);
                         return Ok(());
                     }
                 }
+                let writer = writer(&now);
                 table.fold.push(now, Change::Update(image), writer);
             }
             Message::Delete {
@@ -214,6 +248,7 @@ impl Batch {
                     return Ok(());
                 };
                 let before = need(key(before, &Image::new(raw, before))?)?;
+                let writer = writer(&before);
                 table.fold.push(before, Change::Delete, writer);
             }
             _ => {}
@@ -257,6 +292,12 @@ impl Batch {
         };
         let transaction =
             u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        if version.is_ranked()
+            && let Some(header) = self.transactions.last()
+        {
+            let vectors = self.vectors.entry(transaction);
+            vectors.or_insert_with(|| Arc::new(header.vector.clone()));
+        }
         if let Some(table) = self.table(shape, mapping) {
             table.fold.push(
                 RowKey { hash, image: key },
@@ -299,16 +340,36 @@ impl Batch {
         }
     }
 
+    /// Whether that transaction claims to have seen what stands at `position`.
+    pub(super) fn claims(&self, writer: Writer, position: Position) -> bool {
+        let claimed = |h: &Header| h.vector.covers(position);
+        self.covers(writer, position) || self.header(writer).is_some_and(claimed)
+    }
+
+    /// Takes a change of a table's policy, by the transaction that began last. Such a transaction stays
+    /// alone and goes the careful way.
+    pub(super) fn set_policy(&mut self, policy: SetPolicy) {
+        self.alone = true;
+        self.careful = true;
+        self.changes += 1;
+        self.policies.push(policy);
+    }
+
+    /// What its policies set, for the index.
+    pub(super) fn settings(&self) -> impl Iterator<Item = Setting> + '_ {
+        self.policies.iter().filter_map(|p| p.setting(self.origin))
+    }
+
     /// Whether it leaves every row as it is: it brings only what it takes again.
     pub(super) fn writes_nothing(&self) -> bool {
         self.tables.iter().all(|t| {
             let nothing = |s: &Slot| matches!(s.folded.net, Net::Nothing);
             t.appends.is_empty() && t.slots.iter().all(nothing)
-        })
+        }) && self.policies.is_empty()
     }
 
     /// What the batch announces to the index, slot by slot, then the travelled deletes.
-    pub(super) fn intents(&self) -> impl Iterator<Item = Intent> + Clone + '_ {
+    pub(super) fn intents(&self) -> impl Iterator<Item = Intent<'_>> + Clone + '_ {
         let slots = self.tables.iter().flat_map(|t| {
             t.slots
                 .iter()
@@ -322,6 +383,10 @@ impl Batch {
                 source: Some(self.position(s)),
                 deleted: matches!(s.folded.net, Net::Delete | Net::Nothing),
                 local_lsn: Lsn::MAX,
+            },
+            vector: match s.version().is_ranked() {
+                true => self.vectors.get(&s.folded.last.transaction),
+                false => None,
             },
         })
     }

@@ -30,6 +30,7 @@ use super::batch::{Batch, RowKey, Slot, TableBatch};
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::policy;
 use super::toast::Toast;
 use super::writer::{Guard, Writer};
 use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
@@ -105,6 +106,7 @@ pub(super) async fn write(
     batch: &Batch,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    policy::write(writer, batch).await?;
     for table in &batch.tables {
         let mut cases = lock(ctx, writer, batch, table, decided).await?;
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
@@ -188,6 +190,7 @@ async fn lock<'a>(
             operation(&slot.folded.net),
             slot.version(),
             |position| batch.covers(last, position),
+            |position| batch.claims(last, position),
             stored.as_ref(),
             present,
         );
@@ -591,7 +594,10 @@ fn record(
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
         });
     }
+    let ranked = entries.iter().any(|e| e.version.is_ranked());
+    policy::decides(writer, mapping, ranked);
     writer.histories(mapping, &entries);
+    policy::decided(writer, ranked);
 }
 
 /// Writes what was decided.

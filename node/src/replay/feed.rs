@@ -20,6 +20,7 @@ use super::image::Image;
 use super::mapping::Mapping;
 use super::table::Table;
 use crate::admin::message::{TravellingDelete, WalMessage};
+use crate::journal::ranks;
 use crate::journal::record::{self, Changes, Frame, Header};
 use crate::journal::{Journal, Reader};
 use crate::pg::Target;
@@ -343,13 +344,22 @@ impl Feed {
 
     /// Puts one change into the batch's last transaction.
     pub(super) fn push(&self, batch: &mut Batch, raw: &Bytes) -> Result<(), Error> {
+        if raw.first() == Some(&ranks::TAG) {
+            Arc::make_mut(&mut batch.ranks).take(raw)?;
+            return Ok(());
+        }
         let message = decode(raw, false)?;
         let shape = match &message {
             Message::Insert { relation, .. }
             | Message::Update { relation, .. }
             | Message::Delete { relation, .. } => *relation,
             Message::Message { content, .. } => {
-                if let Ok(WalMessage::Delete(delete)) = WalMessage::decode(content) {
+                let content = WalMessage::decode(content);
+                if let Ok(WalMessage::Policy(policy)) = content {
+                    batch.set_policy(policy);
+                    return Ok(());
+                }
+                if let Ok(WalMessage::Delete(delete)) = content {
                     let name = (delete.schema.clone(), delete.table.clone());
                     if let Some((shape, mapping)) = self.locals.get(&name) {
                         batch.push_travelled(
@@ -394,6 +404,7 @@ impl Feed {
             let raw = raw?;
             match raw.first() {
                 Some(b'T') => look.truncates = true,
+                Some(&ranks::TAG) => {}
                 Some(b'M') => {
                     if let Message::Message { content, .. } = decode(&raw, false)? {
                         // A kind that only a newer daemon knows has an effect that must not be skipped.
@@ -401,9 +412,13 @@ impl Feed {
                             table: "(message)".to_owned(),
                             what: format!("{e}: this daemon must be upgraded"),
                         })?;
-                        if let WalMessage::Delete(delete) = message {
-                            look.travels = true;
-                            look.travelled.push(delete);
+                        match message {
+                            WalMessage::Delete(delete) => {
+                                look.travels = true;
+                                look.travelled.push(delete);
+                            }
+                            WalMessage::Policy(_) => look.travels = true,
+                            _ => {}
                         }
                     }
                 }
@@ -492,7 +507,7 @@ pub(super) struct Look {
     pub shapes: Vec<u32>,
     /// There is a TRUNCATE among them.
     pub truncates: bool,
-    /// There is a delete that travels among them.
+    /// There is a delete that travels among them, or a policy.
     pub travels: bool,
     travelled: Vec<TravellingDelete>,
 }

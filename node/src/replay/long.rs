@@ -1,7 +1,9 @@
 //! A transaction that is applied in parts, inside one local transaction: it is too large for
 //! memory, or has a TRUNCATE in it.
 
-use everywrite_conflict::Lsn;
+use std::sync::Arc;
+
+use everywrite_conflict::{Lsn, Version};
 
 use super::Error;
 use super::batch::Batch;
@@ -123,6 +125,15 @@ impl Stream {
                 self.flush(writer, work, decided).await?;
                 answered(writer, work).await?;
                 let tables = feed.truncated(&raw).await?;
+                let plain = Version::new(work.header.stamp, self.options.origin);
+                let ranks = Arc::make_mut(&mut work.batch.ranks);
+                let tables: Vec<_> = tables
+                    .into_iter()
+                    .map(|t| {
+                        let version = ranks.pass_truncate(t.identity.relation, plain);
+                        (t, version)
+                    })
+                    .collect();
                 let context = &self.options.context;
                 truncate::write(
                     context,
@@ -153,6 +164,7 @@ impl Stream {
     ) -> Result<(), Error> {
         let mut next = Batch::new(self.options.origin);
         next.begin(work.header.clone());
+        next.ranks = Arc::clone(&work.batch.ranks);
         let mut batch = std::mem::replace(&mut work.batch, next);
         work.changes += batch.changes;
         batch.close();

@@ -29,6 +29,7 @@ mod mapping;
 #[doc(hidden)]
 pub mod measured;
 mod outbox;
+mod policy;
 mod rebuild;
 mod repair;
 mod rows;

@@ -12,6 +12,7 @@ use super::Error;
 use super::second_looks::SecondLooks;
 use crate::admin::message::WalMessage;
 use crate::capture::{Repair, touch_with, travelling};
+use crate::journal::ranks::{self, Ranks};
 use crate::journal::record::{Changes, Frame, Header, decode};
 use crate::journal::{Journal, Journals};
 use crate::pg::pgoutput::{self, Message, OwnedRelation, Relation};
@@ -67,13 +68,14 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             up_to,
             local_lsn: if own { Lsn::ZERO } else { start.local_lsn },
             large: None,
+            ranks: Ranks::default(),
             transactions: 0,
         };
         pass.read(&journal).await?;
         transactions += pass.transactions;
         // Also when everything of it is released: stamps only go up.
         if let Some(header) = journal.last_header().filter(|h| h.position <= up_to) {
-            ledger.rebuild(header.stamp, []);
+            ledger.rebuild(header.stamp, &Arc::default(), []);
             start.stability.replayed(origin, &header.seen);
         }
     }
@@ -88,7 +90,7 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
                 deleted: true,
                 local_lsn: start.local_lsn,
             };
-            ledger.rebuild(delete.version.stamp, [(touched, entry)]);
+            ledger.rebuild(delete.version.stamp, &Arc::default(), [(touched, entry)]);
         }
     }
     Ok((transactions, looks.asked(ledger)))
@@ -178,6 +180,8 @@ struct Pass<'a, 'k> {
     up_to: Lsn,
     local_lsn: Lsn,
     large: Option<Header>,
+    /// Of the changes of the transaction that is read.
+    ranks: Ranks,
     transactions: u64,
 }
 
@@ -210,6 +214,7 @@ impl Pass<'_, '_> {
                     return Ok(false);
                 }
                 self.transactions += 1;
+                self.ranks = Ranks::default();
                 if self.origin != self.start.me {
                     self.start.stability.replayed(self.origin, &header.seen);
                 }
@@ -221,6 +226,7 @@ impl Pass<'_, '_> {
                     return Ok(false);
                 }
                 self.large = Some(header);
+                self.ranks = Ranks::default();
             }
             Frame::LargePart { changes, .. } => {
                 if let Some(header) = self.large.clone() {
@@ -235,6 +241,24 @@ impl Pass<'_, '_> {
         Ok(true)
     }
 
+    /// The version of a write.
+    fn version(&mut self, t: &Touched, plain: Version) -> Version {
+        match (t.version, t.key) {
+            (Some(version), _) => version,
+            (None, Some(key)) => self.ranks.version(t.relation, key, plain),
+            (None, None) => self.ranks.pass_truncate(t.relation, plain),
+        }
+    }
+
+    fn policy(&self, message: &Message<'_>) {
+        if let Message::Message { content, .. } = message
+            && let Ok(WalMessage::Policy(policy)) = WalMessage::decode(content)
+            && let Some(setting) = policy.setting(self.origin)
+        {
+            self.start.ledger.set_policy(setting);
+        }
+    }
+
     fn changes(&mut self, header: &Header, changes: Bytes) -> Result<(), Error> {
         let (origin, own) = (self.origin, self.origin == self.start.me);
         let version = Version::new(header.stamp, origin);
@@ -243,13 +267,21 @@ impl Pass<'_, '_> {
             lsn: header.position,
         };
         let recent = own && header.position > self.start.looked_at;
-        let mut touched = Vec::new();
+        let mut touched: Vec<Touched> = Vec::new();
+        let mut versions = Vec::new();
         for change in Changes::new(changes) {
             let change = change?;
             let first = touched.len();
+            if change.first() == Some(&ranks::TAG) {
+                self.ranks.take(&change)?;
+                continue;
+            }
             let message = pgoutput::decode(&change, false)?;
+            self.policy(&message);
             self.keys.touched(origin, &message, &mut touched)?;
             for t in touched.get(first..).unwrap_or_default() {
+                let version = self.version(t, version);
+                versions.push(version);
                 if recent {
                     let relation = self.keys.relation(origin, &message, t);
                     self.looks
@@ -259,16 +291,17 @@ impl Pass<'_, '_> {
                 }
             }
         }
-        let entries = touched.into_iter().map(|t| {
+        let vector = Arc::new(header.vector.clone());
+        let entries = touched.into_iter().zip(versions).map(|(t, version)| {
             let entry = Entry {
-                version: t.version.unwrap_or(version),
+                version,
                 source: Some(source),
                 deleted: t.deleted,
                 local_lsn: self.local_lsn,
             };
             (t, entry)
         });
-        self.start.ledger.rebuild(version.stamp, entries);
+        self.start.ledger.rebuild(version.stamp, &vector, entries);
         Ok(())
     }
 }

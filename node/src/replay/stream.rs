@@ -354,6 +354,9 @@ impl Stream {
         // A group goes behind those on their way or not at all: to it they are applied.
         let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
+        batch
+            .settings()
+            .for_each(|s| o.context.ledger.set_policy(s));
         let announcement = {
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
             o.context.ledger.announce(

@@ -18,17 +18,16 @@ use crate::journal::record::Header;
 pub(super) async fn write(
     ctx: &Context,
     writer: &mut Writer,
-    tables: &[Arc<Mapping>],
+    tables: &[(Arc<Mapping>, Version)],
     header: &Header,
     origin: NodeId,
     decided: &mut Decided,
 ) -> Result<(), Error> {
-    let version = Version::new(header.stamp, origin);
     let position = Position {
         origin,
         lsn: header.position,
     };
-    for mapping in tables {
+    for &(ref mapping, version) in tables {
         let entry = Entry {
             version,
             source: Some(position),
@@ -46,8 +45,8 @@ pub(super) async fn write(
     }
     decided
         .truncated
-        .extend(tables.iter().map(|m| (m.identity.relation, version)));
-    for mapping in tables {
+        .extend(tables.iter().map(|(m, v)| (m.identity.relation, *v)));
+    for (mapping, _) in tables {
         writer.sql(&format!(
             "lock table {} in access exclusive mode",
             mapping.table.quoted
@@ -58,7 +57,7 @@ pub(super) async fn write(
         return Err(Error::Shutdown);
     }
     let mut plain = Vec::new();
-    for mapping in tables {
+    for &(ref mapping, version) in tables {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
         let interesting = ctx.ledger.with_index(|index| {
             let concerns = |(_, e): &(KeyHash, Entry)| {

@@ -343,6 +343,17 @@ impl Shared {
         );
         let here = Lsn(here.unsigned_abs());
         self.ledger.restored_to(here);
+        for (origin, policy) in schema::policies(&client, self.me, own.end()).await? {
+            match policy.setting(origin) {
+                Some(setting) => self.ledger.set_policy(setting),
+                None => anyhow::bail!(
+                    "the table {}.{} has the policy {}, which this release does not know; a newer one has to run here",
+                    policy.schema,
+                    policy.table,
+                    policy.policy
+                ),
+            }
+        }
         let began = Instant::now();
         let (read, looks) = replay::rebuild(replay::Start {
             client: &client,

@@ -18,15 +18,22 @@
 //!   loses everywhere alike. A group that surely came after the transaction in the local WAL is
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
+mod policies;
+
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use everywrite_conflict::policy::Policies;
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
     Stamp, Undo, Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::journal::ranks::Ranks;
+use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
 const BLIND: Duration = Duration::from_millis(500);
@@ -59,17 +66,21 @@ pub struct Stamped {
     pub repairs: Vec<Touched>,
     /// For each delete that was to travel, whether it still leaves.
     pub leaves: Vec<bool>,
+    /// The ranks of its writes, where tables have had a policy.
+    pub ranks: Ranks,
 }
 
 /// What replay wants to write.
 #[derive(Clone, Copy, Debug)]
-pub struct Intent {
+pub struct Intent<'a> {
     /// The table.
     pub relation: RelationHash,
     /// The row.
     pub key: KeyHash,
     /// The entry to announce.
     pub entry: Entry,
+    /// Its transaction's vector, if its version has a rank.
+    pub vector: Option<&'a Arc<Vector>>,
 }
 
 /// A group that is committed here.
@@ -146,7 +157,9 @@ struct Inner {
     /// For each origin the last group that was announced to be written without a look at the rows.
     blind: Vector,
     /// Local writes that were below a group on its way when they were captured.
-    beaten: HashMap<KeyHash, Entry>,
+    beaten: HashMap<KeyHash, (Entry, Arc<Vector>)>,
+    /// What is set, by table.
+    policies: Policies,
     /// Groups above which the next local transaction is stamped if it ends behind them.
     marks: Vec<Mark>,
     /// The end of the local WAL when this process began.
@@ -184,6 +197,7 @@ impl Ledger {
                 flushed: Vector::new(),
                 blind: Vector::new(),
                 beaten: HashMap::new(),
+                policies: Policies::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
                 deciding: 0,
@@ -254,11 +268,17 @@ impl Ledger {
     }
 
     /// Puts back what the journals say was written (at start, before capture and replay run).
-    pub fn rebuild(&self, stamp: Stamp, touched: impl IntoIterator<Item = (Touched, Entry)>) {
+    /// `vector`: of the transaction that wrote it.
+    pub fn rebuild(
+        &self,
+        stamp: Stamp,
+        vector: &Arc<Vector>,
+        touched: impl IntoIterator<Item = (Touched, Entry)>,
+    ) {
         let mut inner = self.inner.lock();
         inner.clock.saw(stamp);
         for (t, entry) in touched {
-            inner.put(t, entry);
+            inner.announce(&t, entry, || Arc::clone(vector));
         }
     }
 
@@ -276,9 +296,10 @@ impl Ledger {
         inner.see_before(position);
         let stamp = inner.clock.stamp(commit_time);
         let (vector, seen) = (inner.dispatched.clone(), inner.seen.clone());
+        let mut captured = Capturing::new(self.me, stamp, &vector);
         inner.stamped_to = inner.stamped_to.max(position);
         let mut repairs = Vec::new();
-        self.announce_local(&mut inner, position, stamp, touched, &mut repairs);
+        self.announce_local(&mut inner, position, &mut captured, touched, &mut repairs);
         let mut leaves = Vec::with_capacity(travelling.len());
         for t in travelling {
             let (Some(key), Some(version)) = (t.key, t.version) else {
@@ -295,40 +316,50 @@ impl Ledger {
                 self.announce_local(
                     &mut inner,
                     position,
-                    stamp,
+                    &mut captured,
                     std::slice::from_ref(t),
                     &mut repairs,
                 );
             }
             leaves.push(leave);
         }
+        let ranks = captured.ranks;
         Stamped {
             stamp,
             vector,
             seen,
             repairs,
             leaves,
+            ranks,
         }
     }
 
-    /// Announces more keys of a local transaction that is too large for one step.
-    pub fn capture_more(&self, position: Lsn, stamp: Stamp, touched: &[Touched]) -> Vec<Touched> {
+    /// Announces more keys of a local transaction that is too large for one step, with the vector
+    /// that [`capture`](Self::capture) gave it.
+    pub fn capture_more(
+        &self,
+        position: Lsn,
+        stamp: Stamp,
+        vector: &Vector,
+        touched: &[Touched],
+    ) -> (Vec<Touched>, Ranks) {
         let mut repairs = Vec::new();
+        let mut captured = Capturing::new(self.me, stamp, vector);
         self.announce_local(
             &mut self.inner.lock(),
             position,
-            stamp,
+            &mut captured,
             touched,
             &mut repairs,
         );
-        repairs
+        (repairs, captured.ranks)
     }
 
     fn announce_local(
         &self,
         inner: &mut Inner,
         position: Lsn,
-        stamp: Stamp,
+        captured: &mut Capturing<'_>,
         touched: &[Touched],
         repairs: &mut Vec<Touched>,
     ) {
@@ -337,20 +368,17 @@ impl Ledger {
             lsn: position,
         });
         for t in touched {
-            let version = t.version.unwrap_or(Version::new(stamp, self.me));
+            let version = match t.version {
+                Some(version) => version,
+                None => inner.version_of(t, captured),
+            };
             let entry = Entry {
                 version,
                 source,
                 deleted: t.deleted,
                 local_lsn: Lsn::ZERO,
             };
-            let (before, announced) = match t.key {
-                Some(key) => inner.index.announce_over(t.relation, key, entry),
-                None => {
-                    inner.index.announce_truncate(t.relation, entry);
-                    (None, Announced::Newest)
-                }
-            };
+            let (before, announced) = inner.announce(t, entry, || captured.shared());
             // Committed before a replayed write of the same key was, although stamped after it:
             // the replayed row stands where by version there is none.
             let overtaken = before.is_some_and(|b| b.local_lsn >= position);
@@ -367,7 +395,7 @@ impl Ledger {
             if let Some(key) = t.key
                 && newer.in_flight()
             {
-                inner.beaten.insert(key, entry);
+                inner.beaten.insert(key, (entry, captured.shared()));
             }
         }
     }
@@ -383,7 +411,7 @@ impl Ledger {
         keys.map(|key| {
             (
                 inner.index.get(relation, key),
-                inner.beaten.get(&key).copied(),
+                inner.beaten.get(&key).map(|beaten| beaten.0),
             )
         })
         .collect()
@@ -419,17 +447,17 @@ impl Ledger {
     /// without looking at the rows. `None`: another session is deciding one of the keys (`mine`
     /// says which decisions are the caller's own), and what it decides is what this group will
     /// meet; ask again.
-    pub fn announce(
+    pub fn announce<'a>(
         &self,
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
-        intents: impl Iterator<Item = Intent> + Clone,
+        intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
         let mut inner = self.inner.lock();
-        let open = |i: Intent| {
+        let open = |i: Intent<'_>| {
             let entry = inner.index.get(i.relation, i.key);
             entry.is_some_and(|e| e.undecided() && !mine(i.relation, i.key, e.version))
         };
@@ -444,7 +472,13 @@ impl Ledger {
             after,
             before: None,
         });
-        let before = |i: Intent| inner.index.announce_over(i.relation, i.key, i.entry).0;
+        let before = |i: Intent<'_>| match i.vector {
+            Some(vector) => {
+                let index = &mut inner.index;
+                index.announce_ranked(i.relation, i.key, i.entry, vector).0
+            }
+            None => inner.index.announce_over(i.relation, i.key, i.entry).0,
+        };
         let priors: Vec<Option<Entry>> = intents.map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
         let fast = fast(&priors);
@@ -522,8 +556,14 @@ impl Ledger {
         for l in lost.into_iter().rev() {
             inner.index.undo(l.undo);
             // A local write that lost to it meanwhile.
-            if let Some(entry) = inner.beaten.remove(&l.key) {
-                inner.index.announce(l.relation, l.key, entry);
+            if let Some((entry, vector)) = inner.beaten.remove(&l.key) {
+                let t = Touched {
+                    relation: l.relation,
+                    key: Some(l.key),
+                    deleted: entry.deleted,
+                    version: None,
+                };
+                inner.announce(&t, entry, || vector);
             }
         }
     }
@@ -763,16 +803,6 @@ impl Inner {
             }
             !surely
         });
-    }
-
-    fn put(&mut self, t: Touched, entry: Entry) -> Option<Announced> {
-        match t.key {
-            Some(key) => Some(self.index.announce(t.relation, key, entry)),
-            None => {
-                self.index.announce_truncate(t.relation, entry);
-                None
-            }
-        }
     }
 }
 

@@ -21,6 +21,7 @@ mod multi_row_transactions;
 mod new_table;
 mod nothing_twice;
 mod pause_and_resume;
+mod policies;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;

@@ -33,6 +33,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "functions",
         sql: include_str!("sql/0003_functions.sql"),
     },
+    Migration {
+        version: 4,
+        name: "policies",
+        sql: include_str!("sql/0004_policies.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.

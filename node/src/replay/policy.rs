@@ -1,0 +1,54 @@
+//! Policies at replay: changes of them are written into the local schema, in the transaction that
+//! brings them, and the history says which one decided.
+
+use super::Error;
+use super::batch::Batch;
+use super::mapping::Mapping;
+use super::writer::Writer;
+
+const WAS_SET: &str = "select everywrite.policy_was_set($1, $2, $3, $4, $5, $6, $7)";
+const WAS_SET_TYPES: [u32; 7] = [25, 25, 23, 23, 25, 25, 25];
+
+/// Writes what the batch sets into `everywrite.policy_log`, inside the transaction that is open.
+pub(super) async fn write(writer: &mut Writer, batch: &Batch) -> Result<(), Error> {
+    for policy in &batch.policies {
+        let number = policy.number.cast_signed().to_be_bytes();
+        let origin = i32::from(batch.origin.0).to_be_bytes();
+        let sites: Vec<String> = policy.sites.iter().map(u16::to_string).collect();
+        writer
+            .bind("policy_was_set", WAS_SET, &WAS_SET_TYPES)
+            .binary(Some(policy.schema.as_bytes()))
+            .binary(Some(policy.table.as_bytes()))
+            .binary(Some(&number))
+            .binary(Some(&origin))
+            .binary(Some(policy.policy.as_bytes()))
+            .binary(Some(sites.join(",").as_bytes()))
+            .binary(Some(policy.options.as_bytes()))
+            .execute();
+    }
+    if !batch.policies.is_empty() {
+        writer.run().await?;
+    }
+    Ok(())
+}
+
+/// Before entries of the history, if they are about a table that has had a policy.
+pub(super) fn decides(writer: &mut Writer, mapping: &Mapping, ranked: bool) {
+    if !ranked {
+        return;
+    }
+    let literal = |s: &str| s.replace('\'', "''");
+    writer.sql(&format!(
+        "select set_config('everywrite.policy', (select p.policy from everywrite.policies p \
+         where p.schema_name = '{}' and p.table_name = '{}'), true)",
+        literal(&mapping.table.schema),
+        literal(&mapping.table.name)
+    ));
+}
+
+/// Behind them.
+pub(super) fn decided(writer: &mut Writer, ranked: bool) {
+    if ranked {
+        writer.sql("select set_config('everywrite.policy', '', true)");
+    }
+}

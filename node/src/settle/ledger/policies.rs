@@ -1,0 +1,95 @@
+//! Tables that have had a policy: the ranks of what is captured.
+
+use std::sync::Arc;
+
+use everywrite_conflict::policy::Setting;
+use everywrite_conflict::{Announced, Entry, NodeId, Stamp, Vector, Version};
+
+use super::{Inner, Ledger, Touched};
+use crate::journal::ranks::Ranks;
+
+/// The local transaction that is captured.
+pub(super) struct Capturing<'a> {
+    pub(super) me: NodeId,
+    pub(super) stamp: Stamp,
+    /// What its vector claims.
+    pub(super) vector: &'a Vector,
+    /// The same, once it is needed by an entry.
+    pub(super) shared: Option<Arc<Vector>>,
+    pub(super) ranks: Ranks,
+}
+
+impl<'a> Capturing<'a> {
+    pub(super) fn new(me: NodeId, stamp: Stamp, vector: &'a Vector) -> Self {
+        Capturing {
+            me,
+            stamp,
+            vector,
+            shared: None,
+            ranks: Ranks::default(),
+        }
+    }
+
+    pub(super) fn shared(&mut self) -> Arc<Vector> {
+        let vector = self.vector;
+        Arc::clone(self.shared.get_or_insert_with(|| Arc::new(vector.clone())))
+    }
+}
+
+impl Ledger {
+    /// A table's policy was set, here or at another site: what is captured from now on is under it.
+    /// To be called before the transaction that brings it is announced, or stamped. In any order.
+    pub fn set_policy(&self, setting: Setting) {
+        self.inner.lock().policies.set(setting);
+    }
+}
+
+impl Inner {
+    /// The version of a local write, its rank included.
+    pub(super) fn version_of(&self, t: &Touched, captured: &mut Capturing<'_>) -> Version {
+        let plain = Version::new(captured.stamp, captured.me);
+        if self.policies.is_empty() {
+            return plain;
+        }
+        let covers =
+            |p: everywrite_conflict::Position| p.origin == captured.me || captured.vector.covers(p);
+        let rank = match t.key {
+            Some(key) => {
+                let own = self.policies.rank(t.relation, captured.stamp, captured.me);
+                own.max(self.index.inherited(t.relation, key, covers))
+            }
+            None => {
+                let inherited = self.index.inherited_by_truncate(t.relation);
+                self.policies.truncate_rank(t.relation, inherited)
+            }
+        };
+        let version = plain.ranked(rank);
+        if version.is_ranked() {
+            match t.key {
+                Some(key) => captured.ranks.row(key, rank),
+                None => captured.ranks.truncate(t.relation, rank),
+            }
+        }
+        version
+    }
+
+    /// Announces a write to the index, by its rank if it has one.
+    pub(super) fn announce(
+        &mut self,
+        t: &Touched,
+        entry: Entry,
+        vector: impl FnOnce() -> Arc<Vector>,
+    ) -> (Option<Entry>, Announced) {
+        match t.key {
+            Some(key) if entry.version.is_ranked() => {
+                self.index
+                    .announce_ranked(t.relation, key, entry, &vector())
+            }
+            Some(key) => self.index.announce_over(t.relation, key, entry),
+            None => {
+                self.index.announce_truncate(t.relation, entry);
+                (None, Announced::Newest)
+            }
+        }
+    }
+}
