@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, Stamp};
+use crate::{Kind, NodeId, Stamp};
 
 /// A change of a table's policy: the number grows with each change, the origin tells apart two that
 /// were made at once. Number 0: the table has never had a policy.
@@ -50,13 +50,16 @@ pub enum Policy {
     /// The write of the site that stands first in the list stays; sites that are not in it
     /// come last. Writes of one site, and of two that are not listed: last update wins.
     NodePriority(Vec<NodeId>),
+    /// A conflict of such a kind, or of any kind, is not decided: the stream that brings it is held until
+    /// a person has chosen. What is no conflict goes on, and versions are those of last update wins.
+    Stop(Option<Kind>),
 }
 
 impl Policy {
     /// How high a write stands by itself.
     pub fn height(&self, stamp: Stamp, origin: NodeId) -> i64 {
         match self {
-            Policy::LastUpdateWins => 0,
+            Policy::LastUpdateWins | Policy::Stop(_) => 0,
             Policy::FirstUpdateWins => stamp.0.checked_neg().unwrap_or(i64::MAX),
             Policy::NodePriority(order) => {
                 let place = order.iter().position(|node| *node == origin);
@@ -72,7 +75,13 @@ impl Policy {
             Policy::LastUpdateWins => "last_update_wins",
             Policy::FirstUpdateWins => "first_update_wins",
             Policy::NodePriority(_) => "node_priority",
+            Policy::Stop(_) => "stop",
         }
+    }
+
+    /// Whether a conflict of that kind waits for a person.
+    pub fn stops(&self, kind: Kind) -> bool {
+        matches!(self, Policy::Stop(which) if which.is_none_or(|k| k == kind))
     }
 }
 

@@ -12,7 +12,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use everywrite_conflict::policy::{Epoch, Policy, Rank, Setting};
-use everywrite_conflict::{Lsn, NodeId, RelationHash, Stamp, Version};
+use everywrite_conflict::{Kind, Lsn, NodeId, RelationHash, Stamp, Version};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -57,6 +57,8 @@ pub struct SetPolicy {
     pub number: u32,
     /// The policy's name.
     pub policy: String,
+    /// Which kind of conflict it is for, or `all`.
+    pub kind: String,
     /// The sites that the policy names, in its order.
     pub sites: Vec<u16>,
     /// What the person gave, JSON.
@@ -71,6 +73,10 @@ impl SetPolicy {
             "last_update_wins" => Policy::LastUpdateWins,
             "first_update_wins" => Policy::FirstUpdateWins,
             "node_priority" => Policy::NodePriority(sites),
+            "stop" if self.kind == "all" => Policy::Stop(None),
+            "stop" => Policy::Stop(Some(
+                Kind::ALL.into_iter().find(|k| k.as_str() == self.kind)?,
+            )),
             _ => return None,
         };
         Some(Setting {

@@ -30,6 +30,7 @@ pub(super) fn of_row(relation: &OwnedRelation, row: &Tuple<'_>) -> Option<SetPol
         table: text("table_name")?,
         number: u32::from_be_bytes(bytes("number")?.try_into().ok()?),
         policy: text("policy")?,
+        kind: text("kind")?,
         sites: sites.map(|s| s.parse().ok()).collect::<Option<_>>()?,
         options,
     };

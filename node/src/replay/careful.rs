@@ -108,6 +108,7 @@ pub(super) async fn write(
 ) -> Result<(), Error> {
     policy::write(writer, batch).await?;
     for table in &batch.tables {
+        let left = policy::left(ctx, &table.mapping, decided);
         let mut cases = lock(ctx, writer, batch, table, decided).await?;
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
         let lost =
@@ -117,6 +118,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(writer, batch, &table.mapping, &cases, decided);
+        policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
         writer.write(&table.mapping, &[], &[], &appends, Guard::Decided);

@@ -34,6 +34,12 @@ pub enum Error {
         #[source]
         source: crate::settle::KeyError,
     },
+    /// A table's policy leaves a conflict to a person.
+    #[error(
+        "a conflict in table {0} waits for a person, as its policy \"stop\" says; another policy, set here with \
+         everywrite.set_policy, decides it"
+    )]
+    Stopped(String),
     /// The local server said no, or the connection to it is gone.
     #[error("write to the local server")]
     Postgres(#[from] pg::Error),
@@ -67,7 +73,7 @@ impl Error {
             },
             Error::Guard | Error::Again(_) | Error::Toast(_) | Error::Shutdown => Class::Retry,
             Error::Schema { .. } | Error::NoKey(_) | Error::Key { .. } => Class::Park,
-            Error::Journal(_) | Error::Decode(_) => Class::Park,
+            Error::Journal(_) | Error::Decode(_) | Error::Stopped(_) => Class::Park,
         }
     }
 

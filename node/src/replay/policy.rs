@@ -1,13 +1,16 @@
 //! Policies at replay: changes of them are written into the local schema, in the transaction that
 //! brings them, and the history says which one decided.
 
+use everywrite_conflict::policy::Policy;
+
 use super::Error;
 use super::batch::Batch;
+use super::careful::{Context, Decided};
 use super::mapping::Mapping;
 use super::writer::Writer;
 
-const WAS_SET: &str = "select everywrite.policy_was_set($1, $2, $3, $4, $5, $6, $7)";
-const WAS_SET_TYPES: [u32; 7] = [25, 25, 23, 23, 25, 25, 25];
+const WAS_SET: &str = "select everywrite.policy_was_set($1, $2, $3, $4, $5, $6, $7, $8)";
+const WAS_SET_TYPES: [u32; 8] = [25, 25, 23, 23, 25, 25, 25, 25];
 
 /// Writes what the batch sets into `everywrite.policy_log`, inside the transaction that is open.
 pub(super) async fn write(writer: &mut Writer, batch: &Batch) -> Result<(), Error> {
@@ -22,6 +25,7 @@ pub(super) async fn write(writer: &mut Writer, batch: &Batch) -> Result<(), Erro
             .binary(Some(&number))
             .binary(Some(&origin))
             .binary(Some(policy.policy.as_bytes()))
+            .binary(Some(policy.kind.as_bytes()))
             .binary(Some(sites.join(",").as_bytes()))
             .binary(Some(policy.options.as_bytes()))
             .execute();
@@ -30,6 +34,34 @@ pub(super) async fn write(writer: &mut Writer, batch: &Batch) -> Result<(), Erro
         writer.run().await?;
     }
     Ok(())
+}
+
+/// How many conflicts that a table's policy leaves to a person are among the decisions.
+pub(super) fn left(ctx: &Context, mapping: &Mapping, decided: &Decided) -> u64 {
+    match ctx.ledger.policy(mapping.identity.relation) {
+        Some(policy @ Policy::Stop(_)) => {
+            let left = decided
+                .conflicts
+                .iter()
+                .filter(|(kind, _)| policy.stops(**kind));
+            left.map(|(_, count)| count).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// Refuses what was decided if more conflicts were met that are left to a person; `before`: what
+/// [`left`] said.
+pub(super) fn stop(
+    ctx: &Context,
+    mapping: &Mapping,
+    decided: &Decided,
+    before: u64,
+) -> Result<(), Error> {
+    match left(ctx, mapping, decided) {
+        now if now > before => Err(Error::Stopped(mapping.name())),
+        _ => Ok(()),
+    }
 }
 
 /// Before entries of the history, if they are about a table that has had a policy.

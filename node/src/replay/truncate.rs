@@ -10,6 +10,7 @@ use super::batch::RowKey;
 use super::careful::{self, Context, Decided};
 use super::history;
 use super::mapping::Mapping;
+use super::policy;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
 
@@ -69,6 +70,7 @@ pub(super) async fn write(
             plain.push(mapping.table.quoted.as_str());
             continue;
         }
+        let left = policy::left(ctx, mapping, decided);
         row_by_row(
             ctx,
             writer,
@@ -80,6 +82,7 @@ pub(super) async fn write(
             decided,
         )
         .await?;
+        policy::stop(ctx, mapping, decided, left)?;
     }
     if !plain.is_empty() {
         writer.sql(&format!("truncate {}", plain.join(", ")));

@@ -1,5 +1,6 @@
 //! Policies instead of last update wins: set at one site, the same at all, in their place in the stream.
 
+use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::Cluster;
 use everywrite_tests::wait;
 
@@ -303,6 +304,58 @@ async fn many_writers_and_changing_policies() {
     let policy = cluster.site(0).value(shown).await.unwrap();
     cluster.site(1).wait_value(shown, &policy).await.unwrap();
     cluster.site(2).wait_value(shown, &policy).await.unwrap();
+    cluster.finish().unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_holds_the_stream_until_a_person_decides() {
+    let mut cluster = Cluster::start().await.unwrap();
+    let begin = "insert into items select g, 0, 'begin' from generate_series(1, 3) g";
+    cluster.site(0).execute(begin).await.unwrap();
+    let stop = "select everywrite.set_policy('items', 'update_deleted', 'stop')";
+    cluster.site(0).execute(stop).await.unwrap();
+    for site in &cluster.sites {
+        let shown = "select policy || ' ' || kind from everywrite.policies";
+        site.wait_value(shown, "stop update_deleted").await.unwrap();
+    }
+    settled(&cluster).await;
+    cluster.expect_errors(&["stream held"]);
+
+    cluster.cut_all();
+    update(&cluster, 0, 1, 10).await;
+    update(&cluster, 1, 1, 11).await;
+    cluster
+        .site(0)
+        .execute("delete from items where id = 2")
+        .await
+        .unwrap();
+    update(&cluster, 1, 2, 21).await;
+    update(&cluster, 1, 3, 31).await;
+    cluster.heal();
+    // Another kind is decided; at a, where the row is deleted, b's update of it is not.
+    let held = cluster.site(0);
+    held.wait_value("select n::text from items where id = 1", "11")
+        .await
+        .unwrap();
+    let status = held
+        .wait_state(cluster.site(1), OriginState::Held)
+        .await
+        .unwrap();
+    let reason = status.reason.unwrap_or_default();
+    assert!(reason.contains("waits for a person"), "{reason}");
+    assert_eq!(
+        held.value("select n::text from items where id = 3")
+            .await
+            .unwrap(),
+        "0"
+    );
+    for site in &cluster.sites {
+        let decide = "select everywrite.set_policy('items', 'all', 'last_update_wins')";
+        site.execute(decide).await.unwrap();
+    }
+    cluster.converged().await.unwrap();
+    let rows = cluster.site(2).value(ROWS).await.unwrap();
+    assert_eq!(rows, "(1,11,begin) (2,21,begin) (3,31,begin)");
     cluster.finish().unwrap();
 }
 

@@ -20,7 +20,7 @@ pub async fn policies(
     let read = async {
         let rows = client
             .query(
-                "select schema_name, table_name, number, origin, policy, sites, options::text
+                "select schema_name, table_name, number, origin, policy, kind, sites, options::text
                    from everywrite.policy_log
                   where origin <> $1 or lsn is null or lsn < $2",
                 &[&i32::from(me.0), &PgLsn::from(captured.0)],
@@ -29,14 +29,15 @@ pub async fn policies(
         rows.iter()
             .map(|row| {
                 let (number, origin): (i32, i32) = (row.try_get(2)?, row.try_get(3)?);
-                let sites: String = row.try_get(5)?;
+                let sites: String = row.try_get(6)?;
                 let policy = SetPolicy {
                     schema: row.try_get(0)?,
                     table: row.try_get(1)?,
                     number: number.unsigned_abs(),
                     policy: row.try_get(4)?,
+                    kind: row.try_get(5)?,
                     sites: sites.split(',').filter_map(|s| s.parse().ok()).collect(),
-                    options: row.try_get(6)?,
+                    options: row.try_get(7)?,
                 };
                 Ok((NodeId(u16::try_from(origin).unwrap_or(0)), policy))
             })

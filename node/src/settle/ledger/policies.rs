@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use everywrite_conflict::policy::Setting;
-use everywrite_conflict::{Announced, Entry, NodeId, Stamp, Vector, Version};
+use everywrite_conflict::policy::{Policy, Setting};
+use everywrite_conflict::{Announced, Entry, NodeId, RelationHash, Stamp, Vector, Version};
 
 use super::{Inner, Ledger, Touched};
 use crate::journal::ranks::Ranks;
@@ -41,6 +41,17 @@ impl Ledger {
     /// To be called before the transaction that brings it is announced, or stamped. In any order.
     pub fn set_policy(&self, setting: Setting) {
         self.inner.lock().policies.set(setting);
+    }
+}
+
+impl Ledger {
+    /// How conflicts of a table are decided here, if it has a policy.
+    pub fn policy(&self, relation: RelationHash) -> Option<Policy> {
+        let inner = self.inner.lock();
+        inner
+            .policies
+            .get(relation)
+            .map(|active| active.policy.clone())
     }
 }
 

@@ -7,6 +7,7 @@ create table everywrite.policy_log (
     number       integer not null check (number > 0),
     origin       integer not null,
     policy       text not null,
+    kind         text not null default 'all',
     sites        text not null default '',
     options      jsonb not null default '{}',
     set_at       timestamptz not null default clock_timestamp(),
@@ -24,7 +25,7 @@ comment on column everywrite.policy_log.lsn is
 
 create view everywrite.policies as
     select distinct on (l.schema_name, l.table_name)
-           l.schema_name, l.table_name, 'all'::text as kind, l.policy, l.options,
+           l.schema_name, l.table_name, l.kind, l.policy, l.options,
            coalesce(n.name, l.origin::text) as site, l.set_at, l.set_by
       from everywrite.policy_log l
       left join everywrite.nodes n on n.id = l.origin
@@ -105,16 +106,25 @@ begin
                   detail = 'The change reaches the stream through this table.',
                   hint = 'Let the owner run: alter publication everywrite add table everywrite.policy_log.';
     end if;
-    if policy in ('column_wise', 'delta', 'greatest', 'least', 'union', 'function', 'stop', 'park') then
+    if policy in ('column_wise', 'delta', 'greatest', 'least', 'union', 'function', 'park') then
         raise exception 'the policy "%" is not available in this release', policy
             using errcode = 'feature_not_supported',
-                  hint = 'There are last_update_wins, first_update_wins and node_priority.';
-    elsif policy not in ('last_update_wins', 'first_update_wins', 'node_priority') then
+                  hint = 'There are last_update_wins, first_update_wins, node_priority and stop.';
+    elsif policy not in ('last_update_wins', 'first_update_wins', 'node_priority', 'stop') then
         raise exception 'there is no policy "%"', policy
             using errcode = 'invalid_parameter_value',
-                  hint = 'There are last_update_wins, first_update_wins and node_priority.';
+                  hint = 'There are last_update_wins, first_update_wins, node_priority and stop.';
     end if;
-    if coalesce(kind, 'all') <> 'all' then
+    if policy = 'stop' then
+        if coalesce(kind, 'all') not in (
+            'all', 'insert_exists', 'update_origin_differs', 'update_exists', 'update_missing',
+            'update_deleted', 'delete_origin_differs', 'delete_missing', 'insert_deleted',
+            'multiple_unique_conflicts', 'truncate_origin_differs') then
+            raise exception 'there is no kind of conflict "%"', kind
+                using errcode = 'invalid_parameter_value',
+                      hint = 'Give ''all'', or a kind as everywrite.conflicts shows it.';
+        end if;
+    elsif coalesce(kind, 'all') <> 'all' then
         raise exception '% chooses a row and is set for all kinds of conflicts', policy
             using errcode = 'invalid_parameter_value',
                   detail = 'An insert, an update and a delete of one row can meet in any order. If two '
@@ -135,8 +145,8 @@ begin
     lock table everywrite.policy_log in share row exclusive mode;
     select coalesce(max(l.number), 0) + 1 into next_number from everywrite.policy_log l
      where l.schema_name = its_schema and l.table_name = its_name;
-    insert into everywrite.policy_log (schema_name, table_name, number, origin, policy, sites, options, lsn)
-    select its_schema, its_name, next_number, n.id, $3, site_ids, coalesce($4, '{}'),
+    insert into everywrite.policy_log (schema_name, table_name, number, origin, policy, kind, sites, options, lsn)
+    select its_schema, its_name, next_number, n.id, $3, coalesce($2, 'all'), site_ids, coalesce($4, '{}'),
            pg_current_wal_insert_lsn()
       from everywrite.nodes n where n.local;
     if not found then
@@ -151,15 +161,16 @@ comment on function everywrite.set_policy(regclass, text, text, jsonb) is
 
 -- What replay writes of another site's change.
 create function everywrite.policy_was_set(
-    schema_name text, table_name text, number integer, origin integer, policy text, sites text, options text)
+    schema_name text, table_name text, number integer, origin integer, policy text, kind text, sites text,
+    options text)
 returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into everywrite.policy_log (schema_name, table_name, number, origin, policy, sites, options)
-    values ($1, $2, $3, $4, $5, $6, $7::jsonb) on conflict do nothing;
+    insert into everywrite.policy_log (schema_name, table_name, number, origin, policy, kind, sites, options)
+    values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb) on conflict do nothing;
 $$;
 
 revoke all on function everywrite.policy_sites(jsonb) from public;
 revoke all on function everywrite.set_policy(regclass, text, text, jsonb) from public;
-revoke all on function everywrite.policy_was_set(text, text, integer, integer, text, text, text) from public;
+revoke all on function everywrite.policy_was_set(text, text, integer, integer, text, text, text, text) from public;
