@@ -26,6 +26,7 @@
 //!   in the index there; nobody can compute it a second time.
 
 mod active;
+pub mod columns;
 mod rank;
 
 pub use active::{Active, Policies, Setting};
