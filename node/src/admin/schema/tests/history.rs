@@ -58,14 +58,8 @@ fn full(key: &str) -> Conflict<'_> {
         policy: "last_update_wins",
         local_row: Some(r#"{"id": 1, "city": "Köln"}"#),
         incoming_row: Some(r#"{"id": 1, "city": "Ürümqi"}"#),
-        local: Some(Version {
-            stamp: Stamp(1_500_000),
-            origin: NodeId(1),
-        }),
-        incoming: Some(Version {
-            stamp: Stamp(2_000_001),
-            origin: NodeId(3),
-        }),
+        local: Some(Version::new(Stamp(1_500_000), NodeId(1))),
+        incoming: Some(Version::new(Stamp(2_000_001), NodeId(3))),
         local_position: Some(Position {
             origin: NodeId(1),
             lsn: Lsn(0x10),
