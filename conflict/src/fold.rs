@@ -211,8 +211,9 @@ impl<K: Key, R: Image> Fold<K, R> {
         };
         let Some(folded) = folded else { return };
         // A later transaction has seen the earlier ones, and under a policy that decides.
-        let later = writer.version.is_ranked() && writer.transaction > folded.last.transaction;
-        if writer.version < folded.last.version && !later {
+        if writer.version < folded.last.version
+            && !(writer.version.is_ranked() && writer.transaction > folded.last.transaction)
+        {
             return;
         }
         folded.last = writer;

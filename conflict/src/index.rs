@@ -181,7 +181,7 @@ impl Index {
         if let Some(held) = self.held(key) {
             return Some(self.over_truncate(relation, held));
         }
-        greater(self.own(key), self.truncates.get(&relation).copied())
+        greater(self.plain(key), self.truncates.get(&relation).copied())
     }
 
     /// Keeps the greater version. An equal one adds what was not known: the source of a decided
@@ -304,8 +304,8 @@ impl Index {
         version: Version,
         local_lsn: Lsn,
     ) -> Option<Entry> {
-        if let Some(held) = self.ranked.get_mut(&key) {
-            held.landed(version, local_lsn);
+        if self.held(key).is_some() {
+            self.ranked_landed(key, version, local_lsn);
             return self.get(relation, key).filter(|e| e.version > version);
         }
         let truncate = self.truncates.get(&relation).copied();
@@ -521,6 +521,11 @@ impl Index {
         if let Some(held) = self.held(key) {
             return Some(held.entry);
         }
+        self.plain(key)
+    }
+
+    /// The entry of a key that has no rank.
+    fn plain(&self, key: KeyHash) -> Option<Entry> {
         let shard = self.shards.get(shard_of(key))?;
         shard.get(&key).map(Slot::entry)
     }

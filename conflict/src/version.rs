@@ -38,6 +38,7 @@ impl Version {
     };
 
     /// Of a table that has no policy.
+    #[inline]
     pub const fn new(stamp: Stamp, origin: NodeId) -> Self {
         Version {
             stamp,
@@ -49,6 +50,7 @@ impl Version {
     }
 
     /// The same stamp and origin under a rank.
+    #[inline]
     pub const fn ranked(self, rank: Rank) -> Self {
         Version {
             policy_origin: rank.epoch.origin,
@@ -59,6 +61,7 @@ impl Version {
     }
 
     /// What is compared before the stamp.
+    #[inline]
     pub const fn rank(&self) -> Rank {
         Rank {
             epoch: Epoch {
@@ -70,31 +73,45 @@ impl Version {
     }
 
     /// Whether its table has had a policy when it was written.
+    #[inline]
     pub const fn is_ranked(&self) -> bool {
         self.policy_number != 0
+    }
+
+    #[inline]
+    const fn or_ranked(&self, other: &Self) -> bool {
+        self.policy_number | other.policy_number != 0
+    }
+
+    #[cold]
+    fn by_rank(&self, other: &Self) -> Ordering {
+        let key = |v: &Self| (v.rank(), v.stamp, v.origin);
+        key(self).cmp(&key(other))
     }
 }
 
 impl PartialEq for Version {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
-        (self.stamp, self.origin) == (other.stamp, other.origin) && self.rank() == other.rank()
+        (self.stamp, self.origin) == (other.stamp, other.origin)
+            && (!self.or_ranked(other) || self.rank() == other.rank())
     }
 }
 
 impl Eq for Version {}
 
 impl Ord for Version {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        // Without policies the first two are zero at both.
-        let rank = match self.policy_number | other.policy_number {
-            0 => Ordering::Equal,
-            _ => self.rank().cmp(&other.rank()),
-        };
-        rank.then_with(|| (self.stamp, self.origin).cmp(&(other.stamp, other.origin)))
+        if self.or_ranked(other) {
+            return self.by_rank(other);
+        }
+        (self.stamp, self.origin).cmp(&(other.stamp, other.origin))
     }
 }
 
 impl PartialOrd for Version {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }

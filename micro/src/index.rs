@@ -142,6 +142,7 @@ fn group(rounds: usize) -> Work {
         let group = 1 + round;
         let last = Lsn(group as u64);
         let intents = keys.iter().map(|key| Intent {
+            vector: None,
             relation,
             key: *key,
             entry: entry(group),

@@ -28,13 +28,6 @@ impl Held {
     fn rank(&self) -> Rank {
         self.entry.version.rank()
     }
-
-    /// That write of the key has landed.
-    pub(super) fn landed(&mut self, version: Version, local_lsn: Lsn) {
-        if self.entry.version == version {
-            self.entry.local_lsn = local_lsn;
-        }
-    }
 }
 
 /// Whether the transaction of `entry` claims to have seen what stands at a position. Not only what it
@@ -154,11 +147,21 @@ impl Index {
         rows.max(truncate.map_or(Epoch::default(), |t| t.version.rank().epoch))
     }
 
+    #[inline]
     pub(super) fn held(&self, key: KeyHash) -> Option<&Held> {
         if self.ranked.is_empty() {
             return None;
         }
         self.ranked.get(&key)
+    }
+
+    /// That write of the key has landed.
+    pub(super) fn ranked_landed(&mut self, key: KeyHash, version: Version, local_lsn: Lsn) {
+        if let Some(held) = self.ranked.get_mut(&key)
+            && held.entry.version == version
+        {
+            held.entry.local_lsn = local_lsn;
+        }
     }
 
     /// A row's entry, or its table's last truncate if that came behind it.

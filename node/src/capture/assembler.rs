@@ -493,9 +493,9 @@ impl Assembler {
                     put_change(&mut open.changes, message);
                 }
             }
-            if !stamped.ranks.is_empty() {
+            if let Some(ranks) = &stamped.ranks {
                 open.count += 1;
-                open.changes = policies::with_ranks(&stamped.ranks, &open.changes);
+                open.changes = policies::with_ranks(ranks, &open.changes);
             }
             let header = Header {
                 position,
@@ -516,7 +516,7 @@ impl Assembler {
                 self.repairs(
                     &stamped.repairs,
                     &open.changes,
-                    (version, &stamped.ranks),
+                    (version, stamped.ranks.as_deref()),
                     signal,
                 );
             }
@@ -532,7 +532,7 @@ impl Assembler {
         &self,
         repairs: &[Touched],
         changes: &BytesMut,
-        (plain, ranks): (Version, &Ranks),
+        (plain, ranks): (Version, Option<&Ranks>),
         signal: &mut dyn FnMut(Signal),
     ) {
         let by_shape: FxHashMap<u32, &Relation> =
@@ -564,7 +564,8 @@ impl Assembler {
                         signal(Signal::Repair(Repair {
                             relation: std::sync::Arc::clone(&relation.owned),
                             row: key_cells(&message, t.deleted).filter(|_| t.key.is_some()),
-                            version: ranks.greatest(t.relation, t.key, plain),
+                            version: ranks
+                                .map_or(plain, |ranks| ranks.greatest(t.relation, t.key, plain)),
                         }));
                     }
                 }
@@ -650,9 +651,9 @@ impl Assembler {
         }
         let (repairs, ranks) =
             ledger.capture_more(large.position, large.stamp, &large.vector, &touched);
-        if !ranks.is_empty() {
+        if let Some(ranks) = &ranks {
             large.count += 1;
-            part = policies::with_ranks(&ranks, &part);
+            part = policies::with_ranks(ranks, &part);
         }
         if part.is_empty() {
             record::encode_large_end(&mut self.frames, large.position, large.count);
@@ -664,7 +665,7 @@ impl Assembler {
         }
         if !repairs.is_empty() {
             let version = Version::new(large.stamp, self.me);
-            self.repairs(&repairs, &part, (version, &ranks), signal);
+            self.repairs(&repairs, &part, (version, ranks.as_deref()), signal);
         }
         record::encode_large_part(&mut self.frames, large.position, &part);
         Ok(false)

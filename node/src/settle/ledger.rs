@@ -67,7 +67,7 @@ pub struct Stamped {
     /// For each delete that was to travel, whether it still leaves.
     pub leaves: Vec<bool>,
     /// The ranks of its writes, where tables have had a policy.
-    pub ranks: Ranks,
+    pub ranks: Option<Box<Ranks>>,
 }
 
 /// What replay wants to write.
@@ -342,7 +342,7 @@ impl Ledger {
         stamp: Stamp,
         vector: &Vector,
         touched: &[Touched],
-    ) -> (Vec<Touched>, Ranks) {
+    ) -> (Vec<Touched>, Option<Box<Ranks>>) {
         let mut repairs = Vec::new();
         let mut captured = Capturing::new(self.me, stamp, vector);
         self.announce_local(

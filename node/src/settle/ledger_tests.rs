@@ -14,7 +14,7 @@ fn version(stamp: i64, origin: NodeId) -> Version {
     Version::new(Stamp(stamp), origin)
 }
 
-fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent {
+fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'static> {
     let source = Some(Position {
         origin: version.origin,
         lsn: Lsn(lsn),
@@ -28,17 +28,18 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent {
             deleted,
             local_lsn: Lsn::MAX,
         },
+        vector: None,
     }
 }
 
-fn announce(ledger: &Ledger, intent: Intent) -> Option<Announcement> {
-    let Version { stamp, origin } = intent.entry.version;
+fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
+    let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
     ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| false)
 }
 
-fn landed(ledger: &Ledger, intent: Intent, generation: u64) -> Option<Vec<KeyHash>> {
+fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<KeyHash>> {
     let version = intent.entry.version;
     let group = Landed {
         origin: version.origin,
@@ -115,4 +116,52 @@ fn a_restart_promises_nothing_before_the_first_barrier() {
     assert_eq!(ledger.promise().0, Vector::new());
     ledger.flushed_is(&applied);
     assert_eq!(ledger.promise().0, applied);
+}
+
+/// First update wins: what a local transaction has not seen it takes no height from, although the index
+/// names it already.
+#[test]
+fn a_write_is_ranked_by_what_it_replaced() {
+    use everywrite_conflict::policy::{Epoch, Policy, Rank, Setting};
+
+    let ledger = Ledger::new(ME);
+    let epoch = Epoch {
+        number: 1,
+        origin: C,
+    };
+    ledger.set_policy(Setting {
+        relation: table(),
+        epoch,
+        policy: Policy::FirstUpdateWins,
+    });
+    let touched = |key: u128| Touched {
+        relation: table(),
+        key: Some(KeyHash(key)),
+        deleted: false,
+        version: None,
+    };
+    let ranked = |stamped: &Stamped, key: u128| {
+        let plain = Version::new(stamped.stamp, ME);
+        let ranks = stamped.ranks.as_ref().unwrap();
+        let version = ranks.version(table(), KeyHash(key), plain);
+        (version.rank().epoch, version.rank().height)
+    };
+    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[]);
+    assert_eq!(ranked(&first, 7), (epoch, -5));
+    // The local WAL is at 30 when a group of B comes: what ends before has not seen it.
+    ledger.reaches(Lsn(30));
+    let rank = Rank { epoch, height: -4 };
+    let vector = Arc::new(Vector::new());
+    let group = Intent {
+        vector: Some(&vector),
+        ..intent(7, version(4, B).ranked(rank), 100, false)
+    };
+    assert!(announce(&ledger, group).is_some());
+    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[]);
+    assert_eq!(ranked(&unseen, 7), (epoch, -5), "of what it replaced");
+    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[]);
+    assert_eq!(ranked(&seen, 7), (epoch, -4));
+    assert_eq!(ranked(&seen, 8), (epoch, -seen.stamp.0));
+    let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
+    assert_eq!(entry.map(|e| e.version.stamp), Some(seen.stamp));
 }

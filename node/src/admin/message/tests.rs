@@ -19,6 +19,7 @@ fn message() -> impl Strategy<Value = WalMessage> {
         (
             any::<i64>(),
             any::<u16>(),
+            prop::option::of((1..u32::MAX, any::<u16>(), any::<i64>())),
             name(),
             name(),
             prop::collection::vec(
@@ -30,9 +31,15 @@ fn message() -> impl Strategy<Value = WalMessage> {
                 0..4,
             ),
         )
-            .prop_map(|(stamp, origin, schema, table, key)| {
+            .prop_map(|(stamp, origin, rank, schema, table, key)| {
+                let plain = Version::new(Stamp(stamp), NodeId(origin));
+                let version = rank.map_or(plain, |(number, origin, height)| {
+                    let origin = NodeId(origin);
+                    let epoch = Epoch { number, origin };
+                    plain.ranked(Rank { epoch, height })
+                });
                 WalMessage::Delete(TravellingDelete {
-                    version: Version::new(Stamp(stamp), NodeId(origin)),
+                    version,
                     schema,
                     table,
                     key: key
@@ -43,6 +50,24 @@ fn message() -> impl Strategy<Value = WalMessage> {
                             value: value.into(),
                         })
                         .collect(),
+                })
+            }),
+        (
+            name(),
+            name(),
+            any::<u32>(),
+            prop::collection::vec(any::<u16>(), 0..4),
+            name()
+        )
+            .prop_map(|(schema, table, number, sites, options)| {
+                WalMessage::Policy(SetPolicy {
+                    schema,
+                    table,
+                    number,
+                    policy: "node_priority".to_owned(),
+                    kind: "all".to_owned(),
+                    sites,
+                    options,
                 })
             }),
     ]

@@ -16,7 +16,8 @@ pub(super) struct Capturing<'a> {
     pub(super) vector: &'a Vector,
     /// The same, once it is needed by an entry.
     pub(super) shared: Option<Arc<Vector>>,
-    pub(super) ranks: Ranks,
+    /// Of its writes, if one has a rank.
+    pub(super) ranks: Option<Box<Ranks>>,
 }
 
 impl<'a> Capturing<'a> {
@@ -26,7 +27,7 @@ impl<'a> Capturing<'a> {
             stamp,
             vector,
             shared: None,
-            ranks: Ranks::default(),
+            ranks: None,
         }
     }
 
@@ -76,9 +77,10 @@ impl Inner {
         };
         let version = plain.ranked(rank);
         if version.is_ranked() {
+            let ranks = captured.ranks.get_or_insert_default();
             match t.key {
-                Some(key) => captured.ranks.row(key, rank),
-                None => captured.ranks.truncate(t.relation, rank),
+                Some(key) => ranks.row(key, rank),
+                None => ranks.truncate(t.relation, rank),
             }
         }
         version

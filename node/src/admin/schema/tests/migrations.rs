@@ -25,10 +25,10 @@ async fn a_role_without_superuser_sets_it_up_once() {
             .expect("schema");
         migrate(&client).await.expect("first time");
         let applied: i64 = one(&client, "select count(*) from everywrite.migrations").await;
-        assert_eq!(applied, 3);
+        assert_eq!(applied, 5);
         migrate(&client).await.expect("second time");
         let applied: i64 = one(&client, "select count(*) from everywrite.migrations").await;
-        assert_eq!(applied, 3);
+        assert_eq!(applied, 5);
 
         let other = server.connect("other", "plain").await;
         let error = migrate(&other).await.expect_err("not the owner");
