@@ -31,8 +31,8 @@ use crate::pg::Target;
 use crate::replay::key_of;
 use crate::settle::Ledger;
 
-/// The session: read only; one backend without helpers; texts that are alike everywhere and lose
-/// nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
+/// The session: read only; one backend without helpers; ranges by way of the key's index, in its
+/// order, whatever the planner believes of the table; texts that are alike everywhere and lose nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
 /// longer than 20 s is about a range that must be smaller; a lock is never waited for long.
 const SESSION: &str = "
 set default_transaction_read_only = on;
@@ -43,6 +43,8 @@ set idle_in_transaction_session_timeout = '20s';
 set max_parallel_workers_per_gather = 0;
 set jit = off;
 set enable_seqscan = off;
+set enable_bitmapscan = off;
+set enable_sort = off;
 set enable_hashjoin = off;
 set enable_mergejoin = off;
 set datestyle = 'ISO, YMD';
