@@ -19,7 +19,7 @@ DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 export SEED SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
+.PHONY: help build demo demo-down test soak bench verify-bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ soak: postgres ## random transactions, kill -9 of random processes, then every w
 bench: postgres ## Everywrite and PostgreSQL's own logical replication in turn
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin bench
 	@$${CARGO_TARGET_DIR:-target}/release/bench
+
+verify-bench: postgres ## how fast tables are compared while they are written, and what that costs the writers
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin verify_bench
+	@$${CARGO_TARGET_DIR:-target}/release/verify_bench
 
 wan: postgres ## both replicate over a slow wire (root; RTT=20,80,200 LOSS=0,1 CONGESTION=cubic)
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin wan

@@ -298,6 +298,9 @@ pub enum Error {
     /// The node to ask does not know such questions.
     #[error("node {0} runs an older release that cannot answer: upgrade it")]
     TooOldToAsk(NodeId),
+    /// More than the link carries at once.
+    #[error("a question of {0} bytes is too large for the link: are the keys that long?")]
+    QuestionTooLarge(usize),
     /// The connection broke before the answer.
     #[error("the connection to node {0} broke before the answer came")]
     AnswerLost(NodeId),

@@ -23,7 +23,7 @@ use super::message::{Body, Control};
 /// The most bulk bytes in one frame: 2 ms of a 1 Gbit/s line, 16 TLS records.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// The largest control frame: keys and column names of one row request are the largest.
-const CONTROL_BYTES_MAX: usize = 4 << 20;
+pub(super) const CONTROL_BYTES_MAX: usize = 4 << 20;
 /// The most that pieces may add up to: a row of 1 GiB, PostgreSQL's limit, and its header.
 pub(super) const WHOLE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
 /// length, kind, number, more.

@@ -24,7 +24,7 @@ use super::message::{Body, Question};
 use super::node::Node;
 use super::options::Options;
 use super::peer::PeerState;
-use super::questions::{self, QuestionSource};
+use super::questions::{self, QUESTION_BYTES_MAX, QuestionSource};
 use super::rows::{self, FetchRow, FetchedRow, RowSource};
 use crate::journal::Journals;
 use crate::settle::Beats;
@@ -202,6 +202,9 @@ impl Handle {
         let session = self.node.session_to(from).ok_or(Error::CannotAsk(from))?;
         if session.agreed.answers < version {
             return Err(Error::TooOldToAsk(from));
+        }
+        if question.len() > QUESTION_BYTES_MAX {
+            return Err(Error::QuestionTooLarge(question.len()));
         }
         let (waiting, answer) = session.rows.register();
         session.post(Body::Question(Question {

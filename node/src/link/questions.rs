@@ -11,13 +11,16 @@ use futures_util::future::BoxFuture;
 use prost::Message;
 
 use super::error::Error;
-use super::frame::malformed;
+use super::frame::{CONTROL_BYTES_MAX, malformed};
 use super::message::{Question, QuestionAnswer};
 use super::rows;
 use super::session::Session;
 
 /// The version of the questions that this release answers (`crate::verify::question`).
 pub(super) const VERSION: u32 = 1;
+
+/// A larger one would not fit into a control frame, and the peer would give up the connection.
+pub(super) const QUESTION_BYTES_MAX: usize = CONTROL_BYTES_MAX - 1024;
 
 /// What answers other nodes' questions.
 pub trait QuestionSource: Send + Sync {

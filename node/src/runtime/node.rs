@@ -164,10 +164,15 @@ impl Shared {
         );
         link.answer_with(Arc::new(verify::Shared(Arc::clone(&answers))));
         let folder = &self.settings.node.data_directory;
-        let listener = verify::Control::listen(folder).with_context(|| {
-            let socket = verify::control::path(folder);
-            format!("make the control socket {}", socket.display())
-        })?;
+        let listener = match verify::Control::listen(folder) {
+            Ok(listener) => listener,
+            // Replication does not depend on it.
+            Err(error) => {
+                let socket = verify::control::path(folder);
+                tracing::warn!(socket = %socket.display(), %error, "no control socket: `everywrite verify` will not work beside this daemon");
+                return Ok(());
+            }
+        };
         let control = verify::Control {
             me: self.me,
             names: self.names.iter().map(|(&n, s)| (n, s.clone())).collect(),

@@ -168,6 +168,8 @@ struct Inner {
     deciding: usize,
     /// Rows to be looked at again.
     repairs: usize,
+    /// Rows that have been looked at again.
+    looked: u64,
     /// A place that the local WAL is known to have reached.
     reached: Lsn,
     /// The end of the last local transaction that has its stamp.
@@ -202,6 +204,7 @@ impl Ledger {
                 restored_to: Lsn::ZERO,
                 deciding: 0,
                 repairs: 0,
+                looked: 0,
                 reached: Lsn::ZERO,
                 stamped_to: Lsn::ZERO,
                 forgotten: 0,
@@ -718,6 +721,13 @@ impl Ledger {
     pub fn repaired(&self, looks: usize) {
         let mut inner = self.inner.lock();
         inner.repairs = inner.repairs.saturating_sub(looks);
+        inner.looked += looks as u64;
+    }
+
+    /// (How many looks were ever asked for, how many of them are done): they are done in order.
+    pub fn looks(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.looked + inner.repairs as u64, inner.looked)
     }
 
     /// How many rows are to be looked at again.

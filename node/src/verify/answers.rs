@@ -21,8 +21,8 @@ use super::disputes::KEYS_MAX;
 use super::error::Error;
 use super::question::{
     Answer, Asked, Behind, Boundaries, Column, Digest, Hashes, History, Key, Keys, Question,
-    RangeDigest, Read, Repair, Repaired, Row, RowHash, RowHashes, RowVersion, Rows, Said, Spec,
-    Table, TableList, TooMany, Written, marks, vector,
+    RangeDigest, Read, Repair, RepairRow, Repaired, Row, RowHash, RowHashes, RowVersion, Rows,
+    Said, Spec, Table, TableList, TooMany, Written, marks, vector,
 };
 use super::shape::{Shape, TABLES, places};
 use crate::journal::Journal;
@@ -31,8 +31,8 @@ use crate::pg::Target;
 use crate::replay::key_of;
 use crate::settle::Ledger;
 
-/// The session: read only; one backend without helpers; texts that are alike everywhere and lose
-/// nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
+/// The session: read only; one backend without helpers; ranges by way of the key's index, in its
+/// order, whatever the planner believes of the table; texts that are alike everywhere and lose nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
 /// longer than 20 s is about a range that must be smaller; a lock is never waited for long.
 const SESSION: &str = "
 set default_transaction_read_only = on;
@@ -43,6 +43,8 @@ set idle_in_transaction_session_timeout = '20s';
 set max_parallel_workers_per_gather = 0;
 set jit = off;
 set enable_seqscan = off;
+set enable_bitmapscan = off;
+set enable_sort = off;
 set enable_hashjoin = off;
 set enable_mergejoin = off;
 set datestyle = 'ISO, YMD';
@@ -60,6 +62,13 @@ const SHAPE_KEPT: Duration = Duration::from_secs(10);
 const SHAPES_MAX: usize = 64;
 /// The longest wait for what others had.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// From a landed group or a captured transaction to the look that it asks for: two steps of tasks.
+const NOTICE: Duration = Duration::from_millis(5);
+/// Between two looks at what has to pass.
+const POLL: Duration = Duration::from_millis(5);
+/// The site's own decisions may take so long to pass.
+const DECISIONS: Duration = Duration::from_secs(5);
 
 /// What stands in the way of answering at all; `None`: nothing.
 pub type Waiting = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -109,7 +118,7 @@ impl Answers {
             Err((error, large, took)) => (error.answer(large), took),
         };
         Answer {
-            took_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+            took_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
             said: Some(said),
         }
     }
@@ -131,12 +140,14 @@ impl Answers {
         {
             return Ok((Said::Behind(Behind { reason }), none));
         }
-        let mut session = self.session.lock().await;
+        let mut kept = self.session.lock().await;
         let began = Instant::now();
+        // After an error, or when whoever asked has gone in the middle of a transaction, the next
+        // question begins with a fresh session: an old snapshot would answer for the past.
+        let mut session = std::mem::take(&mut *kept);
         let answered = self.ask(&mut session, asked).await;
-        if answered.is_err() {
-            // Whatever state the session is in: the next question begins with a fresh one.
-            *session = Session::default();
+        if answered.is_ok() {
+            *kept = session;
         }
         let took = began.elapsed();
         answered
@@ -208,7 +219,7 @@ impl Answers {
             captured && applied.wait_for(there).await.is_ok()
         };
         if tokio::time::timeout(limit, all).await == Ok(true) {
-            return None;
+            return self.look().await;
         }
         let missing = self.missing(&self.ledger.applied(), &after);
         Some(match missing {
@@ -217,6 +228,21 @@ impl Answers {
             ),
             None => "its own capture is behind; `everywrite status` there says why".to_owned(),
         })
+    }
+
+    /// Waits until every row is looked at again that what is applied and captured here gives a reason
+    /// to: until then it may stand although it is gone by its version. Why not, if that takes too long.
+    async fn look(&self) -> Option<String> {
+        // Who notices asks a moment after it is applied or captured.
+        tokio::time::sleep(NOTICE).await;
+        let (asked, _) = self.ledger.looks();
+        let done = async {
+            while self.ledger.looks().1 < asked {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let late = tokio::time::timeout(DECISIONS, done).await.is_err();
+        late.then(|| "it has rows to look at a second time, which takes long".to_owned())
     }
 
     /// What `here` lacks of what the others had.
@@ -239,9 +265,6 @@ impl Answers {
         if self.missing(&progress(client).await?, &after).is_some() {
             return behind("its server has just been restarted");
         }
-        if self.ledger.repairs() > 0 {
-            return behind("it has rows to look at a second time");
-        }
         client
             .batch_execute("begin isolation level repeatable read read only")
             .await?;
@@ -260,15 +283,20 @@ impl Answers {
             keys.iter().map(|k| k as &(dyn ToSql + Sync)).collect();
         params.push(&shown);
         let found = client.query(&sql, &params).await?;
-        let leaving: bool = client
-            .query_one("select exists (select from everywrite.outbox)", &[])
+        let leaving: Vec<i64> = client
+            .query_one(
+                "select coalesce(array_agg(id), '{}') from everywrite.outbox",
+                &[],
+            )
             .await?
             .try_get(0)?;
         // Behind the snapshot, so it covers whatever that has seen.
         let mut seen = progress(client).await?;
         client.batch_execute("commit").await?;
-        if leaving || self.ledger.repairs() > 0 {
-            return behind("deletes that it decided have still to leave it");
+        // What the snapshot shows of its own decisions is in its stream once it has left: then
+        // the mark stands behind it.
+        if !left(client, &leaving).await? {
+            return behind("deletes that it has decided do not leave it");
         }
         client.batch_execute("begin read write").await?;
         let own: i64 = client
@@ -383,6 +411,28 @@ impl<'a> FromSql<'a> for Raw<'a> {
     fn accepts(_: &Type) -> bool {
         true
     }
+}
+
+/// Waits until these deletes have left the outbox; false if that takes too long.
+async fn left(client: &Client, ids: &[i64]) -> Result<bool, Error> {
+    let began = Instant::now();
+    while !ids.is_empty() {
+        let there: bool = client
+            .query_one(
+                "select exists (select from everywrite.outbox where id = any($1))",
+                &[&ids],
+            )
+            .await?
+            .try_get(0)?;
+        if !there {
+            break;
+        }
+        if began.elapsed() > DECISIONS {
+            return Ok(false);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(true)
 }
 
 async fn progress(client: &Client) -> Result<Vector, Error> {
@@ -521,22 +571,15 @@ async fn history(client: &Client, shape: &Shape, asked: &History) -> Result<Said
 }
 
 async fn repair(client: &Client, shape: &Shape, asked: &Repair) -> Result<Said, Error> {
-    if asked.key.values.len() != shape.key_columns() {
-        return Err(Error::Refused("it is not this table's key".to_owned()));
+    let fits = |row: &RepairRow| row.key.values.len() == shape.key_columns();
+    if asked.rows.len() > KEYS_MAX || !asked.rows.iter().all(fits) {
+        return Err(Error::Refused("these are not this table's keys".to_owned()));
     }
     let Some(sql) = shape.repair(asked.delete) else {
         return Err(Error::Refused(
             "the table has no column that may be written".to_owned(),
         ));
     };
-    let xmin = asked.xmin.to_string();
-    let mut params: Vec<&(dyn ToSql + Sync)> = asked
-        .key
-        .values
-        .iter()
-        .map(|value| value as &(dyn ToSql + Sync))
-        .collect();
-    params.push(&xmin);
     client.batch_execute("begin read write").await?;
     // A row that is written as it is has nothing to tell the application's triggers. A delete has:
     // foreign keys must refuse it, or follow it.
@@ -545,7 +588,15 @@ async fn repair(client: &Client, shape: &Shape, asked: &Repair) -> Result<Said, 
             .batch_execute("set local session_replication_role = replica")
             .await?;
     }
-    let rows = client.execute(&sql, &params).await?;
+    let statement = client.prepare(&sql).await?;
+    let mut done = Vec::with_capacity(asked.rows.len());
+    for row in &asked.rows {
+        let xmin = row.xmin.to_string();
+        let values = row.key.values.iter().map(|v| v as &(dyn ToSql + Sync));
+        let params: Vec<&(dyn ToSql + Sync)> =
+            values.chain([&xmin as &(dyn ToSql + Sync)]).collect();
+        done.push(client.execute(&statement, &params).await? > 0);
+    }
     client.batch_execute("commit").await?;
-    Ok(Said::Repaired(Repaired { done: rows > 0 }))
+    Ok(Said::Repaired(Repaired { done }))
 }

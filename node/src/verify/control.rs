@@ -75,7 +75,7 @@ fn addressed<T>(path: &Path, use_it: impl FnOnce(&Path) -> io::Result<T>) -> io:
     if path.as_os_str().len() <= PATH_BYTES_MAX {
         return use_it(path);
     }
-    let folder = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let folder = std::fs::File::open(path.parent().unwrap_or_else(|| Path::new("/")))?;
     let short = format!("/proc/self/fd/{}/socket", folder.as_raw_fd());
     use_it(Path::new(&short))
 }
@@ -225,7 +225,7 @@ impl Control {
             return self.answers.answer(question).await;
         }
         let failed = |reason: String, again: bool| Answer {
-            took_ms: 0,
+            took_us: 0,
             said: Some(Said::Failed(Failed { reason, again })),
         };
         let Some(node) = u16::try_from(node).ok().filter(|&n| n > 0).map(NodeId) else {
@@ -236,7 +236,10 @@ impl Control {
             Ok(answer) => Answer::decode(answer)
                 .unwrap_or_else(|error| failed(format!("not an answer: {error}"), false)),
             Err(error) => {
-                let again = !matches!(error, link::Error::TooOldToAsk(_));
+                let again = !matches!(
+                    error,
+                    link::Error::TooOldToAsk(_) | link::Error::QuestionTooLarge(_)
+                );
                 failed(error.to_string(), again)
             }
         }

@@ -31,6 +31,8 @@ use super::question::{Key, Row};
 
 /// Keys of one round: a question of bounded size.
 pub const KEYS_MAX: usize = 1_000;
+/// And bytes of them: a question has to fit into one control frame of the link.
+const KEY_BYTES_MAX: usize = 1 << 20;
 /// Readings that must agree; see the module.
 const ROUNDS: u32 = 3;
 /// Between two rounds at first: replication needs about as long.
@@ -148,14 +150,20 @@ impl Disputes {
     }
 
     /// The next round, if it is due.
-    pub fn next(&mut self, now: Duration) -> Option<Round> {
+    pub fn next_round(&mut self, now: Duration) -> Option<Round> {
         if self.due()? > now {
             return None;
         }
-        while self.cases.len() < KEYS_MAX {
+        let bytes = |key: &Key| key.values.iter().map(|v| v.len() + 8).sum::<usize>();
+        let mut room = KEY_BYTES_MAX;
+        for case in &self.cases {
+            room = room.saturating_sub(bytes(&case.key));
+        }
+        while self.cases.len() < KEYS_MAX && (room > 0 || self.cases.is_empty()) {
             let Some(key) = self.waiting.pop_front() else {
                 break;
             };
+            room = room.saturating_sub(bytes(&key));
             self.cases.push(Case {
                 key,
                 since: now,

@@ -148,7 +148,7 @@ impl World {
     fn read(&mut self, site: usize) {
         self.now += Duration::from_millis(700);
         if self.round.is_none() {
-            self.round = self.disputes.next(self.now).map(|r| (r, Vec::new()));
+            self.round = self.disputes.next_round(self.now).map(|r| (r, Vec::new()));
         }
         let Some((round, done)) = &mut self.round else {
             return;

@@ -38,7 +38,7 @@ pub enum Asked {
     /// The keys of a table that the conflict history names.
     #[prost(message, tag = "6")]
     History(History),
-    /// Write this row anew, or remove it.
+    /// Write these rows anew, or remove them.
     #[prost(message, tag = "7")]
     Repair(Repair),
 }
@@ -165,20 +165,28 @@ pub struct History {
     pub at_most: u32,
 }
 
-/// A row to be written anew as it is, or removed, by an ordinary transaction of that site.
+/// Rows to be written anew as they are, or removed, by one ordinary transaction of that site.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Repair {
     /// Of which table.
     #[prost(message, required, tag = "1")]
     pub spec: Spec,
-    /// Which row.
-    #[prost(message, required, tag = "2")]
-    pub key: Key,
+    /// Which rows.
+    #[prost(message, repeated, tag = "2")]
+    pub rows: Vec<RepairRow>,
     /// Removed instead of written anew.
     #[prost(bool, tag = "3")]
     pub delete: bool,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RepairRow {
+    /// Its key.
+    #[prost(message, required, tag = "1")]
+    pub key: Key,
     /// Only if it is still this very row version.
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "2")]
     pub xmin: u32,
 }
 
@@ -196,9 +204,9 @@ pub struct Mark {
 /// One answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Answer {
-    /// What it cost the site: milliseconds of its one session.
+    /// What it cost the site: microseconds of its one session.
     #[prost(uint32, tag = "1")]
-    pub took_ms: u32,
+    pub took_us: u32,
     /// The answer to the question.
     #[prost(oneof = "Said", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub said: Option<Said>,
@@ -398,9 +406,9 @@ pub struct Behind {
 /// What became of a repair.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Repaired {
-    /// False: it was not that row version any more, so nothing was done.
-    #[prost(bool, tag = "1")]
-    pub done: bool,
+    /// One a row; false: it was not that row version any more, so nothing was done.
+    #[prost(bool, repeated, tag = "1")]
+    pub done: Vec<bool>,
 }
 
 /// To the wire.

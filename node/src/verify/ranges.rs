@@ -172,7 +172,7 @@ impl Ranges {
     }
 
     /// What can be asked now. Call it until nothing more comes.
-    pub fn next(&mut self) -> Option<Command> {
+    pub fn next_command(&mut self) -> Option<Command> {
         if self.stopped {
             self.waiting.clear();
             self.unexplored.clear();

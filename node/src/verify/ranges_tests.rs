@@ -60,7 +60,7 @@ fn compare(sites: &[Site], leader: usize, step: u32, at_most: usize) -> (BTreeSe
     let mut questions = 0;
     let mut queue = VecDeque::new();
     loop {
-        while let Some(command) = ranges.next() {
+        while let Some(command) = ranges.next_command() {
             queue.push_back(command);
         }
         let Some(command) = queue.pop_front() else {
@@ -183,7 +183,7 @@ fn a_range_that_cannot_be_read_ends_it() {
     let mut ranges = Ranges::new(vec![node], node, Options { step: 2 });
     let mut failed = None;
     for _ in 0..10 {
-        match ranges.next() {
+        match ranges.next_command() {
             Some(Command::Boundaries { id, .. }) => ranges.boundaries(id, Vec::new()),
             Some(Command::Digest { id, .. }) => {
                 if let Err(error) = ranges.digest(id, node, Reply::TooMany) {

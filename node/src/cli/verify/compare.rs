@@ -24,8 +24,9 @@ const STEP: u32 = 4_096;
 const STEP_BY_HASH: u32 = 100_000;
 /// Characters of a row that are shown.
 const SHOWN: u32 = 400;
-/// How long a site may wait for what others had, in one question.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a site may wait for what others had, in one question: the questions about ranges
+/// wait behind it.
+const WAIT: Duration = Duration::from_secs(1);
 /// Keys without a verdict beyond which no more ranges are asked for: memory.
 const DISPUTED_MAX: usize = 50_000;
 /// Entries of the conflict history that are looked at in one question.
@@ -153,7 +154,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn ask_what_can_be_asked(&mut self) {
-        if let Some(round) = self.disputes.next(self.began.elapsed()) {
+        if let Some(round) = self.disputes.next_round(self.began.elapsed()) {
             self.read(&round);
         }
         if self.found.differ.len() >= self.options.limit
@@ -163,7 +164,7 @@ impl<'a> Comparison<'a> {
             ranges.stop();
         }
         while self.disputes.len() < DISPUTED_MAX
-            && let Some(command) = self.ranges.as_mut().and_then(Ranges::next)
+            && let Some(command) = self.ranges.as_mut().and_then(Ranges::next_command)
         {
             self.carry_out(command);
         }

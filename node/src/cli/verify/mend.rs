@@ -11,10 +11,12 @@ use super::progress::Progress;
 use super::report::TableReport;
 use super::sites::Sites;
 use crate::verify::plan;
-use crate::verify::question::{Asked, Key, Repair, Repaired, Said};
+use crate::verify::question::{Asked, Key, Repair, RepairRow, Repaired, Said};
 
 /// Deletes that foreign keys refuse are tried again once others are done, so often.
 const PASSES: u32 = 4;
+/// Rows of one transaction: small enough not to hold up the application's writes of them.
+const AT_ONCE: usize = 200;
 
 /// What became of a planned step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,14 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    fn of(done: bool) -> Self {
+        if done {
+            Outcome::Repaired
+        } else {
+            Outcome::Changed
+        }
+    }
+
     pub(super) fn text(&self) -> String {
         match self {
             Outcome::Planned => String::new(),
@@ -107,44 +117,62 @@ pub(super) async fn mend(
 
 async fn write(sites: &Sites, tables: &mut [TableReport], delete: bool) -> Result<(), Error> {
     for pass in 0..PASSES {
+        // What one transaction refuses is tried row by row.
+        let at_once = if pass == 0 { AT_ONCE } else { 1 };
         let mut open = 0;
         let mut done = 0;
         for table in tables.iter_mut() {
             let Some(spec) = table.subject.spec.clone() else {
                 continue;
             };
-            for (key, (step, outcome)) in &mut table.plan {
-                let due = match outcome {
-                    Outcome::Planned => pass == 0,
-                    Outcome::Failed(_) => pass > 0,
-                    Outcome::Repaired | Outcome::Changed => false,
-                };
-                if step.delete != delete || !due {
-                    continue;
-                }
-                let asked = Asked::Repair(Repair {
-                    spec: spec.clone(),
-                    key: key.clone(),
-                    delete,
-                    xmin: step.xmin,
-                });
-                *outcome = match sites.ask(step.at, asked).await {
-                    Ok(Said::Repaired(Repaired { done: true })) => Outcome::Repaired,
-                    Ok(Said::Repaired(Repaired { done: false })) => Outcome::Changed,
-                    Ok(_) => return Err(Error::Confused(sites.name(step.at))),
-                    Err(error) => Outcome::Failed(error.to_string()),
-                };
-                match outcome {
-                    Outcome::Failed(_) => open += 1,
-                    _ => done += 1,
+            for (site, keys) in due(table, delete) {
+                for keys in keys.chunks(at_once) {
+                    let row = |key: &Key| {
+                        let xmin = table.plan.get(key).map_or(0, |(step, _)| step.xmin);
+                        let key = key.clone();
+                        RepairRow { key, xmin }
+                    };
+                    let asked = Asked::Repair(Repair {
+                        spec: spec.clone(),
+                        rows: keys.iter().map(row).collect(),
+                        delete,
+                    });
+                    let outcomes: Vec<Outcome> = match sites.ask(site, asked).await {
+                        Ok(Said::Repaired(Repaired { done })) => {
+                            done.iter().map(|&done| Outcome::of(done)).collect()
+                        }
+                        Ok(_) => return Err(Error::Confused(sites.name(site))),
+                        Err(error) => vec![Outcome::Failed(error.to_string()); keys.len()],
+                    };
+                    for (key, outcome) in keys.iter().zip(outcomes) {
+                        match outcome {
+                            Outcome::Failed(_) => open += 1,
+                            _ => done += 1,
+                        }
+                        if let Some((_, before)) = table.plan.get_mut(key) {
+                            *before = outcome;
+                        }
+                    }
                 }
             }
         }
-        if open == 0 || done == 0 {
+        // The first pass may have failed as a whole for one row's sake.
+        if open == 0 || (done == 0 && pass > 0) {
             break;
         }
     }
     Ok(())
+}
+
+/// The keys that are still to be written, by the site that does.
+fn due(table: &TableReport, delete: bool) -> BTreeMap<NodeId, Vec<Key>> {
+    let mut due: BTreeMap<NodeId, Vec<Key>> = BTreeMap::new();
+    for (key, (step, outcome)) in &table.plan {
+        if step.delete == delete && matches!(outcome, Outcome::Planned | Outcome::Failed(_)) {
+            due.entry(step.at).or_default().push(key.clone());
+        }
+    }
+    due
 }
 
 /// Whatever was said about them, only keys that are the same everywhere are repaired.

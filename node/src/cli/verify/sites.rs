@@ -140,8 +140,8 @@ async fn insist(
     let mut pause = AGAIN;
     for tries in 1.. {
         let reason = match once(stream, folder, request).await {
-            Ok(Answer { took_ms, said }) => {
-                took += Duration::from_millis(took_ms.into());
+            Ok(Answer { took_us, said }) => {
+                took += Duration::from_micros(took_us.into());
                 match said {
                     Some(Said::Failed(Failed {
                         reason,

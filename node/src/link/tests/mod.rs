@@ -5,6 +5,7 @@ mod compression;
 mod flow;
 mod gossip;
 mod proxy;
+mod questions;
 mod raw;
 mod refusals;
 mod routes;
