@@ -24,11 +24,11 @@ async fn a_role_without_superuser_sets_it_up_once() {
             .await
             .expect("schema");
         migrate(&client).await.expect("first time");
-        let applied: i64 = one(&client, "select count(*) from everywrite.migrations").await;
-        assert_eq!(applied, 5);
+        let count = "select count(*) from everywrite.migrations where applied_at <= now()";
+        let applied: i64 = one(&client, count).await;
+        assert!(applied > 0);
         migrate(&client).await.expect("second time");
-        let applied: i64 = one(&client, "select count(*) from everywrite.migrations").await;
-        assert_eq!(applied, 5);
+        assert_eq!(one::<i64>(&client, count).await, applied);
 
         let other = server.connect("other", "plain").await;
         let error = migrate(&other).await.expect_err("not the owner");
