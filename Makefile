@@ -4,9 +4,11 @@
 CARGO ?= cargo
 # Integration tests start three servers and three daemons each: so many at a time.
 TEST_THREADS ?= 2
-# For `make soak`. Empty: a seed from the clock.
+# For `make soak` and `make chaos`. Empty: a seed from the clock.
 SEED ?=
 SECONDS ?= 60
+NODES ?= 3
+FAULTS ?=
 # For `make matrix`.
 MAJORS ?= 16 17 18
 # For `make counts`: 1 makes what is counted now the table.
@@ -16,10 +18,10 @@ PATHS ?=
 
 DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 
-export SEED SECONDS
+export SEED SECONDS NODES FAULTS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak bench verify-bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
+.PHONY: help build demo demo-down test soak chaos bench verify-bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +39,7 @@ demo-down: ## end the demo and remove ./demo-data
 		$(CARGO) run --release -q -p everywrite-tests --bin demo -- down; \
 	else echo "no demo is up"; fi
 
-test: postgres ## format, lints, unit, property and integration tests, instruction counts, and a short soak
+test: postgres ## format, lints, unit, property and integration tests, instruction counts, short soaks and chaos
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins
@@ -48,6 +50,10 @@ test: postgres ## format, lints, unit, property and integration tests, instructi
 soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak
 	$(CARGO) run --release -p everywrite-tests --bin soak
+
+chaos: postgres ## the same with everything that can go wrong at once: partitions, clocks, full and slow disks (SEED=, SECONDS=, NODES=5)
+	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak
+	@$${CARGO_TARGET_DIR:-target}/release/soak chaos
 
 bench: postgres ## Everywrite and PostgreSQL's own logical replication in turn
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin bench

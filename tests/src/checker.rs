@@ -249,13 +249,13 @@ pub fn account(
     account
 }
 
-/// What the conflict histories say against the journals: each row with the version that its writer
-/// was given.
+/// What the conflict histories say against the journals: the row that came has the version that its writer
+/// was given. The row that was there has the version named, or had lost to that one before it arrived.
 pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>) -> Vec<String> {
     let mut wrong = Vec::new();
     for conflict in conflicts {
-        for side in [&conflict.local, &conflict.incoming] {
-            let (Some(tag), Some((stamp_us, origin))) = (side.column("tag"), side.version) else {
+        for (side, exact) in [(&conflict.local, false), (&conflict.incoming, true)] {
+            let (Some(tag), Some(named)) = (side.column("tag"), side.version) else {
                 continue;
             };
             let written = writers.get(&tag).and_then(|t| t.stamped.as_ref());
@@ -263,8 +263,8 @@ pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>)
                 wrong.push(format!("a row that nobody committed: {conflict:?}"));
                 continue;
             };
-            let named = (version.stamp.to_unix_us(), i64::from(version.origin.0));
-            if named != (stamp_us, origin) {
+            let version = (version.stamp.to_unix_us(), i64::from(version.origin.0));
+            if version > named || (exact && version < named) {
                 wrong.push(format!("{tag} has the version {version:?}: {conflict:?}"));
             }
         }

@@ -11,6 +11,8 @@ use crate::postgres;
 /// One decision.
 #[derive(Clone, Debug)]
 pub struct Conflict {
+    /// The site that decided, when, and where the local write stands in its stream.
+    pub decided: String,
     /// `update_origin_differs` and so on.
     pub kind: String,
     /// What was done.
@@ -84,7 +86,8 @@ pub async fn conflicts(client: &Client) -> anyhow::Result<Vec<Conflict>> {
 /// The same, with one column of the rows (a large one) left out.
 pub async fn conflicts_without(client: &Client, column: &str) -> anyhow::Result<Vec<Conflict>> {
     let sql = format!(
-        "select c.kind, c.decision, c.\"table\", \
+        "select concat(c.decided_by, ' ', c.decided_at, ', local ', c.local_position), \
+          c.kind, c.decision, c.\"table\", \
          c.local_row - '{column}', c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
          c.incoming_row - '{column}', c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
          h.incoming_origin \
@@ -95,13 +98,21 @@ pub async fn conflicts_without(client: &Client, column: &str) -> anyhow::Result<
 }
 
 fn read(row: &[Option<String>]) -> anyhow::Result<Conflict> {
-    let [Some(kind), Some(decision), Some(table), sides @ ..] = row else {
+    let [
+        Some(decided),
+        Some(kind),
+        Some(decision),
+        Some(table),
+        sides @ ..,
+    ] = row
+    else {
         bail!("an unexpected conflict: {row:?}");
     };
     let Some((local, incoming)) = sides.split_at_checked(4) else {
         bail!("an unexpected conflict: {row:?}");
     };
     Ok(Conflict {
+        decided: decided.clone(),
         kind: kind.clone(),
         decision: decision.clone(),
         table: table.clone(),

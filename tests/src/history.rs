@@ -89,9 +89,23 @@ pub struct History {
 }
 
 impl History {
-    /// Adds a transaction.
+    /// Adds a transaction. One of the same id at the same site, whose COMMIT was not answered, was lost in
+    /// a crash: a server that comes back gives the ids of what it has lost a second time, and what it says of
+    /// such an id it says of the later transaction.
     pub fn record(&self, transaction: Transaction) {
-        self.transactions.lock().push(transaction);
+        let mut transactions = self.transactions.lock();
+        let same = |t: &&mut Transaction| (t.site, t.xid) == (transaction.site, transaction.xid);
+        for lost in transactions.iter_mut().rev().filter(same) {
+            if lost.outcome == Outcome::Unknown {
+                lost.outcome = Outcome::RolledBack;
+            }
+        }
+        transactions.push(transaction);
+    }
+
+    /// All transactions, as far as they are known.
+    pub fn transactions(&self) -> Vec<Transaction> {
+        self.transactions.lock().clone()
     }
 
     /// How many transactions were acknowledged.

@@ -160,10 +160,7 @@ impl Journals {
 
 /// The version of a transaction of `origin`.
 pub fn version(origin: NodeId, header: &Header) -> Version {
-    Version {
-        stamp: header.stamp,
-        origin,
-    }
+    Version::new(header.stamp, origin)
 }
 
 fn same_disk(one: &Path, other: &Path) -> bool {

@@ -218,9 +218,10 @@ async fn lock<'a>(
         });
     }
     let met = |case: &Case<'_>| case.decision.conflict.and(case.stored);
-    let committed = committed(writer, cases.iter().filter_map(met)).await?;
+    let committed = committed(ctx, writer, cases.iter().filter_map(met)).await?;
     for case in &mut cases {
-        case.stands = case.stored.is_none_or(|e| here(ctx, &e, &committed));
+        // A row that was not there to be locked may be any by now.
+        case.stands = case.present && case.stored.is_none_or(|e| here(ctx, &e, &committed));
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -363,7 +364,8 @@ async fn second_unique(
         rows.insert(case.slot.hash(), case.slot.folded.key.clone());
     }
     let entries = ctx.ledger.look(relation, holders.iter().map(|h| h.0));
-    let committed = committed(writer, entries.into_iter().filter_map(|e| e.0)).await?;
+    let entries = entries.into_iter().filter_map(|e| e.0);
+    let committed = committed(ctx, writer, entries).await?;
     let here = |e: &Entry| here(ctx, e, &committed);
     let mut outcomes = Vec::new();
     let mut entries = HashMap::new();
@@ -441,34 +443,42 @@ fn loser(outcome: &Unique) -> Option<(KeyHash, Version)> {
     }
 }
 
-/// For rows that another origin has on its way: how far that origin is committed. The rows are
-/// locked, so each is either the write on its way, and then it is committed, or will be replaced
-/// by it.
-async fn committed(
+/// Of other origins' rows: how far each origin is committed. The index alone does not tell: a row may be
+/// on its way, or a crash of the server may have taken it back. The rows are locked, so each is either the
+/// write that the index names, and then that is committed, or will be replaced by it.
+pub(super) async fn committed(
+    ctx: &Context,
     writer: &mut Writer,
     entries: impl Iterator<Item = Entry>,
 ) -> Result<Vector, Error> {
-    let on_way = entries.filter(Entry::in_flight);
-    let mut origins: Vec<NodeId> = on_way.filter_map(|e| e.source).map(|s| s.origin).collect();
+    let sources = entries.filter_map(|e| e.source);
+    let mut origins: Vec<NodeId> = sources
+        .map(|s| s.origin)
+        .filter(|origin| *origin != ctx.me)
+        .collect();
     origins.sort_unstable();
     origins.dedup();
     let mut committed = Vector::new();
-    for origin in origins {
-        let at = writer.sql(&format!(
+    if origins.is_empty() {
+        return Ok(committed);
+    }
+    let ask = |origin: &NodeId| {
+        writer.sql(&format!(
             "select pg_replication_origin_progress('everywrite_{origin}', false)"
-        ));
-        let outcomes = writer.run().await?;
+        ))
+    };
+    let asked: Vec<usize> = origins.iter().map(ask).collect();
+    let outcomes = writer.run().await?;
+    for (origin, at) in origins.into_iter().zip(asked) {
         committed.set(origin, super::wal_position::lsn_text(outcomes.get(at)));
     }
     Ok(committed)
 }
 
-/// Whether what the index names is in the table: it is committed, and no crash of the server has taken
-/// it back since.
-fn here(ctx: &Context, entry: &Entry, committed: &Vector) -> bool {
-    let landed = |s: Position| s.origin == ctx.me || ctx.ledger.has(s);
-    let stands = !entry.in_flight() && entry.source.is_none_or(landed);
-    stands || entry.source.is_some_and(|s| committed.covers(s))
+/// Whether the row that is in the table is the write that the index names.
+pub(super) fn here(ctx: &Context, entry: &Entry, committed: &Vector) -> bool {
+    let landed = |s: Position| s.origin == ctx.me || committed.covers(s);
+    !entry.deleted && entry.source.is_some_and(landed)
 }
 
 /// One answer about one unique index.

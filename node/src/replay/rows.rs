@@ -277,10 +277,7 @@ mod tests {
     };
 
     fn entry(source: Option<Position>, deleted: bool, local_lsn: Lsn) -> Option<Entry> {
-        let version = Version {
-            stamp: Stamp(5),
-            origin: NodeId(2),
-        };
+        let version = Version::new(Stamp(5), NodeId(2));
         Some(Entry {
             version,
             source,

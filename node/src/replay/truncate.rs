@@ -123,6 +123,8 @@ async fn row_by_row(
         .bind(&format!("m{}keys", mapping.number), &sql, &[])
         .execute();
     let outcomes = writer.run().await?;
+    let entries = interesting.iter().map(|(_, entry)| *entry);
+    let committed = careful::committed(ctx, writer, entries).await?;
     let known: std::collections::HashMap<KeyHash, Entry> = interesting.iter().copied().collect();
     let mut gone: Vec<RowKey> = Vec::new();
     let mut ours = Lsn::ZERO;
@@ -136,7 +138,8 @@ async fn row_by_row(
         if entry.is_some_and(|e| e.version > version) {
             continue;
         }
-        if entry.is_some() {
+        // What is still on its way is not the row here: its own transaction records it.
+        if entry.is_some_and(|e| careful::here(ctx, e, &committed)) {
             conflicts.insert(key.hash);
         }
         gone.push(key);

@@ -680,11 +680,6 @@ impl Ledger {
         self.server.subscribe()
     }
 
-    /// Whether that is committed here.
-    pub fn has(&self, position: Position) -> bool {
-        self.applied.borrow().covers(position)
-    }
-
     /// What is committed here.
     pub fn applied(&self) -> Vector {
         self.applied.borrow().clone()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 use everywrite_tests::checker::{Account, Row, Rows, account};
-use everywrite_tests::history::{Effect, Outcome, Stamped, Transaction, Write};
+use everywrite_tests::history::{Effect, History, Outcome, Stamped, Transaction, Write};
 use everywrite_tests::workload::Table;
 
 /// A committed transaction at `site` with this stamp and position, which has seen nothing of others.
@@ -14,10 +14,7 @@ fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
         xid: 1,
         outcome: Outcome::Acknowledged,
         stamped: Some(Stamped {
-            version: Version {
-                stamp: Stamp(i64::from(when)),
-                origin: NodeId(site + 1),
-            },
+            version: Version::new(Stamp(i64::from(when)), NodeId(site + 1)),
             position: Lsn(u64::from(when)),
             vector: Vector::new(),
         }),
@@ -196,4 +193,28 @@ fn counts_versions() {
     let end = rows(&[(1, "c"), (2, "b")]);
     let account = judge(&history, &end, 0, &BTreeSet::new());
     assert_eq!((account.present, account.superseded), (2, 1));
+}
+
+/// A server that was killed gives the ids of transactions that it lost a second time.
+#[test]
+fn a_transaction_whose_id_was_given_again_is_lost() {
+    let history = History::default();
+    let lost = Transaction {
+        outcome: Outcome::Unknown,
+        ..at(0, 1, vec![put(1, "lost")])
+    };
+    history.record(lost);
+    history.record(at(0, 2, vec![put(2, "committed")]));
+    history.record(at(1, 3, vec![put(3, "elsewhere")]));
+    let unknown = Transaction {
+        outcome: Outcome::Unknown,
+        ..at(2, 4, vec![put(4, "unknown")])
+    };
+    history.record(unknown);
+    let outcomes: Vec<Outcome> = history.transactions().iter().map(|t| t.outcome).collect();
+    let (acknowledged, unknown) = (Outcome::Acknowledged, Outcome::Unknown);
+    assert_eq!(
+        outcomes,
+        [Outcome::RolledBack, acknowledged, acknowledged, unknown]
+    );
 }
