@@ -116,7 +116,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     );
     for figure in figures {
         let number = |value: f64| match value {
-            v if v == 0.0 => "–".to_owned(),
+            0.0 => "–".to_owned(),
             v if v >= 1000.0 => format!("{v:.0}"),
             v if v >= 100.0 => format!("{v:.1}"),
             v => format!("{v:.2}"),
