@@ -45,6 +45,16 @@ fn place(key: u32, salt: u64) -> u64 {
     (mixed >> 32 << 32) | u64::from(key)
 }
 
+/// A row's share of a digest: mixed well, for shares are combined by a plain exclusive or.
+fn share(key: u32, hash: u64) -> u64 {
+    let mut x = (u64::from(key) << 32) ^ hash;
+    for _ in 0..2 {
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    }
+    x ^ (x >> 31)
+}
+
 fn key(n: u32) -> Key {
     Key {
         values: vec![n.to_string()],
@@ -88,7 +98,7 @@ fn compare(sites: &[Site], leader: usize, step: u32, at_most: usize) -> (BTreeSe
                     } else {
                         Reply::Is(RangeDigest {
                             rows: rows.len() as u64,
-                            digest: rows.iter().fold(0, |d, (k, h)| d ^ place(*k, h + 1)),
+                            digest: rows.iter().fold(0, |d, (k, h)| d ^ share(*k, h + 1)),
                         })
                     };
                     queue.extend(ranges.digest(id, node, reply).unwrap());
