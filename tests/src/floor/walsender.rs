@@ -1,5 +1,6 @@
 //! A walsender and a reader that does nothing with what it gets.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -8,6 +9,7 @@ use everywrite_conflict::Lsn;
 use everywrite_node::pg::Target;
 use everywrite_node::pg::pgoutput::{Message, decode};
 use everywrite_node::pg::replication::{self, Event, Feedback, Stream};
+use tokio::sync::oneshot;
 
 use super::clock;
 use super::figure::Spent;
@@ -23,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How the reader waits for more.
 ///
 /// A walsender hands every message to the socket by itself. A reader that sleeps there is woken by each of them, and that
-/// is on the walsender's bill; one that has something else to do meanwhile is not.
+/// is on the walsender's bill; one that has something else to do meanwhile is not. So the reader's runtime has one
+/// thread: with more, another one would watch the socket during a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
     /// At the socket.
@@ -101,23 +104,34 @@ pub(crate) async fn read(
     mut each: impl FnMut(Bytes) -> Result<()>,
 ) -> Result<Spent> {
     wait_until_free(server, slot).await?;
-    let begun = Instant::now();
-    let (mut stream, feedback) = start(server, slot).await?;
-    loop {
-        let payload = next(&mut stream, &feedback, reader).await?;
-        let marked = payload.first() == Some(&b'M') && is_mark(&payload, slot);
-        if marked {
-            break;
+    let work = async {
+        let begun = Instant::now();
+        let (mut stream, feedback) = start(target(server), slot).await?;
+        loop {
+            let payload = next(&mut stream, &feedback, reader).await?;
+            let marked = payload.first() == Some(&b'M') && is_mark(&payload, slot);
+            if marked {
+                break;
+            }
+            each(payload)?;
         }
-        each(payload)?;
-    }
-    let wall = begun.elapsed().as_secs_f64();
-    let cpu = clock::of_process(process(server, slot).await?);
-    Ok(Spent {
-        wall,
-        cpu,
-        other: 0.0,
-    })
+        let wall = begun.elapsed().as_secs_f64();
+        let cpu = clock::of_process(process(server, slot).await?);
+        Ok(Spent {
+            wall,
+            cpu,
+            other: 0.0,
+        })
+    };
+    tokio::task::block_in_place(|| alone(work))
+}
+
+/// Runs on a runtime that has no thread but this one.
+fn alone<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("start a runtime")?.block_on(work)
 }
 
 /// One transaction of so many rows while a reader waits: from COMMIT returned to its last byte at the
@@ -130,18 +144,28 @@ pub(crate) async fn lag(
     rows: i64,
 ) -> Result<Spent> {
     slot(server, slot_name).await?;
-    let (mut stream, feedback) = start(server, slot_name).await?;
-    let walsender = process(server, slot_name).await?;
-    let before = clock::of_process(walsender);
-    let reading = tokio::spawn(async move {
+    let (ended, end) = oneshot::channel();
+    let (release, released) = oneshot::channel::<()>();
+    let (target, name) = (target(server), slot_name.to_owned());
+    let read = async move {
+        let (mut stream, feedback) = start(target, &name).await?;
         loop {
             let payload = next(&mut stream, &feedback, reader).await?;
             // Commit, Stream Commit.
             if matches!(payload.first(), Some(b'C' | b'c')) {
-                return anyhow::Ok((Instant::now(), stream));
+                break;
             }
         }
-    });
+        let _ = ended.send(Instant::now());
+        // The walsender lives until its time is read.
+        let _ = released.await;
+        Ok(())
+    };
+    let reading = tokio::task::spawn_blocking(move || alone(read));
+    let active = format!("select active from pg_replication_slots where slot_name = '{slot_name}'");
+    server.wait_until(&active, PATIENCE).await?;
+    let walsender = process(server, slot_name).await?;
+    let before = clock::of_process(walsender);
     let writer = server.connect().await?;
     let insert = format!(
         "insert into t select {base} + g, g, 'payload-' || lpad(g::text, 32, 'x'), clock_timestamp() from generate_series(1, {rows}) g"
@@ -153,9 +177,11 @@ pub(crate) async fn lag(
             .context("write one large transaction")?;
     }
     let committed = Instant::now();
-    let (read, stream) = reading.await.context("read one large transaction")??;
+    // When the reader fails, its own error says more.
+    let read = end.await.unwrap_or(committed);
     let cpu = clock::of_process(walsender) - before;
-    drop(stream);
+    drop(release);
+    reading.await.context("read one large transaction")??;
     drop_slot(server, slot_name).await?;
     Ok(Spent {
         wall: read.saturating_duration_since(committed).as_secs_f64(),
@@ -164,9 +190,9 @@ pub(crate) async fn lag(
     })
 }
 
-async fn start(server: &Server, slot: &str) -> Result<(Stream, Feedback)> {
+async fn start(target: Target, slot: &str) -> Result<(Stream, Feedback)> {
     let options = replication::Options::new(PUBLICATION);
-    let started = replication::start(&target(server), slot, Lsn::ZERO, &options).await;
+    let started = replication::start(&target, slot, Lsn::ZERO, &options).await;
     started.context("start a walsender")
 }
 
