@@ -14,6 +14,7 @@ mod delete_against_late_update;
 mod delete_and_insert_again;
 mod example;
 mod expired_certificate;
+mod failing_disk;
 mod half_open;
 mod insert_against_insert;
 mod large_transaction;
