@@ -82,14 +82,6 @@ impl Site {
         self.machines()?.server.stop_clock(at_us)
     }
 
-    /// Whether one of its disks fails or is full, so that a process may have ended of it.
-    pub fn is_damaged(&self) -> anyhow::Result<bool> {
-        match &self.machines {
-            Some(machines) => Ok(machines.node.is_damaged()? || machines.server.is_damaged()?),
-            None => Ok(false),
-        }
-    }
-
     /// Its disks are healthy again; its clock is left as it is.
     pub fn mend_disks(&self) -> anyhow::Result<()> {
         if let Some(machines) = &self.machines {

@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -44,6 +45,7 @@ pub struct Machine {
     library: PathBuf,
     file: PathBuf,
     control: File,
+    damaged: AtomicBool,
 }
 
 impl Machine {
@@ -66,6 +68,7 @@ impl Machine {
             library,
             file,
             control,
+            damaged: AtomicBool::new(false),
         };
         machine.heal()?;
         machine.set_clock_offset(0)?;
@@ -86,9 +89,15 @@ impl Machine {
         self.set(Field::ClockStandsAt, 0)
     }
 
-    /// Whether the disk fails or is full.
-    pub fn is_damaged(&self) -> anyhow::Result<bool> {
-        Ok(self.get(Field::SyncFails)? != 0 || self.get(Field::Room)? >= 0)
+    /// Whether the disk has failed or was full since [`Machine::begins`], so that the process may end of
+    /// it, perhaps some time later.
+    pub fn was_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The process begins anew.
+    pub fn begins(&self) {
+        self.damaged.store(false, Ordering::Relaxed);
     }
 
     /// Lets the clock stand at a Unix time in microseconds.
@@ -104,11 +113,13 @@ impl Machine {
 
     /// Makes every sync fail with EIO.
     pub fn fail_syncs(&self) -> anyhow::Result<()> {
+        self.damaged.store(true, Ordering::Relaxed);
         self.set(Field::SyncFails, EIO)
     }
 
     /// Leaves so many bytes of room on the disk.
     pub fn leave_room(&self, bytes: u32) -> anyhow::Result<()> {
+        self.damaged.store(true, Ordering::Relaxed);
         self.set(Field::Room, i64::from(bytes))
     }
 
@@ -117,14 +128,6 @@ impl Machine {
         self.set(Field::SyncTakes, 0)?;
         self.set(Field::SyncFails, 0)?;
         self.set(Field::Room, -1)
-    }
-
-    fn get(&self, field: Field) -> anyhow::Result<i64> {
-        let mut bytes = [0; 8];
-        self.control
-            .read_exact_at(&mut bytes, field as u64 * 8)
-            .context("read the machine's file")?;
-        Ok(i64::from_ne_bytes(bytes))
     }
 
     fn set(&self, field: Field, value: i64) -> anyhow::Result<()> {

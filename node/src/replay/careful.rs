@@ -606,7 +606,7 @@ fn record(
 ) {
     let mut entries = Vec::new();
     // The key of no row: for what is still on its way. Its own transaction records it.
-    let nowhere = Image::from_cells(vec![Cell::Null; mapping.columns.len()].into_iter());
+    let nowhere = Image::nowhere(mapping.columns.len());
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;

@@ -50,6 +50,11 @@ impl Image {
         }
     }
 
+    /// The key of no row: nothing equals NULL.
+    pub(super) fn nowhere(columns: usize) -> Self {
+        Image::from_cells(vec![Cell::Null; columns].into_iter())
+    }
+
     /// Its cells.
     pub fn tuple(&self) -> Tuple<'_> {
         Tuple::from_parts(self.count, &self.cells)

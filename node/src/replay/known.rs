@@ -109,6 +109,7 @@ fn decide_and_write(
     horizon: u32,
     decided: &mut Decided,
 ) {
+    let nowhere = Image::nowhere(table.mapping.columns.len());
     let (mut entries, mut kinds) = (Vec::new(), BTreeMap::<Kind, u64>::new());
     let (mut deletes, mut updates, mut inserts) = (
         Vec::<&RowKey>::new(),
@@ -121,7 +122,12 @@ fn decide_and_write(
             if let Some(kind) = conflict {
                 *kinds.entry(kind).or_default() += 1;
                 let local = Some(prior);
-                entries.push(careful::met(batch, slot, kind, apply, slot.image(), local));
+                let mut entry = careful::met(batch, slot, kind, apply, slot.image(), local);
+                if prior.deleted {
+                    // No row stands there, or one that the index does not know of yet.
+                    entry.local_key = &nowhere;
+                }
+                entries.push(entry);
             }
             if !apply {
                 continue;

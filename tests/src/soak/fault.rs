@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Machines};
+use crate::machine::Machine;
 use crate::proxy::{Direction, Flow};
 use crate::random::Random;
 
@@ -226,22 +227,28 @@ pub(super) async fn mend(cluster: &mut Cluster) -> anyhow::Result<Vec<String>> {
     let mut wrong = Vec::new();
     cluster.heal();
     for site in &mut cluster.sites {
-        let may_end = site.is_damaged()?;
         site.mend_disks()?;
-        if site.server.has_ended()? && !may_end {
+        let damaged = |machine: fn(&Machines) -> &Machine| {
+            let machines = site.machines().ok().map(machine);
+            machines.is_some_and(Machine::was_damaged)
+        };
+        let (node, server) = (damaged(|m| &m.node), damaged(|m| &m.server));
+        if site.server.has_ended()? && !server {
             wrong.push(format!("the server of {} has ended", site.node.name()));
         }
         if !site.server.is_started() {
             site.server.start().await?;
+            site.machines().iter().for_each(|m| m.server.begins());
         }
         if let Some(code) = site.node.has_ended()?
-            && !(may_end && code == FAILED_SYNC)
+            && !(node && code == FAILED_SYNC)
         {
             wrong.push(format!("{} has ended with {code}", site.node.name()));
         }
         if site.node.is_started() {
             site.node.thaw();
         } else {
+            site.machines().iter().for_each(|m| m.node.begins());
             site.node.start()?;
         }
     }

@@ -1,6 +1,7 @@
 //! The harness itself: what the suites rely on must hold before they can mean anything.
 
 mod checker;
+mod machine;
 mod proxy;
 mod server;
 mod workload;

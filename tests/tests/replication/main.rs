@@ -16,6 +16,7 @@ mod delete_against_late_update;
 mod delete_and_insert_again;
 mod example;
 mod expired_certificate;
+mod failing_disk;
 mod guide_conflicts;
 mod half_open;
 mod insert_against_insert;
