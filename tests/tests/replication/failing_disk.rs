@@ -90,7 +90,7 @@ async fn a_sync_that_fails_ends_the_daemon_and_loses_nothing() {
             let ended = cluster.site_mut(site).node.has_ended();
             ended
                 .map_err(|err| format!("{err:#}"))?
-                .ok_or("it runs".to_owned())
+                .ok_or_else(|| "it runs".to_owned())
         });
         assert_eq!(code.await.unwrap(), 70);
         cluster.site(site).machines().unwrap().node.heal().unwrap();

@@ -99,7 +99,7 @@ async fn rows_on_their_way_are_no_differences() {
                     );
                     let taken = client.batch_execute(&sql).await;
                     let code = taken.err().and_then(|err| err.code().cloned());
-                    let code = code.as_ref().map(|c| c.code());
+                    let code = code.as_ref().map(tokio_postgres::error::SqlState::code);
                     assert!(matches!(code, None | Some("23505" | "40P01")), "{code:?}");
                     continue;
                 }
@@ -112,7 +112,7 @@ async fn rows_on_their_way_are_no_differences() {
                 };
                 if let Err(err) = client.batch_execute(&sql).await {
                     // A deadlock with replay may end one of the two; it is the client's to try again.
-                    assert_eq!(err.code().map(|c| c.code()), Some("40P01"), "{err:?}");
+                    assert_eq!(err.code().map(tokio_postgres::error::SqlState::code), Some("40P01"), "{err:?}");
                     continue;
                 }
                 writes.fetch_add(1, Ordering::Relaxed);
