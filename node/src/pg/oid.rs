@@ -21,6 +21,8 @@ pub const BOOL_ARRAY: u32 = 1000;
 pub const BYTEA_ARRAY: u32 = 1001;
 /// `int4[]`.
 pub const INT4_ARRAY: u32 = 1007;
+/// `xid[]`.
+pub const XID_ARRAY: u32 = 1011;
 /// `text[]`.
 pub const TEXT_ARRAY: u32 = 1009;
 /// `int8[]`.

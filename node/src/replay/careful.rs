@@ -592,6 +592,7 @@ fn unique_history(
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+            unlocked: None,
         },
     );
 }
@@ -647,6 +648,7 @@ pub(super) fn met<'a>(
         version: slot.version(),
         position: batch.position(slot),
         xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
+        unlocked: None,
     }
 }
 

@@ -5,7 +5,8 @@ use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
 use super::image::Image;
 use super::mapping::Mapping;
 use crate::pg::oid::{
-    BOOL, BOOL_ARRAY, INT4, INT4_ARRAY, INT8, INT8_ARRAY, LSN, LSN_ARRAY, TEXT, TEXT_ARRAY,
+    BOOL, BOOL_ARRAY, INT4, INT4_ARRAY, INT8, INT8_ARRAY, LSN, LSN_ARRAY, TEXT, TEXT_ARRAY, XID,
+    XID_ARRAY,
 };
 use crate::pg::pipeline::{Array, Bind};
 use crate::pg::quote::literal;
@@ -33,6 +34,9 @@ pub(super) struct Entry<'a> {
     pub position: Position,
     /// Its transaction id at its origin.
     pub xid: u32,
+    /// The local row is not locked: it is left out if a local transaction from this id on wrote it,
+    /// because then it may be newer than what the index says.
+    pub unlocked: Option<u32>,
 }
 
 /// Whether entries can be written by one statement: all of them rows, or all of them deletes, and
@@ -49,7 +53,7 @@ pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
 }
 
 /// Element and array types of what an entry says besides its rows, in the order of [`Entry::facts`].
-const FACTS: [(u32, u32); 12] = [
+const FACTS: [(u32, u32); 13] = [
     (TEXT, TEXT_ARRAY),
     (TEXT, TEXT_ARRAY),
     (INT8, INT8_ARRAY),
@@ -62,6 +66,7 @@ const FACTS: [(u32, u32); 12] = [
     (LSN, LSN_ARRAY),
     (INT8, INT8_ARRAY),
     (BOOL, BOOL_ARRAY),
+    (XID, XID_ARRAY),
 ];
 
 /// A fact in binary form.
@@ -100,8 +105,9 @@ impl Fact {
 
 impl Entry<'_> {
     /// Kind, decision; stamp, origin and position of the local row; the same of the incoming one; the
-    /// incoming transaction's id; whether the local key names the entry.
-    fn facts(&self) -> [Fact; 12] {
+    /// incoming transaction's id; whether the local key names the entry; up to which transaction id
+    /// the local row is looked at.
+    fn facts(&self) -> [Fact; 13] {
         let local = self.local.map(|l| l.version);
         let source = self.local.and_then(|l| l.source);
         let (version, position) = (Some(self.version), Some(self.position));
@@ -122,6 +128,8 @@ impl Entry<'_> {
             Fact::lsn(position),
             Fact::Int8(i64::from(self.xid).to_be_bytes()),
             Fact::Bool(self.names_local),
+            self.unlocked
+                .map_or(Fact::Null, |xid| Fact::Int4(xid.to_be_bytes())),
         ]
     }
 }
@@ -168,6 +176,10 @@ pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
     types.extend(FACTS.map(|(_, array)| array));
     (shape.insert(&from), types)
 }
+
+/// The local row is locked, or no local transaction that capture may not have passed has written it.
+const STANDS: &str = "(u.h13 is null or pg_catalog.age(o.xmin) > pg_catalog.age(u.h13) \
+    or (pg_catalog.pg_xact_commit_timestamp_origin(o.xmin)).roident is distinct from 0)";
 
 /// Which cells an entry of a table has.
 struct Shape<'a> {
@@ -246,7 +258,7 @@ impl<'a> Shape<'a> {
              incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
              select (select n.id from everywrite.nodes n where n.local), {}, {}, \
              case when u.h12 then {} else {} end, \
-             u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
+             u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {} and {STANDS}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
              u.h8, u.h9, u.h10, u.h11 from {from} returning id, site, decision, local_origin) \
              select everywrite.tell_lost(pg_catalog.array_agg(id order by id)) from decided \
              where decision = 'applied' and local_origin = site",

@@ -123,6 +123,7 @@ fn decide_and_write(
                 *kinds.entry(kind).or_default() += 1;
                 let local = Some(prior);
                 let mut entry = careful::met(batch, slot, kind, apply, slot.image(), local);
+                entry.unlocked = Some(horizon);
                 if prior.deleted {
                     // No row stands there, or one that the index does not know of yet.
                     entry.local_key = &nowhere;

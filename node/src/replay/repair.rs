@@ -305,6 +305,7 @@ impl Looks {
                     version: entry.version,
                     position: source,
                     xid: 0,
+                    unlocked: None,
                 },
             );
         }

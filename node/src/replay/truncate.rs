@@ -161,6 +161,7 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
+            unlocked: None,
         })
         .collect();
     for entry in &entries {
