@@ -18,6 +18,7 @@
 //!   loses everywhere alike. A group that surely came after the transaction in the local WAL is
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
+mod facts;
 mod policies;
 
 use std::collections::HashMap;
@@ -27,103 +28,18 @@ use std::time::Duration;
 use everywrite_conflict::policy::Policies;
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
-    Stamp, Undo, Vector, Version,
+    Stamp, Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+pub use facts::{Announcement, Intent, Landed, Lost, Stamped, Touched};
 
 use crate::journal::ranks::Ranks;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
 const BLIND: Duration = Duration::from_millis(500);
-
-/// One key that a transaction wrote.
-#[derive(Clone, Copy, Debug)]
-pub struct Touched {
-    /// The table.
-    pub relation: RelationHash,
-    /// The row; `None` for a TRUNCATE of the table.
-    pub key: Option<KeyHash>,
-    /// Whether the row is gone afterwards.
-    pub deleted: bool,
-    /// For a delete that travels: the winner's version instead of the transaction's own.
-    pub version: Option<Version>,
-}
-
-/// What capture puts into a transaction's header.
-#[derive(Clone, Debug)]
-pub struct Stamped {
-    /// Its stamp.
-    pub stamp: Stamp,
-    /// Its vector.
-    pub vector: Vector,
-    /// What of that it has surely seen.
-    pub seen: Vector,
-    /// Keys (or whole tables) to be looked at again: the row there may be one that this transaction,
-    /// committed before the row was replayed, has deleted, or one that it wrote before a greater
-    /// delete was replayed.
-    pub repairs: Vec<Touched>,
-    /// For each delete that was to travel, whether it still leaves.
-    pub leaves: Vec<bool>,
-    /// The ranks of its writes, where tables have had a policy.
-    pub ranks: Option<Box<Ranks>>,
-}
-
-/// What replay wants to write.
-#[derive(Clone, Copy, Debug)]
-pub struct Intent<'a> {
-    /// The table.
-    pub relation: RelationHash,
-    /// The row.
-    pub key: KeyHash,
-    /// The entry to announce.
-    pub entry: Entry,
-    /// Its transaction's vector, if its version has a rank.
-    pub vector: Option<&'a Arc<Vector>>,
-}
-
-/// A group that is committed here.
-#[derive(Clone, Copy, Debug)]
-pub struct Landed {
-    /// Whose.
-    pub origin: NodeId,
-    /// Its end in the origin's stream.
-    pub last: Lsn,
-    /// A place in the local WAL behind which its commit stands, and all its rows before.
-    pub before: Lsn,
-    /// A place before which its commit stands: what ends behind it has seen the group.
-    pub after: Lsn,
-    /// When the session that says so began: see [`Ledger::watch_server`].
-    pub generation: u64,
-}
-
-/// A row that a transaction removes, if it commits, because another has its unique value.
-#[derive(Debug)]
-pub struct Lost {
-    relation: RelationHash,
-    key: KeyHash,
-    version: Version,
-    undo: Undo,
-}
-
-impl Lost {
-    /// Whether this is that version of that row.
-    pub fn is(&self, relation: RelationHash, key: KeyHash, version: Version) -> bool {
-        (self.relation, self.key, self.version) == (relation, key, version)
-    }
-}
-
-/// What a group learns when it is announced.
-#[derive(Debug)]
-pub struct Announcement {
-    /// What the index held of each key before.
-    pub priors: Vec<Option<Entry>>,
-    /// Whether it may be written without looking at the rows.
-    pub fast: bool,
-    /// Groups of other origins that were on their way blindly at that moment.
-    pub blind_before: Vector,
-}
 
 /// See the module.
 pub struct Ledger {
