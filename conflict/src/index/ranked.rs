@@ -144,7 +144,7 @@ impl Index {
         let rows = self.ranked.values().filter(|h| h.relation == relation);
         let rows = rows.map(|h| h.rank().epoch).max().unwrap_or_default();
         let truncate = self.truncates.get(&relation);
-        rows.max(truncate.map_or(Epoch::default(), |t| t.version.rank().epoch))
+        rows.max(truncate.map(|t| t.version.rank().epoch).unwrap_or_default())
     }
 
     #[inline]
