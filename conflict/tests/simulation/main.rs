@@ -34,7 +34,6 @@ const fn shape(
     values: usize,
     crashes: u64,
     rests: u64,
-    policies: u64,
 ) -> Shape {
     Shape {
         sites,
@@ -44,28 +43,33 @@ const fn shape(
         values,
         crashes,
         rests,
-        policies,
+        policies: 0,
     }
 }
 
+/// With policies that are set so often.
+const fn policies(shape: Shape, policies: u64) -> Shape {
+    Shape { policies, ..shape }
+}
+
 const SHAPES: [Shape; 14] = [
-    shape(2, 0, 250, 4, 3, 0, 0, 0),
-    shape(2, 30, 400, 4, 3, 1, 10, 0),
-    shape(3, 15, 400, 5, 4, 1, 10, 0),
-    shape(4, 50, 700, 6, 4, 1, 0, 0),
-    shape(7, 50, 1200, 8, 6, 1, 0, 0),
+    shape(2, 0, 250, 4, 3, 0, 0),
+    shape(2, 30, 400, 4, 3, 1, 10),
+    shape(3, 15, 400, 5, 4, 1, 10),
+    shape(4, 50, 700, 6, 4, 1, 0),
+    shape(7, 50, 1200, 8, 6, 1, 0),
     // Calm enough for the fast way.
-    shape(2, 20, 400, 8, 8, 1, 80, 0),
-    shape(3, 40, 600, 12, 20, 1, 80, 0),
+    shape(2, 20, 400, 8, 8, 1, 80),
+    shape(3, 40, 600, 12, 20, 1, 80),
     // Daemons that keep dying.
-    shape(2, 30, 400, 5, 4, 5, 30, 0),
-    shape(3, 30, 500, 6, 5, 4, 40, 0),
+    shape(2, 30, 400, 5, 4, 5, 30),
+    shape(3, 30, 500, 6, 5, 4, 40),
     // With policies: calm, torn, many sites, dying daemons, many switches.
-    shape(3, 15, 400, 5, 4, 0, 10, 1),
-    shape(3, 40, 600, 5, 4, 1, 30, 1),
-    shape(5, 50, 900, 6, 4, 1, 10, 1),
-    shape(2, 30, 400, 4, 4, 4, 30, 2),
-    shape(3, 15, 400, 3, 3, 1, 40, 8),
+    policies(shape(3, 15, 400, 5, 4, 0, 10), 1),
+    policies(shape(3, 40, 600, 5, 4, 1, 30), 1),
+    policies(shape(5, 50, 900, 6, 4, 1, 10), 1),
+    policies(shape(2, 30, 400, 4, 4, 4, 30), 2),
+    policies(shape(3, 15, 400, 3, 3, 1, 40), 8),
 ];
 
 fn seeds(default: u64) -> u64 {
