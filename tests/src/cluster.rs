@@ -409,6 +409,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether every server lets somebody in and every node is ready, now.
+    pub async fn is_ready(&self) -> bool {
+        for site in &self.sites {
+            if site.sql().await.is_err() || !site.node.is_ready().await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Tells every node that these errors in its log are meant to be there.
     pub fn expect_errors(&mut self, parts: &[&str]) {
         for site in &mut self.sites {

@@ -332,6 +332,12 @@ impl Node {
         Ok(http::get(self.identity.admin, "/metrics").await?.body)
     }
 
+    /// Whether `/ready` says so, now.
+    pub async fn is_ready(&self) -> bool {
+        let answer = http::get(self.identity.admin, "/ready").await;
+        answer.is_ok_and(|answer| answer.code == 200)
+    }
+
     /// Waits until `/ready` says so.
     pub async fn wait_ready(&self) -> anyhow::Result<()> {
         let admin = self.identity.admin;

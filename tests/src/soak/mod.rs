@@ -171,11 +171,16 @@ impl<'a> Soak<'a> {
     /// Waits until all sites agree, and judges.
     async fn rest(
         &mut self,
-        cluster: &Cluster,
+        cluster: &mut Cluster,
         round: u64,
         say: &mut impl FnMut(String),
     ) -> anyhow::Result<()> {
         let healed = Instant::now();
+        // What a bad disk has done to a process may show a moment later.
+        while !cluster.is_ready().await && healed.elapsed() < self.options.patience {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.summary.violations.extend(fault::mend(cluster).await?);
+        }
         cluster.wait_ready().await?;
         let rows = cluster.converged_within(self.options.patience).await?;
         let settled_in = healed.elapsed();
