@@ -30,7 +30,7 @@ crate::section::section! {
         /// transaction, and hold their row locks longer. 1 turns grouping off.
         ///
         /// Since 0.1.0.
-        group_transactions: u32, Kind::Integer { min: 1, max: 100_000 }, Default("1000");
+        group_transactions: u32, Kind::Integer { min: 1, max: 100_000 }, Default("5000");
 
         /// How much of one peer's changes are applied as one local transaction at most.
         ///

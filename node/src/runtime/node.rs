@@ -318,7 +318,7 @@ impl Shared {
                 target: self.target.clone(),
                 limits: Limits {
                     transactions: usize::try_from(self.settings.replication.group_transactions)
-                        .unwrap_or(1000),
+                        .unwrap_or(5000),
                     bytes: usize::try_from(self.settings.replication.group_bytes.bytes())
                         .unwrap_or(8 << 20),
                     max_clock_skew: self.settings.replication.max_clock_skew,
