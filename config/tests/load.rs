@@ -37,7 +37,7 @@ fn defaults() {
     assert_eq!(settings.listen.admin.to_string(), "127.0.0.1:7401");
     assert!(settings.peers.is_empty());
     assert_eq!(settings.replication.max_clock_skew, Duration::from_secs(10));
-    assert_eq!(settings.replication.group_transactions, 1000);
+    assert_eq!(settings.replication.group_transactions, 5000);
     assert_eq!(settings.replication.group_bytes.to_string(), "8MiB");
     assert_eq!(settings.journal.segment_size, Size::from_bytes(64 << 20));
     assert_eq!(settings.journal.quota, None);
