@@ -25,7 +25,6 @@ use world::{End, Shape, run};
 
 static TELL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
-#[expect(clippy::too_many_arguments, reason = "a row of a table")]
 const fn shape(
     sites: usize,
     skew: i64,
