@@ -45,7 +45,7 @@ mod walk;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use chain::{Broken, check_chain};
 pub use error::Error;
