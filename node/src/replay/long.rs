@@ -177,7 +177,7 @@ impl Stream {
         };
         let context = self.options.context.clone();
         let (ledger, last) = (&context.ledger, batch.last());
-        ledger.commits_after(batch.origin, last, work.reached);
+        ledger.commits_after(batch.origin, last, work.reached, self.generation);
         if announcement.fast {
             let horizon = context.barriers.horizon();
             known::write(writer, &batch, horizon, decided);

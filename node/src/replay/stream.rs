@@ -83,7 +83,7 @@ pub struct Stream {
     /// The first transaction of what is being applied.
     current: Lsn,
     /// The server's generation when the session began.
-    generation: u64,
+    pub(super) generation: u64,
     /// Sent, and not answered yet, in order: more than one only if each is chained to the one before.
     /// If the session breaks, the next one learns what became of them.
     on_way: VecDeque<Group>,
@@ -574,9 +574,9 @@ impl Stream {
         context.ledger.wait_for_blind(&group.blind_before).await;
         for attempt in 0..ATTEMPTS {
             let reached = writer.begin_deciding().await?;
-            context
-                .ledger
-                .commits_after(group.batch.origin, group.batch.last(), reached);
+            let (origin, last) = (group.batch.origin, group.batch.last());
+            let ledger = &context.ledger;
+            ledger.commits_after(origin, last, reached, self.generation);
             let written = careful::write(&context, writer, &group.batch, &mut group.decided).await;
             match self.end(feed, writer, group, written).await? {
                 None => return Ok(()),

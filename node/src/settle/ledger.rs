@@ -33,7 +33,7 @@ use everywrite_conflict::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use facts::{Announcement, Intent, Landed, Lost, Stamped, Touched};
+pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
 
 use crate::journal::ranks::Ranks;
 use policies::Capturing;
@@ -412,9 +412,13 @@ impl Ledger {
     }
 
     /// The group of `origin` that ends at `last` commits behind `reached`, a place that the local
-    /// WAL has reached: what ended before it is not stamped above the group.
-    pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn) {
-        self.inner.lock().commits_after(origin, last, reached);
+    /// WAL has reached: what ended before it is not stamped above the group. A session of another
+    /// `generation` may speak of a place that a crash of the server has taken back.
+    pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn, generation: u64) {
+        let mut inner = self.inner.lock();
+        if *self.server.borrow() == generation {
+            inner.commits_after(origin, last, reached);
+        }
     }
 
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
@@ -537,15 +541,34 @@ impl Ledger {
         Some(look_again)
     }
 
-    /// Sets what is applied to what the server says.
+    /// Sets what is applied to what the server says, before anything of `origin` is on its way.
     pub fn applied_is(&self, origin: NodeId, lsn: Lsn) {
+        let mut inner = self.inner.lock();
+        inner.forgotten_by_server(&[(origin, lsn)]);
         self.applied.send_modify(|v| v.set(origin, lsn));
+    }
+
+    /// What the server is going to be compared with, see [`reconcile`](Self::reconcile). To be called
+    /// by a session that it has let in.
+    pub fn asks(&self) -> Asked {
+        let _inner = self.inner.lock();
+        Asked {
+            applied: self.applied.borrow().clone(),
+            generation: *self.server.borrow(),
+        }
     }
 
     /// Compares what was applied before the server was asked with the `progress` that it says it
     /// has: less means that it crashed and has forgotten its newest commits. Every stream has to
-    /// begin anew then, and none may rely on what is gone.
-    pub fn reconcile(&self, before: &Vector, progress: &Vector) {
+    /// begin anew then, and none may rely on what is gone. False: that may have been noticed
+    /// meanwhile, and what is gone may be applied again and seen by then; ask again.
+    #[must_use = "an answer that is too old says nothing"]
+    pub fn reconcile(&self, asked: &Asked, progress: &Vector) -> bool {
+        let mut inner = self.inner.lock();
+        if *self.server.borrow() != asked.generation {
+            return false;
+        }
+        let before = &asked.applied;
         let lost: Vec<(NodeId, Lsn)> = before
             .iter()
             .map(|(n, _)| (n, progress.get(n)))
@@ -553,12 +576,12 @@ impl Ledger {
             .collect();
         if !lost.is_empty() {
             tracing::warn!(progress = ?progress, "the server has forgotten its newest commits in a crash, they are applied again");
-            let mut inner = self.inner.lock();
             inner.forgotten_by_server(&lost);
             self.applied
                 .send_modify(|v| lost.iter().for_each(|(n, lsn)| v.set(*n, *lsn)));
             self.server.send_modify(|generation| *generation += 1);
         }
+        true
     }
 
     /// A session of this generation broke: perhaps the server is gone, and answers that other

@@ -68,6 +68,15 @@ pub struct Landed {
     pub generation: u64,
 }
 
+/// What was known when the server was asked how far it is.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What was committed there.
+    pub(super) applied: Vector,
+    /// Which server that was.
+    pub(super) generation: u64,
+}
+
 /// A row that a transaction removes, if it commits, because another has its unique value.
 #[derive(Debug)]
 pub struct Lost {
