@@ -431,6 +431,8 @@ impl Stream {
         // What was announced before finds itself in the index, not what it met.
         let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
         let fresh = first > self.announced;
+        // Before the announcement: what is captured behind it is not behind this guard.
+        let horizon = self.options.context.barriers.horizon();
         let announcement = loop {
             match self.announce(&mut batch, fresh, &Decided::default()) {
                 Some(announcement) => break announcement,
@@ -459,7 +461,6 @@ impl Stream {
             }
             return self.careful(feed, writer, group).await;
         }
-        let horizon = self.options.context.barriers.horizon();
         writer.clear();
         writer.begin();
         if full {
@@ -654,7 +655,9 @@ impl Stream {
         });
         let lost = decided.lost.iter().copied();
         let keys = slots.chain(lost);
-        let landed = o.context.ledger.landed(&place, keys, &decided.truncated);
+        let kept = |key, version| decided.kept.contains(&(key, version));
+        let ledger = &o.context.ledger;
+        let landed = ledger.landed(&place, keys, &decided.truncated, kept);
         let Some(look_again) = landed else {
             // Perhaps a crash has taken it back: the next session asks.
             self.on_way.push_front(group);

@@ -29,6 +29,7 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'stati
             local_lsn: Lsn::MAX,
         },
         vector: None,
+        seen: None,
     }
 }
 
@@ -48,7 +49,8 @@ fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<Ke
         after: Lsn(1001),
         generation,
     };
-    ledger.landed(&group, [(intent.relation, intent.key, version)], &[])
+    let key = (intent.relation, intent.key, version);
+    ledger.landed(&group, [key], &[], |_, _| false)
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct Intent<'a> {
     pub entry: Entry,
     /// Its transaction's vector, if its version has a rank.
     pub vector: Option<&'a Arc<Vector>>,
+    /// What its transaction had surely seen.
+    pub seen: Option<&'a Vector>,
 }
 
 /// A group that is committed here.
