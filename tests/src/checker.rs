@@ -265,8 +265,13 @@ pub fn account(
 }
 
 /// What the conflict histories say against the journals: the row that came has the version that its writer
-/// was given. The row that was there has the version named, or had lost to that one before it arrived.
-pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>) -> Vec<String> {
+/// was given. The row that was there has the version named, or had lost to that one before it arrived; where
+/// `ranks` come before the stamps, these do not tell which of the two is greater.
+pub fn misnamed(
+    conflicts: &[Conflict],
+    writers: &BTreeMap<String, Transaction>,
+    ranks: impl Fn(&Conflict) -> bool,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for conflict in conflicts {
         for (side, exact) in [(&conflict.local, false), (&conflict.incoming, true)] {
@@ -279,7 +284,7 @@ pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>)
                 continue;
             };
             let version = (version.stamp.to_unix_us(), i64::from(version.origin.0));
-            if version > named || (exact && version < named) {
+            if (version > named && (exact || !ranks(conflict))) || (exact && version < named) {
                 wrong.push(format!("{tag} has the version {version:?}: {conflict:?}"));
             }
         }

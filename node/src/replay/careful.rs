@@ -104,7 +104,7 @@ struct Case<'a> {
     stored: Option<Entry>,
     /// The row that is there is what the index names; else that one is still on its way.
     stands: bool,
-    /// Then that row, if it is one of this site that the change had not seen.
+    /// Then that row, if it is known to be one of this site.
     beneath: Option<Entry>,
     decision: Decision,
     /// The image to write, with its TOAST values.
@@ -202,8 +202,7 @@ async fn lock<'a>(
             return Err(Error::Again("another origin is deciding the same row"));
         }
         let last = slot.folded.last;
-        let unseen = |e: &Entry| e.source.is_some_and(|s| !batch.covers(last, s));
-        let beneath = beneath.filter(|e| !e.deleted && unseen(e));
+        let beneath = beneath.filter(|e| !e.deleted);
         let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
@@ -232,7 +231,8 @@ async fn lock<'a>(
     let committed = committed(ctx, writer, cases.iter().filter_map(met)).await?;
     for case in &mut cases {
         // A row that was not there to be locked may be any by now.
-        case.stands = case.present && case.stored.is_none_or(|e| here(ctx, &e, &committed));
+        let here = |e: Entry| here(ctx, &e, &committed);
+        case.stands = case.present && case.beneath.is_none() && case.stored.is_none_or(here);
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -623,8 +623,9 @@ fn record(
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
         // The transaction of what the index names would find the row no more.
-        let goes = case.present && !case.stands && applied;
-        if let Some(own) = case.beneath.filter(|_| goes) {
+        let seen = |s| batch.covers(case.slot.folded.last, s);
+        let lost = |e: &Entry| case.present && applied && !e.source.is_some_and(seen);
+        if let Some(own) = case.beneath.filter(lost) {
             let kind = Kind::over_row(operation(&case.slot.folded.net));
             decided.conflicts.add(&mapping.table, kind);
             entries.push(met(batch, case.slot, kind, true, row, Some(own)));

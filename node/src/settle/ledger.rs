@@ -300,7 +300,7 @@ impl Ledger {
             let Announced::Older(newer) = announced else {
                 match t.key {
                     Some(key) => inner.beneath.ends(key),
-                    None => inner.beneath.truncated(t.relation, version),
+                    None => inner.beneath.truncated(t.relation, version, |_| false),
                 }
                 continue;
             };
@@ -547,7 +547,12 @@ impl Ledger {
         for (relation, version) in truncates {
             let Inner { index, beneath, .. } = &mut *inner;
             index.truncate_landed(*relation, *version, group.before);
-            beneath.truncated(*relation, *version);
+            let newer = |key| {
+                index
+                    .row(key)
+                    .is_some_and(|e| e.in_flight() && e.version > *version)
+            };
+            beneath.truncated(*relation, *version, newer);
         }
         self.applied.send_if_modified(|v| v.raise(origin, last));
         drop(inner);

@@ -260,13 +260,13 @@ pub async fn judge(
         );
     }
     // Where there is a policy, more than the stamp decides.
-    let by_stamp = |c: &&Conflict| {
+    let ranks = |c: &Conflict| {
         let policed = |t: &Table| !t.policies.is_empty() && c.table.ends_with(t.name);
-        !tables.iter().any(policed)
+        tables.iter().any(policed)
     };
-    let by_stamp = conflicts.iter().filter(by_stamp);
+    let by_stamp = conflicts.iter().filter(|c| !ranks(c));
     violations.extend(by_stamp.filter_map(Conflict::contradiction));
-    violations.extend(checker::misnamed(&conflicts, &history.writers()));
+    violations.extend(checker::misnamed(&conflicts, &history.writers(), ranks));
     let site = cluster.sites.first().context("a cluster without sites")?;
     let rows = checker::rows(&site.sql().await?, tables).await?;
     let lost = lost_tags(&conflicts);

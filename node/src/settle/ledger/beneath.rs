@@ -91,10 +91,16 @@ impl Beneath {
         }
     }
 
-    /// The same of all that a TRUNCATE of the table has removed.
-    pub(super) fn truncated(&mut self, relation: RelationHash, version: Version) {
-        self.rows
-            .retain(|_, row| row.relation != relation || row.entry.version > version);
+    /// The same of all that a TRUNCATE of the table has removed; rows in whose place something newer is on
+    /// its way it has left there: `stays`.
+    pub(super) fn truncated(
+        &mut self,
+        relation: RelationHash,
+        version: Version,
+        stays: impl Fn(KeyHash) -> bool,
+    ) {
+        let gone = |row: &Row| row.relation == relation && row.entry.version < version;
+        self.rows.retain(|key, row| !gone(row) || stays(*key));
     }
 
     /// A local write that was captured meanwhile, for a decision that is taken back.
