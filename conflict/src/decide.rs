@@ -65,6 +65,16 @@ impl Kind {
         }
     }
 
+    /// The kind of a conflict with a row of the change's own key.
+    pub const fn over_row(operation: Operation) -> Kind {
+        match operation {
+            Operation::Insert => Kind::InsertExists,
+            Operation::Update => Kind::UpdateOriginDiffers,
+            Operation::Delete => Kind::DeleteOriginDiffers,
+            Operation::Truncate => Kind::TruncateOriginDiffers,
+        }
+    }
+
     /// The kind of a conflict over second unique keys, with `rows` other rows.
     pub const fn over_unique(operation: Operation, rows: usize) -> Kind {
         match (operation, rows) {
@@ -148,13 +158,10 @@ pub fn decide(
         missing.then_some(Kind::UpdateMissing)
     } else {
         Some(match (operation, stored.deleted) {
-            (Operation::Insert, false) => Kind::InsertExists,
+            (operation, false) => Kind::over_row(operation),
             (Operation::Insert, true) => Kind::InsertDeleted,
-            (Operation::Update, false) => Kind::UpdateOriginDiffers,
             (Operation::Update, true) => Kind::UpdateDeleted,
-            (Operation::Delete, false) => Kind::DeleteOriginDiffers,
             (Operation::Delete, true) => Kind::DeleteMissing,
-            (Operation::Truncate, false) => Kind::TruncateOriginDiffers,
             (Operation::Truncate, true) => {
                 return Decision {
                     apply,

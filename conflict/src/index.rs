@@ -184,6 +184,16 @@ impl Index {
         greater(self.plain(key), self.truncates.get(&relation).copied())
     }
 
+    /// A row's own entry, whatever its table's last truncate has made of it.
+    pub fn row(&self, key: KeyHash) -> Option<Entry> {
+        self.own(key)
+    }
+
+    /// Whether a truncate of the table is known.
+    pub fn truncates(&self, relation: RelationHash) -> bool {
+        self.truncates.contains_key(&relation)
+    }
+
     /// Keeps the greater version. An equal one adds what was not known: the source of a decided
     /// delete, the place where a replayed write has landed.
     ///

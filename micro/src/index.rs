@@ -143,6 +143,7 @@ fn group(rounds: usize) -> Work {
         let last = Lsn(group as u64);
         let intents = keys.iter().map(|key| Intent {
             vector: None,
+            seen: None,
             relation,
             key: *key,
             entry: entry(group),
@@ -164,7 +165,7 @@ fn group(rounds: usize) -> Work {
             generation: 0,
         };
         let written = keys.iter().map(|key| (relation, *key, version(group)));
-        black_box(ledger.landed(&landed, written, &[]));
+        black_box(ledger.landed(&landed, written, &[], |_, _| false));
         ledger.captured(last);
         let stable: Vector = [(ORIGIN, Lsn(last.0.saturating_sub(2)))]
             .into_iter()

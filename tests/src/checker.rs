@@ -5,7 +5,8 @@
 //! 2. **Of one piece.** Every row is what one write made of it: no column of another version.
 //! 3. **Accounted for.** Let W(k) be the committed writes of a key k: rows, deletes, moves away, and
 //!    each TRUNCATE of its table. The journals give each its version, so there is a greatest one, however the
-//!    clocks went. If it is a row, that row is at k; or, in a table with a second unique key, there is no row
+//!    clocks went; in a table with a policy the version begins with a rank, and a write stands above what it
+//!    has seen. If it is a row, that row is at k; or, in a table with a second unique key, there is no row
 //!    at k and a conflict history lists that one as lost. If it is a delete, there is no row at k.
 //! 4. **Causal.** A write that replaced another by its own reading under a lock has the greater version,
 //!    and its vector covers what it saw.
@@ -176,6 +177,8 @@ pub struct Account {
 struct Event<'a> {
     transaction: usize,
     stamped: &'a Stamped,
+    /// Its rank included.
+    version: Version,
     effect: &'a Effect,
 }
 
@@ -184,6 +187,18 @@ impl Event<'_> {
         match self.effect {
             Effect::Row { tag, .. } => Some(tag),
             Effect::Gone => None,
+        }
+    }
+
+    /// Whether it stays and the other one goes.
+    fn beats(&self, other: &Event<'_>) -> bool {
+        if !self.version.is_ranked() && !other.version.is_ranked() {
+            return self.version > other.version;
+        }
+        match (self.has_seen(other.stamped), other.has_seen(self.stamped)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.version > other.version,
         }
     }
 
@@ -235,9 +250,9 @@ pub fn account(
         let hidden = hidden(row, events, &replaced, lost);
         for reason in verdict.err().into_iter().chain(hidden) {
             let mut newest: Vec<&Event<'_>> = events.iter().collect();
-            newest.sort_by_key(|e| std::cmp::Reverse(e.stamped.version));
+            newest.sort_by_key(|e| std::cmp::Reverse(e.version));
             let newest = newest.iter().take(3);
-            let newest: Vec<_> = newest.map(|e| (e.stamped, e.effect)).collect();
+            let newest: Vec<_> = newest.map(|e| (e.version, e.stamped, e.effect)).collect();
             let told = format!("{table} {key}: {reason}; row {row:?}; newest writes {newest:?}");
             account.violations.push(told);
         }
@@ -250,8 +265,13 @@ pub fn account(
 }
 
 /// What the conflict histories say against the journals: the row that came has the version that its writer
-/// was given. The row that was there has the version named, or had lost to that one before it arrived.
-pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>) -> Vec<String> {
+/// was given. The row that was there has the version named, or had lost to that one before it arrived; where
+/// `ranks` come before the stamps, these do not tell which of the two is greater.
+pub fn misnamed(
+    conflicts: &[Conflict],
+    writers: &BTreeMap<String, Transaction>,
+    ranks: impl Fn(&Conflict) -> bool,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for conflict in conflicts {
         for (side, exact) in [(&conflict.local, false), (&conflict.incoming, true)] {
@@ -264,7 +284,7 @@ pub fn misnamed(conflicts: &[Conflict], writers: &BTreeMap<String, Transaction>)
                 continue;
             };
             let version = (version.stamp.to_unix_us(), i64::from(version.origin.0));
-            if version > named || (exact && version < named) {
+            if (version > named && (exact || !ranks(conflict))) || (exact && version < named) {
                 wrong.push(format!("{tag} has the version {version:?}: {conflict:?}"));
             }
         }
@@ -319,6 +339,7 @@ fn events<'a>(
             let event = Event {
                 transaction,
                 stamped,
+                version: stamped.version_of(table, *key),
                 effect,
             };
             match key {
@@ -338,9 +359,15 @@ fn events<'a>(
     keys
 }
 
-/// The write with the greatest version.
+/// The write that no other one beats.
 fn newest<'a, 'b>(events: &'b [Event<'a>]) -> Option<&'b Event<'a>> {
-    events.iter().max_by_key(|e| e.stamped.version)
+    let greater = |one: &'b Event<'a>, other: &'b Event<'a>| match other.beats(one) {
+        true => other,
+        false => one,
+    };
+    let newest = events.iter().reduce(greater)?;
+    let beaten = events.iter().any(|other| other.beats(newest));
+    (!beaten).then_some(newest)
 }
 
 fn present(row: &Row, events: &[Event<'_>], lost: &BTreeSet<String>) -> Result<(), String> {
@@ -370,7 +397,13 @@ fn present(row: &Row, events: &[Event<'_>], lost: &BTreeSet<String>) -> Result<(
 
 /// `removable`: another row may have taken a second unique key.
 fn absent(events: &[Event<'_>], removable: bool, lost: &BTreeSet<String>) -> Result<(), String> {
-    let Some(tag) = newest(events).and_then(Event::tag) else {
+    let Some(newest) = newest(events) else {
+        return match events.is_empty() {
+            true => Ok(()),
+            false => Err("each of its writes is beaten by another".to_owned()),
+        };
+    };
+    let Some(tag) = newest.tag() else {
         return Ok(());
     };
     if removable && lost.contains(tag) {

@@ -2,9 +2,11 @@
 //! rows it overwrote, and whether the server said that it was committed. The journals add its version.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_conflict::{KeyHasher, Lsn, NodeId, RelationHash, Stamp, Vector, Version};
+use everywrite_node::journal::ranks::Ranks;
 use everywrite_node::journal::record::Header;
 use parking_lot::Mutex;
 use tokio_postgres::Client;
@@ -55,15 +57,35 @@ pub enum Outcome {
 }
 
 /// What capture made of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Stamped {
-    /// What decides.
+    /// What decides, where no policy does.
     pub version: Version,
     /// Its end in its site's stream.
     pub position: Lsn,
     /// What its site had of the others.
     pub vector: Vector,
+    /// What comes before the version in tables that have had a policy.
+    pub ranks: Arc<Ranks>,
 }
+
+impl Stamped {
+    /// The version of its write of a row of a workload's table, or of its TRUNCATE of the table.
+    pub fn version_of(&self, table: &str, key: Option<i64>) -> Version {
+        if self.ranks.is_empty() {
+            return self.version;
+        }
+        let relation = RelationHash::new("public", table);
+        let hash = |key: i64| {
+            let mut hasher = KeyHasher::new(relation);
+            hasher.cell(BIGINT, Some(&key.to_be_bytes()), true).finish()
+        };
+        self.ranks.greatest(relation, key.map(hash), self.version)
+    }
+}
+
+/// The type of the workload's keys.
+const BIGINT: u32 = 20;
 
 /// A transaction of the workload.
 #[derive(Clone, Debug)]
@@ -152,7 +174,9 @@ impl History {
                 let header = u32::try_from(xid & u64::from(u32::MAX))
                     .ok()
                     .and_then(|xid| headers.get(&xid).copied());
-                wrong.extend(self.settle(index, status.as_deref(), at, origin, header)?);
+                let ranks = header.and_then(|h| journals.ranks(origin, h.position));
+                let found = header.zip(Some(ranks.unwrap_or_default()));
+                wrong.extend(self.settle(index, status.as_deref(), at, origin, found)?);
             }
         }
         Ok(wrong)
@@ -164,7 +188,7 @@ impl History {
         status: Option<&str>,
         committed_at_us: Option<i64>,
         origin: NodeId,
-        header: Option<&Header>,
+        found_in_journal: Option<(&Header, Arc<Ranks>)>,
     ) -> anyhow::Result<Option<String>> {
         let mut transactions = self.transactions.lock();
         let found = transactions
@@ -178,8 +202,8 @@ impl History {
             }
             (Some("aborted"), Outcome::Unknown) => {
                 found.outcome = Outcome::RolledBack;
-                let told = format!("rolled back, and in a journal: {found:?} {header:?}");
-                return Ok(header.map(|_| told));
+                let told = format!("rolled back, and in a journal: {found:?}");
+                return Ok(found_in_journal.map(|(header, _)| format!("{told} {header:?}")));
             }
             (status, outcome) => bail!(
                 "transaction {} of site {} is {outcome:?}, its server says {status:?}",
@@ -187,13 +211,14 @@ impl History {
                 found.site
             ),
         }
-        let Some(header) = header else {
+        let Some((header, ranks)) = found_in_journal else {
             return Ok(Some(format!("committed, and in no journal: {found:?}")));
         };
         found.stamped = Some(Stamped {
             version: journals::version(origin, header),
             position: header.position,
             vector: header.vector.clone(),
+            ranks,
         });
         let committed_at = committed_at_us.map(Stamp::from_unix_us);
         let told = format!(

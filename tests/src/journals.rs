@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::{Buf, Bytes};
 use everywrite_conflict::{Lsn, NodeId, Version};
-use everywrite_node::journal::record::{Frame, Header, decode};
+use everywrite_node::journal::ranks::{self, Ranks};
+use everywrite_node::journal::record::{Changes, Frame, Header, decode};
 
 use crate::cluster::Site;
 
@@ -79,6 +81,9 @@ impl Archive {
 #[derive(Debug, Default)]
 pub struct Journals {
     headers: BTreeMap<(NodeId, Lsn), Header>,
+    /// Of those that wrote to tables which have had a policy. Large transactions are left out: no workload
+    /// with policies makes one.
+    ranks: BTreeMap<(NodeId, Lsn), Arc<Ranks>>,
     /// What is wrong with them.
     pub violations: Vec<String>,
 }
@@ -90,6 +95,11 @@ impl Journals {
             .range((origin, Lsn::ZERO)..=(origin, Lsn(u64::MAX)))
             .map(|(_, header)| (header.xid, header))
             .collect()
+    }
+
+    /// What comes before the stamp in the versions of a transaction's writes.
+    pub fn ranks(&self, origin: NodeId, position: Lsn) -> Option<Arc<Ranks>> {
+        self.ranks.get(&(origin, position)).cloned()
     }
 
     /// How far a stamp is above its commit timestamp at most.
@@ -132,7 +142,10 @@ impl Journals {
         // What is torn, or still being written, ends it.
         while let Ok(Some(frame)) = decode(&mut bytes) {
             match frame {
-                Frame::Transaction { header, .. } => self.add(origin, header),
+                Frame::Transaction { header, changes } => {
+                    self.add_ranks(origin, header.position, changes)?;
+                    self.add(origin, header);
+                }
                 Frame::LargeBegin { header } => large = Some(header),
                 Frame::LargeEnd { position, .. } => {
                     if let Some(header) = large.take_if(|h| h.position == position) {
@@ -140,6 +153,17 @@ impl Journals {
                     }
                 }
                 Frame::Shape { .. } | Frame::LargePart { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_ranks(&mut self, origin: NodeId, position: Lsn, changes: Bytes) -> anyhow::Result<()> {
+        for change in Changes::new(changes) {
+            let change = change.context("a change")?;
+            if change.first() == Some(&ranks::TAG) {
+                let ranks = self.ranks.entry((origin, position)).or_default();
+                Arc::make_mut(ranks).take(&change).context("ranks")?;
             }
         }
         Ok(())

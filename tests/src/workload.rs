@@ -20,6 +20,9 @@ use crate::history::{Effect, History, Outcome, Transaction, Write};
 use crate::postgres::{self, DATABASE, SUPERUSER};
 use crate::random::Random;
 
+/// What `everywrite.set_policy` is told: the policy's name and its options.
+pub type Policy = (&'static str, &'static str);
+
 /// A table of the workload. All have the same columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
@@ -33,8 +36,10 @@ pub struct Table {
     pub large: bool,
     /// Whether primary keys change.
     pub moves: bool,
-    /// Whether it is truncated now and then.
-    pub truncated: bool,
+    /// Of a thousand operations so many are a TRUNCATE.
+    pub truncated: u64,
+    /// The policies that it is under: the first from the beginning, each of the others for a while.
+    pub policies: &'static [Policy],
 }
 
 impl Table {
@@ -46,7 +51,8 @@ impl Table {
             codes: 0,
             large: false,
             moves: false,
-            truncated: false,
+            truncated: 0,
+            policies: &[],
         }
     }
 }
@@ -69,10 +75,41 @@ pub const TABLES: [Table; 5] = [
         ..Table::plain("large", 60)
     },
     Table {
-        truncated: true,
+        truncated: 3,
         ..Table::plain("truncated", 100)
     },
 ];
+
+/// Tables under policies that choose a row; the last one's changes in mid stream.
+pub const UNDER_POLICIES: [Table; 3] = [
+    Table {
+        policies: &[("first_update_wins", "{}")],
+        ..Table::plain("first_wins", 30)
+    },
+    Table {
+        moves: true,
+        policies: &[("node_priority", r#"{"order": ["b", "a"]}"#)],
+        ..Table::plain("by_site", 30)
+    },
+    Table {
+        truncated: 2,
+        policies: &[
+            ("first_update_wins", "{}"),
+            ("last_update_wins", "{}"),
+            ("node_priority", r#"{"order": ["c"]}"#),
+            ("node_priority", r#"{"order": ["a", "c"]}"#),
+        ],
+        ..Table::plain("switched", 30)
+    },
+];
+
+/// The statement that puts a table under a policy, from its place in the stream on.
+pub fn set_policy(table: &Table, (policy, options): Policy) -> String {
+    format!(
+        "select everywrite.set_policy('{}', 'all', '{policy}', '{options}')",
+        table.name
+    )
+}
 
 /// Characters of a large value: more than 8 kB, so that it never stays in the row.
 const BODY_REPEATS: u32 = 300;
@@ -315,7 +352,7 @@ impl Session {
         dice: u64,
         pending: &mut Pending,
     ) -> anyhow::Result<()> {
-        if table.truncated && dice == 0 && self.random.percent(30) {
+        if table.truncated > 0 && self.random.below(1_000) < table.truncated {
             return truncate(client, table, pending).await;
         }
         let key = self.key(table);

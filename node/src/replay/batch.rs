@@ -392,6 +392,7 @@ impl Batch {
                 true => self.vectors.get(&s.folded.last.transaction),
                 false => None,
             },
+            seen: self.header(s.folded.last).map(|h| &h.seen),
         })
     }
 

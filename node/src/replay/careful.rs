@@ -64,6 +64,8 @@ pub(super) struct Decided {
     removed: Vec<Lost>,
     /// (table, key, version) whose entries land with the transaction.
     pub lost: Vec<(RelationHash, KeyHash, Version)>,
+    /// Changes that are not written, because something newer is known.
+    pub(super) kept: HashSet<(KeyHash, Version)>,
     /// Its conflicts.
     pub conflicts: ConflictCounts,
     /// (table, version) of truncates, whose entries land with the transaction.
@@ -102,6 +104,8 @@ struct Case<'a> {
     stored: Option<Entry>,
     /// The row that is there is what the index names; else that one is still on its way.
     stands: bool,
+    /// Then that row, if it is known to be one of this site.
+    beneath: Option<Entry>,
     decision: Decision,
     /// The image to write, with its TOAST values.
     image: Option<Image>,
@@ -121,6 +125,9 @@ pub(super) async fn write(
     for table in &batch.tables {
         let left = policy::left(ctx, &table.mapping, decided);
         let mut cases = lock(ctx, writer, batch, table, decided).await?;
+        let kept = cases.iter().filter(|c| !c.decision.apply);
+        let kept = kept.map(|c| (c.slot.hash(), c.slot.version()));
+        decided.kept.extend(kept);
         complete(ctx, writer, batch, &table.mapping, &mut cases).await?;
         let lost =
             if table.mapping.second_unique.is_empty() || !cases.iter().any(|c| c.image.is_some()) {
@@ -174,7 +181,7 @@ async fn lock<'a>(
     let now = ctx.ledger.look(relation, slots.iter().map(Slot::hash));
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
-    for ((slot, found), (now, beaten)) in slots.iter().zip(found).zip(now) {
+    for ((slot, found), (now, beneath)) in slots.iter().zip(found).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
         // A later group of the same origin may have been announced already: that is no opponent.
@@ -183,7 +190,7 @@ async fn lock<'a>(
                 .is_some_and(|s| s.origin == batch.origin && s.lsn > batch.last())
         };
         let before = slot.prior.filter(|p| p.version != slot.version());
-        let before = beaten.into_iter().chain(before).max_by_key(|e| e.version);
+        let before = beneath.into_iter().chain(before).max_by_key(|e| e.version);
         let stored = match now {
             Some(entry) if later(&entry) || entry.version == slot.version() => before,
             Some(entry) => Some(entry),
@@ -194,10 +201,12 @@ async fn lock<'a>(
         if stored.as_ref().is_some_and(open) {
             return Err(Error::Again("another origin is deciding the same row"));
         }
-        if let Some(source) = stored.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
+        let last = slot.folded.last;
+        let beneath = beneath.filter(|e| !e.deleted);
+        let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
+        for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
-        let last = slot.folded.last;
         let present = found.is_some();
         let decision = decide(
             operation(&slot.folded.net),
@@ -212,6 +221,7 @@ async fn lock<'a>(
             present,
             stored,
             stands: true,
+            beneath,
             decision,
             image: None,
             lost: false,
@@ -221,7 +231,8 @@ async fn lock<'a>(
     let committed = committed(ctx, writer, cases.iter().filter_map(met)).await?;
     for case in &mut cases {
         // A row that was not there to be locked may be any by now.
-        case.stands = case.present && case.stored.is_none_or(|e| here(ctx, &e, &committed));
+        let here = |e: Entry| here(ctx, &e, &committed);
+        case.stands = case.present && case.beneath.is_none() && case.stored.is_none_or(here);
     }
     durable(ctx, ours).await?;
     Ok(cases)
@@ -609,12 +620,21 @@ fn record(
     // The key of no row: for what is still on its way. Its own transaction records it.
     let nowhere = Image::nowhere(mapping.columns.len());
     for case in cases {
+        let row = case.image.as_ref().or_else(|| case.slot.image());
+        let applied = case.decision.apply;
+        // The transaction of what the index names would find the row no more.
+        let seen = |s| batch.covers(case.slot.folded.last, s);
+        let lost = |e: &Entry| case.present && applied && !e.source.is_some_and(seen);
+        if let Some(own) = case.beneath.filter(lost) {
+            let kind = Kind::over_row(operation(&case.slot.folded.net));
+            decided.conflicts.add(&mapping.table, kind);
+            entries.push(met(batch, case.slot, kind, true, row, Some(own)));
+            continue;
+        }
         let Some(kind) = case.decision.conflict else {
             continue;
         };
         decided.conflicts.add(&mapping.table, kind);
-        let row = case.image.as_ref().or_else(|| case.slot.image());
-        let applied = case.decision.apply;
         let mut entry = met(batch, case.slot, kind, applied, row, case.stored);
         if !case.stands {
             entry.local_key = &nowhere;

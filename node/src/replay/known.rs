@@ -131,6 +131,7 @@ fn decide_and_write(
                 entries.push(entry);
             }
             if !apply {
+                decided.kept.insert((slot.hash(), slot.version()));
                 continue;
             }
         }

@@ -172,14 +172,15 @@ impl Stream {
         let mut batch = std::mem::replace(&mut work.batch, next);
         work.changes += batch.changes;
         batch.close();
+        let context = self.options.context.clone();
+        // Before the announcement: what is captured behind it is not behind this guard.
+        let horizon = context.barriers.horizon();
         let Some(announcement) = self.announce(&mut batch, work.fresh, decided) else {
             return Err(Error::Again("another origin is deciding the same row"));
         };
-        let context = self.options.context.clone();
         let (ledger, last) = (&context.ledger, batch.last());
-        ledger.commits_after(batch.origin, last, work.reached);
+        ledger.commits_after(batch.origin, last, work.reached, self.generation);
         if announcement.fast {
-            let horizon = context.barriers.horizon();
             known::write(writer, &batch, horizon, decided);
             // The next parts are made ready while the server works on this one. A TRUNCATE may come
             // with nothing before or behind it: then there is nothing to be answered.

@@ -83,7 +83,7 @@ pub struct Stream {
     /// The first transaction of what is being applied.
     current: Lsn,
     /// The server's generation when the session began.
-    generation: u64,
+    pub(super) generation: u64,
     /// Sent, and not answered yet, in order: more than one only if each is chained to the one before.
     /// If the session breaks, the next one learns what became of them.
     on_way: VecDeque<Group>,
@@ -431,6 +431,8 @@ impl Stream {
         // What was announced before finds itself in the index, not what it met.
         let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
         let fresh = first > self.announced;
+        // Before the announcement: what is captured behind it is not behind this guard.
+        let horizon = self.options.context.barriers.horizon();
         let announcement = loop {
             match self.announce(&mut batch, fresh, &Decided::default()) {
                 Some(announcement) => break announcement,
@@ -459,7 +461,6 @@ impl Stream {
             }
             return self.careful(feed, writer, group).await;
         }
-        let horizon = self.options.context.barriers.horizon();
         writer.clear();
         writer.begin();
         if full {
@@ -574,9 +575,9 @@ impl Stream {
         context.ledger.wait_for_blind(&group.blind_before).await;
         for attempt in 0..ATTEMPTS {
             let reached = writer.begin_deciding().await?;
-            context
-                .ledger
-                .commits_after(group.batch.origin, group.batch.last(), reached);
+            let (origin, last) = (group.batch.origin, group.batch.last());
+            let ledger = &context.ledger;
+            ledger.commits_after(origin, last, reached, self.generation);
             let written = careful::write(&context, writer, &group.batch, &mut group.decided).await;
             match self.end(feed, writer, group, written).await? {
                 None => return Ok(()),
@@ -654,7 +655,9 @@ impl Stream {
         });
         let lost = decided.lost.iter().copied();
         let keys = slots.chain(lost);
-        let landed = o.context.ledger.landed(&place, keys, &decided.truncated);
+        let kept = |key, version| decided.kept.contains(&(key, version));
+        let ledger = &o.context.ledger;
+        let landed = ledger.landed(&place, keys, &decided.truncated, kept);
         let Some(look_again) = landed else {
             // Perhaps a crash has taken it back: the next session asks.
             self.on_way.push_front(group);

@@ -1,6 +1,6 @@
 //! TRUNCATE: a delete of all rows with lower versions.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use everywrite_conflict::{Entry, KeyHash, Kind, Lsn, NodeId, Position, Version};
@@ -64,22 +64,23 @@ pub(super) async fn write(
             let concerns = |(_, e): &(KeyHash, Entry)| {
                 !e.deleted && (e.version > version || !seen(header, position, e))
             };
-            index.iter().filter(concerns).collect::<Vec<_>>()
+            index.iter().filter(concerns).collect::<HashMap<_, _>>()
         });
-        if interesting.is_empty() || mapping.identity.columns.is_empty() {
+        // Own rows that were captured since the announcement, and such that the index does not name
+        // any more because something else is on its way to their place.
+        let mut beneath = ctx.ledger.beneath(mapping.identity.relation);
+        beneath.retain(|_, e| e.version < version && !seen(header, position, e));
+        let known = Known {
+            interesting,
+            beneath,
+        };
+        if known.is_empty() || mapping.identity.columns.is_empty() {
             plain.push(mapping.table.quoted.as_str());
             continue;
         }
         let left = policy::left(ctx, mapping, decided);
         row_by_row(
-            ctx,
-            writer,
-            mapping,
-            version,
-            position,
-            header,
-            &interesting,
-            decided,
+            ctx, writer, mapping, version, position, header, &known, decided,
         )
         .await?;
         policy::stop(ctx, mapping, decided, left)?;
@@ -89,6 +90,20 @@ pub(super) async fn write(
         writer.run().await?;
     }
     Ok(())
+}
+
+/// What is known of the table's rows, besides that they go.
+struct Known {
+    /// By the index.
+    interesting: HashMap<KeyHash, Entry>,
+    /// What stands where the index names what is on its way, and is older.
+    beneath: HashMap<KeyHash, Entry>,
+}
+
+impl Known {
+    fn is_empty(&self) -> bool {
+        self.interesting.is_empty() && self.beneath.is_empty()
+    }
 }
 
 fn seen(header: &Header, position: Position, entry: &Entry) -> bool {
@@ -109,7 +124,7 @@ async fn row_by_row(
     version: Version,
     position: Position,
     header: &Header,
-    interesting: &[(KeyHash, Entry)],
+    known: &Known,
     decided: &mut Decided,
 ) -> Result<(), Error> {
     let names: Vec<&str> = mapping
@@ -123,24 +138,27 @@ async fn row_by_row(
         .bind(&format!("m{}keys", mapping.number), &sql, &[])
         .execute();
     let outcomes = writer.run().await?;
-    let entries = interesting.iter().map(|(_, entry)| *entry);
+    let entries = known.interesting.values().copied();
     let committed = careful::committed(ctx, writer, entries).await?;
-    let known: std::collections::HashMap<KeyHash, Entry> = interesting.iter().copied().collect();
     let mut gone: Vec<RowKey> = Vec::new();
     let mut ours = Lsn::ZERO;
-    let mut conflicts: HashSet<KeyHash> = HashSet::new();
+    // What is lost with the table, and its versions.
+    let mut lost: HashMap<KeyHash, Entry> = HashMap::new();
     for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
         let key = careful::key_row(mapping, row)?;
-        let entry = known.get(&key.hash);
-        if let Some(source) = entry.and_then(|e| e.source).filter(|s| s.origin == ctx.me) {
+        let entry = known.interesting.get(&key.hash);
+        // What is still on its way is not the row here: its own transaction records it.
+        let stands = entry.filter(|e| careful::here(ctx, e, &committed));
+        let stands = stands.or_else(|| known.beneath.get(&key.hash));
+        let sources = entry.into_iter().chain(stands).filter_map(|e| e.source);
+        for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
         if entry.is_some_and(|e| e.version > version) {
             continue;
         }
-        // What is still on its way is not the row here: its own transaction records it.
-        if entry.is_some_and(|e| careful::here(ctx, e, &committed)) {
-            conflicts.insert(key.hash);
+        if let Some(stands) = stands {
+            lost.insert(key.hash, *stands);
         }
         gone.push(key);
     }
@@ -148,16 +166,17 @@ async fn row_by_row(
     end.wait_for(|end| *end >= ours)
         .await
         .map_err(|_| Error::Shutdown)?;
-    let lost = gone.iter().filter(|k| conflicts.contains(&k.hash));
-    let entries: Vec<history::Entry<'_>> = lost
-        .map(|key| history::Entry {
+    let entries: Vec<history::Entry<'_>> = gone
+        .iter()
+        .filter_map(|key| Some((key, *lost.get(&key.hash)?)))
+        .map(|(key, stood)| history::Entry {
             kind: Kind::TruncateOriginDiffers,
             applied: true,
             row: None,
             key: &key.image,
             local_key: &key.image,
             names_local: true,
-            local: known.get(&key.hash).copied(),
+            local: Some(stood),
             version,
             position,
             xid: header.xid,

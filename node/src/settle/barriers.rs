@@ -153,9 +153,10 @@ impl Setter {
         let mut captured = self.ledger.watch_captured();
         let mut first = None;
         loop {
-            let before = self.ledger.applied();
+            let asked = self.ledger.asks();
             let barrier = Written::read(&client.simple_query(&statements(self.last)).await?)?;
-            self.ledger.reconcile(&before, &barrier.progress);
+            // An answer that is too old: the streams, which begin anew, ask for themselves.
+            let _ = self.ledger.reconcile(&asked, &barrier.progress);
             // Groups announced from now on commit behind it, however far back capture is.
             self.ledger.reaches(barrier.here);
             self.hurry.notify_one();
@@ -246,26 +247,29 @@ pub(crate) async fn progress(
     client: &tokio_postgres::Client,
     ledger: &Ledger,
 ) -> Result<Vector, crate::pg::Error> {
-    let before = ledger.applied();
-    let rows = client
-        .query(
-            "select o.roname::text, (pg_replication_origin_progress(o.roname, true) - '0/0'::pg_lsn)::bigint
-               from pg_replication_origin o where o.roname like 'everywrite\\_%'",
-            &[],
-        )
-        .await?;
-    let mut progress = Vector::new();
-    for row in rows {
-        let (name, lsn): (String, Option<i64>) = (row.get(0), row.get(1));
-        let node = name
-            .strip_prefix("everywrite_")
-            .and_then(|n| n.parse().ok());
-        if let (Some(node), Some(lsn)) = (node, lsn) {
-            progress.set(NodeId(node), Lsn(lsn.unsigned_abs()));
+    loop {
+        let asked = ledger.asks();
+        let rows = client
+            .query(
+                "select o.roname::text, (pg_replication_origin_progress(o.roname, true) - '0/0'::pg_lsn)::bigint
+                   from pg_replication_origin o where o.roname like 'everywrite\\_%'",
+                &[],
+            )
+            .await?;
+        let mut progress = Vector::new();
+        for row in rows {
+            let (name, lsn): (String, Option<i64>) = (row.get(0), row.get(1));
+            let node = name
+                .strip_prefix("everywrite_")
+                .and_then(|n| n.parse().ok());
+            if let (Some(node), Some(lsn)) = (node, lsn) {
+                progress.set(NodeId(node), Lsn(lsn.unsigned_abs()));
+            }
+        }
+        if ledger.reconcile(&asked, &progress) {
+            return Ok(progress);
         }
     }
-    ledger.reconcile(&before, &progress);
-    Ok(progress)
 }
 
 #[cfg(test)]

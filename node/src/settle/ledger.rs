@@ -18,8 +18,10 @@
 //!   loses everywhere alike. A group that surely came after the transaction in the local WAL is
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
+mod beneath;
 mod facts;
 mod policies;
+mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,9 +35,10 @@ use everywrite_conflict::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use facts::{Announcement, Intent, Landed, Lost, Stamped, Touched};
+pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
 
 use crate::journal::ranks::Ranks;
+use beneath::Beneath;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -72,8 +75,8 @@ struct Inner {
     flushed: Vector,
     /// For each origin the last group that was announced to be written without a look at the rows.
     blind: Vector,
-    /// Local writes that were below a group on its way when they were captured.
-    beaten: HashMap<KeyHash, (Entry, Arc<Vector>)>,
+    /// Own rows that stand under what is on its way.
+    beneath: Beneath,
     /// What is set, by table.
     policies: Policies,
     /// Groups above which the next local transaction is stamped if it ends behind them.
@@ -114,7 +117,7 @@ impl Ledger {
                 seen: Vector::new(),
                 flushed: Vector::new(),
                 blind: Vector::new(),
-                beaten: HashMap::new(),
+                beneath: Beneath::default(),
                 policies: Policies::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
@@ -168,16 +171,6 @@ impl Ledger {
     /// A place that the local WAL is known to have reached.
     pub fn reached(&self) -> Lsn {
         self.inner.lock().reached
-    }
-
-    /// A session begins when the local WAL is at `here`. If the server has lost the end of its WAL
-    /// in a crash, that is before places it had reached, and these are given a second time.
-    pub fn begins_at(&self, here: Lsn) {
-        let mut inner = self.inner.lock();
-        inner.reached = inner.reached.min(here);
-        for mark in &mut inner.marks {
-            mark.after = mark.after.min(here);
-        }
     }
 
     /// The local WAL has come to `here`.
@@ -305,6 +298,10 @@ impl Ledger {
                 repairs.push(*t);
             }
             let Announced::Older(newer) = announced else {
+                match t.key {
+                    Some(key) => inner.beneath.ends(key),
+                    None => inner.beneath.truncated(t.relation, version, |_| false),
+                }
                 continue;
             };
             // The delete that it loses to may have found nothing to remove.
@@ -314,26 +311,27 @@ impl Ledger {
             if let Some(key) = t.key
                 && newer.in_flight()
             {
-                inner.beaten.insert(key, (entry, captured.shared()));
+                let vector = captured.shared();
+                inner.beneath.captured(t.relation, key, entry, vector);
             }
         }
     }
 
-    /// What the index holds of each key, and a local write of it that lost to the group on its way
-    /// the moment it was captured: whoever decides that group has to record it.
+    /// What the index holds of each key, and the last own write of it, if that is below what is on its
+    /// way and nobody has decided about it yet: whoever removes it has to record it.
     pub fn look(
         &self,
         relation: RelationHash,
         keys: impl Iterator<Item = KeyHash>,
     ) -> Vec<(Option<Entry>, Option<Entry>)> {
         let inner = self.inner.lock();
-        keys.map(|key| {
-            (
-                inner.index.get(relation, key),
-                inner.beaten.get(&key).map(|beaten| beaten.0),
-            )
-        })
-        .collect()
+        keys.map(|key| (inner.index.get(relation, key), inner.beneath.get(key)))
+            .collect()
+    }
+
+    /// The own rows of a table that stand under what is on its way.
+    pub fn beneath(&self, relation: RelationHash) -> HashMap<KeyHash, Entry> {
+        self.inner.lock().beneath.of(relation).collect()
     }
 
     /// Capture has announced everything up to `lsn`.
@@ -391,12 +389,18 @@ impl Ledger {
             after,
             before: None,
         });
-        let before = |i: Intent<'_>| match i.vector {
-            Some(vector) => {
-                let index = &mut inner.index;
-                index.announce_ranked(i.relation, i.key, i.entry, vector).0
+        let Inner { index, beneath, .. } = &mut *inner;
+        let before = |i: Intent<'_>| {
+            // Under a TRUNCATE that is on its way the rows still stand.
+            let row = index.truncates(i.relation).then(|| index.row(i.key));
+            let prior = match i.vector {
+                Some(vector) => index.announce_ranked(i.relation, i.key, i.entry, vector).0,
+                None => index.announce_over(i.relation, i.key, i.entry).0,
+            };
+            if prior.is_some() {
+                beneath.announced(self.me, &i, row.unwrap_or(prior));
             }
-            None => inner.index.announce_over(i.relation, i.key, i.entry).0,
+            prior
         };
         let priors: Vec<Option<Entry>> = intents.map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
@@ -412,9 +416,13 @@ impl Ledger {
     }
 
     /// The group of `origin` that ends at `last` commits behind `reached`, a place that the local
-    /// WAL has reached: what ended before it is not stamped above the group.
-    pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn) {
-        self.inner.lock().commits_after(origin, last, reached);
+    /// WAL has reached: what ended before it is not stamped above the group. A session of another
+    /// `generation` may speak of a place that a crash of the server has taken back.
+    pub fn commits_after(&self, origin: NodeId, last: Lsn, reached: Lsn, generation: u64) {
+        let mut inner = self.inner.lock();
+        if *self.server.borrow() == generation {
+            inner.commits_after(origin, last, reached);
+        }
     }
 
     /// No group of `origin` up to `last` is written blindly any more: it has landed, or it failed.
@@ -475,14 +483,19 @@ impl Ledger {
         for l in lost.into_iter().rev() {
             inner.index.undo(l.undo);
             // A local write that lost to it meanwhile.
-            if let Some((entry, vector)) = inner.beaten.remove(&l.key) {
+            if let Some((entry, vector)) = inner.beneath.take_captured(l.key) {
                 let t = Touched {
                     relation: l.relation,
                     key: Some(l.key),
                     deleted: entry.deleted,
                     version: None,
                 };
-                inner.announce(&t, entry, || vector);
+                let (_, announced) = inner.announce(&t, entry, || Arc::clone(&vector));
+                if let Announced::Older(newer) = announced
+                    && newer.in_flight()
+                {
+                    inner.beneath.captured(l.relation, l.key, entry, vector);
+                }
             }
         }
     }
@@ -498,12 +511,14 @@ impl Ledger {
     }
 
     /// A group is committed here. Returns the keys whose rows have to be looked at again; `None` if
-    /// the server may have been started anew since it said so: then only a new session knows.
+    /// the server may have been started anew since it said so: then only a new session knows. `kept`:
+    /// whether a change was decided against.
     pub fn landed(
         &self,
         group: &Landed,
         keys: impl IntoIterator<Item = (RelationHash, KeyHash, Version)>,
         truncates: &[(RelationHash, Version)],
+        kept: impl Fn(KeyHash, Version) -> bool,
     ) -> Option<Vec<KeyHash>> {
         let Landed { origin, last, .. } = *group;
         let mut inner = self.inner.lock();
@@ -520,56 +535,29 @@ impl Ledger {
             if newer.is_some_and(|e| e.deleted && !behind(&e)) {
                 look_again.push(key);
             }
-            // A later group of the same origin may still have to answer for it.
-            let own = |e: &Entry| e.version == version;
-            if !inner.beaten.is_empty() && inner.index.get(relation, key).as_ref().is_none_or(own) {
-                inner.beaten.remove(&key);
+            if inner.beneath.has(key) {
+                // What has lost leaves what stands there to the one that it lost to.
+                let entry = inner.index.get(relation, key);
+                let on_its_way = entry.is_some_and(|e| e.in_flight());
+                if !on_its_way || !kept(key, version) {
+                    inner.beneath.ends(key);
+                }
             }
         }
         for (relation, version) in truncates {
-            inner
-                .index
-                .truncate_landed(*relation, *version, group.before);
+            let Inner { index, beneath, .. } = &mut *inner;
+            index.truncate_landed(*relation, *version, group.before);
+            let newer = |key| {
+                index
+                    .row(key)
+                    .is_some_and(|e| e.in_flight() && e.version > *version)
+            };
+            beneath.truncated(*relation, *version, newer);
         }
         self.applied.send_if_modified(|v| v.raise(origin, last));
         drop(inner);
         self.sighted(origin, last);
         Some(look_again)
-    }
-
-    /// Sets what is applied to what the server says.
-    pub fn applied_is(&self, origin: NodeId, lsn: Lsn) {
-        self.applied.send_modify(|v| v.set(origin, lsn));
-    }
-
-    /// Compares what was applied before the server was asked with the `progress` that it says it
-    /// has: less means that it crashed and has forgotten its newest commits. Every stream has to
-    /// begin anew then, and none may rely on what is gone.
-    pub fn reconcile(&self, before: &Vector, progress: &Vector) {
-        let lost: Vec<(NodeId, Lsn)> = before
-            .iter()
-            .map(|(n, _)| (n, progress.get(n)))
-            .filter(|(n, lsn)| *lsn < before.get(*n))
-            .collect();
-        if !lost.is_empty() {
-            tracing::warn!(progress = ?progress, "the server has forgotten its newest commits in a crash, they are applied again");
-            let mut inner = self.inner.lock();
-            inner.forgotten_by_server(&lost);
-            self.applied
-                .send_modify(|v| lost.iter().for_each(|(n, lsn)| v.set(*n, *lsn)));
-            self.server.send_modify(|generation| *generation += 1);
-        }
-    }
-
-    /// A session of this generation broke: perhaps the server is gone, and answers that other
-    /// sessions have not read yet may speak of what a crash takes back. They all begin anew.
-    pub fn broke(&self, generation: u64) {
-        let _inner = self.inner.lock();
-        self.server.send_if_modified(|current| {
-            let first = *current == generation;
-            *current += u64::from(first);
-            first
-        });
     }
 
     /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
@@ -583,17 +571,6 @@ impl Ledger {
         // The barrier stands behind all of that, and capture has passed it.
         inner.seen.merge(progress);
         inner.dispatched.merge(progress);
-    }
-
-    /// The server was started anew: every session is gone, whether or not it has noticed.
-    pub fn server_started(&self) {
-        let _inner = self.inner.lock();
-        self.server.send_modify(|generation| *generation += 1);
-    }
-
-    /// Changes whenever the sessions have to be made anew.
-    pub fn watch_server(&self) -> watch::Receiver<u64> {
-        self.server.subscribe()
     }
 
     /// What is committed here.
@@ -687,15 +664,6 @@ impl Inner {
         {
             mark.after = mark.after.max(reached);
         }
-    }
-
-    /// The server has lost the end of its WAL, and of these origins what is behind the places named.
-    fn forgotten_by_server(&mut self, lost: &[(NodeId, Lsn)]) {
-        // What is gone was seen by nobody who is still to be captured, and is announced again.
-        self.marks.retain(|mark| {
-            let left = lost.iter().find(|(origin, _)| *origin == mark.origin);
-            left.is_none_or(|(_, lsn)| mark.last <= *lsn)
-        });
     }
 
     fn committed(&mut self, group: &Landed) {

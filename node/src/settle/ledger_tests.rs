@@ -29,6 +29,7 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'stati
             local_lsn: Lsn::MAX,
         },
         vector: None,
+        seen: None,
     }
 }
 
@@ -48,7 +49,8 @@ fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<Ke
         after: Lsn(1001),
         generation,
     };
-    ledger.landed(&group, [(intent.relation, intent.key, version)], &[])
+    let key = (intent.relation, intent.key, version);
+    ledger.landed(&group, [key], &[], |_, _| false)
 }
 
 #[test]
@@ -164,4 +166,50 @@ fn a_write_is_ranked_by_what_it_replaced() {
     assert_eq!(ranked(&seen, 8), (epoch, -seen.stamp.0));
     let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
     assert_eq!(entry.map(|e| e.version.stamp), Some(seen.stamp));
+}
+
+fn after_b(asked: &Ledger, progress: u64) -> bool {
+    let asked_now = asked.asks();
+    asked.reconcile(&asked_now, &[(B, Lsn(progress))].into_iter().collect())
+}
+
+/// The server was killed and has forgotten a group of B. It is applied again and a local transaction sees
+/// it, before somebody reads an answer that the server gave when the group was not back yet.
+#[test]
+fn an_answer_from_before_a_group_came_back_takes_nothing_from_it() {
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, false);
+    announce(&ledger, group).unwrap();
+    assert_eq!(landed(&ledger, group, 0), Some(vec![]));
+    let early = ledger.asks();
+    assert!(after_b(&ledger, 50), "the stream of B notices first");
+    ledger.begins_at(Lsn(900));
+    ledger.applied_is(B, Lsn(50));
+    announce(&ledger, group).unwrap();
+    assert_eq!(landed(&ledger, group, 1), Some(vec![]));
+    let progress = [(B, Lsn(50))].into_iter().collect();
+    assert!(!ledger.reconcile(&early, &progress), "too old");
+    assert_eq!(ledger.applied().get(B), Lsn(100));
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    assert_eq!(stamped.vector.get(B), Lsn(100));
+    assert_eq!(stamped.seen.get(B), Lsn(100));
+}
+
+/// The same where only the stream of B has noticed: what the group had left behind before the crash says
+/// nothing of its second time.
+#[test]
+fn a_group_that_comes_again_is_not_seen_before_it_is_back() {
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, false);
+    announce(&ledger, group).unwrap();
+    assert_eq!(landed(&ledger, group, 0), Some(vec![]));
+    ledger.begins_at(Lsn(900));
+    ledger.applied_is(B, Lsn(50));
+    announce(&ledger, group).unwrap();
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    assert_eq!(stamped.seen.get(B), Lsn::ZERO);
+    // What a session of before the crash had read of the WAL is no place any more.
+    ledger.broke(0);
+    ledger.commits_after(B, Lsn(100), Lsn(5000), 0);
+    assert_eq!(ledger.reached(), Lsn(1001).min(Lsn(900)));
 }

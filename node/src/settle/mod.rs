@@ -12,7 +12,7 @@ pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Captured, Intent, Landed, Ledger, Lost, Stamped, Touched, describe,
+    Announcement, Asked, Captured, Intent, Landed, Ledger, Lost, Stamped, Touched, describe,
 };
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

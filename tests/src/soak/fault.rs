@@ -1,4 +1,4 @@
-//! What can go wrong: processes, links, clocks, disks.
+//! What can go wrong: processes, links, clocks, disks. And what may be changed meanwhile: policies.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use crate::cluster::{Cluster, Machines};
 use crate::machine::Machine;
 use crate::proxy::{Direction, Flow};
 use crate::random::Random;
+use crate::workload::{UNDER_POLICIES, set_policy};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub enum Kind {
     FailedServerSync,
     /// VACUUM FREEZE at a site.
     Freeze,
+    /// A table's policy is another one from here on.
+    Policy,
 }
 
 impl Kind {
@@ -79,6 +82,7 @@ impl Kind {
             Kind::FailedSync => ("daemon's sync fails", 0, 1),
             Kind::FailedServerSync => ("server's sync fails", 0, 1),
             Kind::Freeze => ("vacuum freeze", 0, 2),
+            Kind::Policy => ("policy set", 0, 4),
         }
     }
 
@@ -89,7 +93,7 @@ impl Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 22] = [
     Kind::CrashDaemon,
     Kind::CrashServer,
     Kind::CrashSite,
@@ -111,6 +115,7 @@ pub const KINDS: [Kind; 21] = [
     Kind::FailedSync,
     Kind::FailedServerSync,
     Kind::Freeze,
+    Kind::Policy,
 ];
 
 /// The kinds that a run chooses from, each as often as its share says: those of a soak or all, and of
@@ -216,6 +221,12 @@ pub(super) async fn strike(
         Kind::Freeze => {
             let freeze = "vacuum (freeze)";
             cluster.site(one).execute(freeze).await.ok();
+        }
+        Kind::Policy => {
+            let table = UNDER_POLICIES[random.index(UNDER_POLICIES.len())];
+            let policy = table.policies[random.index(table.policies.len())];
+            let set = set_policy(&table, policy);
+            cluster.site(one).execute(&set).await.ok();
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::journals::Archive;
 use crate::logs;
 use crate::random::Random;
-use crate::workload::{self, TABLES, Workload};
+use crate::workload::{self, TABLES, Table, UNDER_POLICIES, Workload};
 
 pub use fault::{KINDS, Kind};
 pub use options::{Options, Summary};
@@ -33,7 +33,8 @@ pub fn servers(cluster: &Cluster) -> Vec<PathBuf> {
 /// it did not come to an end.
 pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Result<Summary> {
     say(format!("seed {}: {}", options.seed, options.line()));
-    let mut plan = Plan::with_schema(&workload::schema(&TABLES)).sites(options.sites);
+    let tables = options.tables();
+    let mut plan = Plan::with_schema(&workload::schema(&tables)).sites(options.sites);
     if options.chaos {
         // So that clocks are both: wrong and let pass, and wrong and held.
         plan = plan
@@ -42,6 +43,12 @@ pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Resu
     }
     let mut cluster = plan.start().await?;
     say(format!("{} sites are up", options.sites));
+    for table in &tables {
+        if let Some(policy) = table.policies.first() {
+            let set = workload::set_policy(table, *policy);
+            cluster.site(0).execute(&set).await?;
+        }
+    }
     let mut soak = Soak::new(options, &cluster)?;
     let outcome = soak.rounds(&mut cluster, &mut say).await;
     let wrong = outcome.is_err() || !soak.summary.violations.is_empty();
@@ -66,6 +73,14 @@ struct Soak<'a> {
     history: Arc<History>,
     archive: Archive,
     summary: Summary,
+}
+
+impl Options {
+    /// What is written to: in chaos also tables under policies.
+    fn tables(&self) -> Vec<Table> {
+        let more = UNDER_POLICIES.iter().filter(|_| self.chaos);
+        TABLES.iter().chain(more).copied().collect()
+    }
 }
 
 impl<'a> Soak<'a> {
@@ -120,6 +135,7 @@ impl<'a> Soak<'a> {
     ) -> anyhow::Result<()> {
         let load = workload::Options {
             name: format!("r{round}"),
+            tables: self.options.tables(),
             ..workload::Options::new(self.options.seed.wrapping_add(round))
         };
         let load = Workload::go_on(&servers(cluster), &load, Arc::clone(&self.history));
@@ -184,7 +200,8 @@ impl<'a> Soak<'a> {
         cluster.wait_ready().await?;
         let rows = cluster.converged_within(self.options.patience).await?;
         let settled_in = healed.elapsed();
-        let judgement = judge(cluster, &self.history, &self.archive).await?;
+        let tables = self.options.tables();
+        let judgement = judge(cluster, &tables, &self.history, &self.archive).await?;
         let summary = &mut self.summary;
         summary.rows = rows;
         summary.acknowledged = self.history.acknowledged();
@@ -222,6 +239,7 @@ pub struct Judgement {
 /// Waits until all sites agree, then accounts for every write of the workload.
 pub async fn judge(
     cluster: &Cluster,
+    tables: &[Table],
     history: &History,
     archive: &Archive,
 ) -> anyhow::Result<Judgement> {
@@ -241,12 +259,18 @@ pub async fn judge(
                 .map(|p| format!("{}: {p}", site.node.name())),
         );
     }
-    violations.extend(conflicts.iter().filter_map(Conflict::contradiction));
-    violations.extend(checker::misnamed(&conflicts, &history.writers()));
+    // Where there is a policy, more than the stamp decides.
+    let ranks = |c: &Conflict| {
+        let policed = |t: &Table| !t.policies.is_empty() && c.table.ends_with(t.name);
+        tables.iter().any(policed)
+    };
+    let by_stamp = conflicts.iter().filter(|c| !ranks(c));
+    violations.extend(by_stamp.filter_map(Conflict::contradiction));
+    violations.extend(checker::misnamed(&conflicts, &history.writers(), ranks));
     let site = cluster.sites.first().context("a cluster without sites")?;
-    let rows = checker::rows(&site.sql().await?, &TABLES).await?;
+    let rows = checker::rows(&site.sql().await?, tables).await?;
     let lost = lost_tags(&conflicts);
-    let mut account = checker::account(&history.committed(), &rows, &TABLES, &lost);
+    let mut account = checker::account(&history.committed(), &rows, tables, &lost);
     account.violations.extend(violations);
     Ok(Judgement {
         account,

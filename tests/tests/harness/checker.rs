@@ -1,6 +1,7 @@
 //! The checker on histories made up for it: it accepts what is right and finds each kind of wrong.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 use everywrite_tests::checker::{Account, Row, Rows, account};
@@ -17,6 +18,7 @@ fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
             version: Version::new(Stamp(i64::from(when)), NodeId(site + 1)),
             position: Lsn(u64::from(when)),
             vector: Vector::new(),
+            ranks: Arc::default(),
         }),
         writes,
         passing: Vec::new(),

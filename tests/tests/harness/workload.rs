@@ -25,7 +25,9 @@ async fn everything_acknowledged_is_accounted_for_after_a_crash() {
 
     cluster.wait_ready().await.unwrap();
     let archive = Archive::new(cluster.dir().join("kept"));
-    let judged = soak::judge(&cluster, &history, &archive).await.unwrap();
+    let judged = soak::judge(&cluster, &TABLES, &history, &archive)
+        .await
+        .unwrap();
     let account = judged.account;
     assert!(account.violations.is_empty(), "{:#?}", account.violations);
     assert!(judged.conflicts.is_empty(), "{:#?}", judged.conflicts);

@@ -26,7 +26,7 @@ async fn killed_at_random_moments_under_load() {
     let history = load.end().await.unwrap();
     cluster.wait_ready().await.unwrap();
     let archive = Archive::new(cluster.dir().join("kept"));
-    let judged = soak::judge(&cluster, &history, &archive).await;
+    let judged = soak::judge(&cluster, &TABLES, &history, &archive).await;
     let judged = judged.unwrap_or_else(|wrong| panic!("{}: {wrong:#}", cluster.keep().display()));
     let account = judged.account;
     if !account.violations.is_empty() {

@@ -33,6 +33,7 @@ mod read_your_writes;
 mod relay;
 mod restart_in_any_order;
 mod restore_row;
+mod rows_beneath;
 mod schema_mismatch;
 mod second_unique_key;
 mod skip_transaction;

@@ -51,6 +51,8 @@ pub struct Intent<'a> {
     pub entry: Entry,
     /// Its transaction's vector, if its version has a rank.
     pub vector: Option<&'a Arc<Vector>>,
+    /// What its transaction had surely seen.
+    pub seen: Option<&'a Vector>,
 }
 
 /// A group that is committed here.
@@ -66,6 +68,15 @@ pub struct Landed {
     pub after: Lsn,
     /// When the session that says so began: see [`Ledger::watch_server`](super::Ledger::watch_server).
     pub generation: u64,
+}
+
+/// What was known when the server was asked how far it is.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What was committed there.
+    pub(super) applied: Vector,
+    /// Which server that was.
+    pub(super) generation: u64,
 }
 
 /// A row that a transaction removes, if it commits, because another has its unique value.

@@ -1,0 +1,118 @@
+//! Rows of this site that stand in their tables while the index already names a write of another site
+//! that is still on its way.
+//!
+//! ```text
+//!  index:   key → what a group on its way will leave          (replay announces first)
+//!  beneath: key → the own row that stands there until then    (whoever removes it has to record it)
+//! ```
+//!
+//! Usually that group meets the row and records it. But another may come before it: a TRUNCATE, or a
+//! change of a third site that is newer than both. Other sites do not make up for it: there a later
+//! write of this site may have been folded over the row. A row that the group on its way had seen is
+//! not here: that one is replaced knowingly.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use everywrite_conflict::{Entry, KeyHash, NodeId, RelationHash, Vector, Version};
+
+use super::Intent;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Beneath {
+    rows: HashMap<KeyHash, Row>,
+}
+
+/// What the own site has written last of a key; a row, or the delete of one.
+#[derive(Clone, Debug)]
+struct Row {
+    relation: RelationHash,
+    entry: Entry,
+    /// Of its transaction, if it was captured after the group on its way was announced.
+    vector: Option<Arc<Vector>>,
+}
+
+impl Beneath {
+    pub(super) fn get(&self, key: KeyHash) -> Option<Entry> {
+        self.rows.get(&key).map(|row| row.entry)
+    }
+
+    /// The rows of a table.
+    pub(super) fn of(&self, relation: RelationHash) -> impl Iterator<Item = (KeyHash, Entry)> + '_ {
+        let here = self
+            .rows
+            .iter()
+            .filter(move |(_, r)| r.relation == relation);
+        here.map(|(key, row)| (*key, row.entry))
+            .filter(|(_, entry)| !entry.deleted)
+    }
+
+    /// A local write was captured that is below a group on its way.
+    pub(super) fn captured(
+        &mut self,
+        relation: RelationHash,
+        key: KeyHash,
+        entry: Entry,
+        vector: Arc<Vector>,
+    ) {
+        let vector = Some(vector);
+        let row = Row {
+            relation,
+            entry,
+            vector,
+        };
+        self.rows.insert(key, row);
+    }
+
+    /// A group is announced over `stood`, the entry of the key until now.
+    pub(super) fn announced(&mut self, me: NodeId, intent: &Intent<'_>, stood: Option<Entry>) {
+        let Some(entry) = stood.filter(|e| !e.deleted && e.version < intent.entry.version) else {
+            return;
+        };
+        let Some(source) = entry.source.filter(|s| s.origin == me) else {
+            return;
+        };
+        if intent.seen.is_none_or(|seen| !seen.covers(source)) {
+            let row = Row {
+                relation: intent.relation,
+                entry,
+                vector: None,
+            };
+            self.rows.insert(intent.key, row);
+        }
+    }
+
+    /// Nothing of the key stands beneath any more.
+    #[inline]
+    pub(super) fn ends(&mut self, key: KeyHash) {
+        if !self.rows.is_empty() {
+            self.rows.remove(&key);
+        }
+    }
+
+    /// The same of all that a TRUNCATE of the table has removed; rows in whose place something newer is on
+    /// its way it has left there: `stays`.
+    pub(super) fn truncated(
+        &mut self,
+        relation: RelationHash,
+        version: Version,
+        stays: impl Fn(KeyHash) -> bool,
+    ) {
+        let gone = |row: &Row| row.relation == relation && row.entry.version < version;
+        self.rows.retain(|key, row| !gone(row) || stays(*key));
+    }
+
+    /// A local write that was captured meanwhile, for a decision that is taken back.
+    pub(super) fn take_captured(&mut self, key: KeyHash) -> Option<(Entry, Arc<Vector>)> {
+        let row = self.rows.get(&key)?;
+        let taken = (row.entry, Arc::clone(row.vector.as_ref()?));
+        self.rows.remove(&key);
+        Some(taken)
+    }
+
+    #[inline]
+    pub(super) fn has(&self, key: KeyHash) -> bool {
+        !self.rows.is_empty() && self.rows.contains_key(&key)
+    }
+}
