@@ -19,6 +19,7 @@
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
 mod facts;
+mod hidden;
 mod policies;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 pub use facts::{Announcement, Intent, Landed, Lost, Stamped, Touched};
 
 use crate::journal::ranks::Ranks;
+use hidden::Hidden;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -72,6 +74,8 @@ struct Inner {
     flushed: Vector,
     /// For each origin the last group that was announced to be written without a look at the rows.
     blind: Vector,
+    /// Those of them that the index does not name, because something newer was captured.
+    hidden: Hidden,
     /// Local writes that were below a group on its way when they were captured.
     beaten: HashMap<KeyHash, (Entry, Arc<Vector>)>,
     /// What is set, by table.
@@ -114,6 +118,7 @@ impl Ledger {
                 seen: Vector::new(),
                 flushed: Vector::new(),
                 blind: Vector::new(),
+                hidden: Hidden::default(),
                 beaten: HashMap::new(),
                 policies: Policies::new(),
                 marks: Vec::new(),
@@ -305,6 +310,7 @@ impl Ledger {
                 repairs.push(*t);
             }
             let Announced::Older(newer) = announced else {
+                self.hide(inner, t, before);
                 continue;
             };
             // The delete that it loses to may have found nothing to remove.
@@ -316,6 +322,20 @@ impl Ledger {
             {
                 inner.beaten.insert(key, (entry, captured.shared()));
             }
+        }
+    }
+
+    /// A key's entry is replaced by what does not wait for groups on their way.
+    fn hide(&self, inner: &mut Inner, touched: &Touched, before: Option<Entry>) {
+        let sighted = self.sighted.borrow();
+        let under_way = inner.blind.iter();
+        let under_way = under_way.filter(|(origin, last)| sighted.get(*origin) < *last);
+        match touched.key {
+            Some(key) if before.is_some_and(|e| e.in_flight()) => {
+                inner.hidden.key(key, under_way.collect());
+            }
+            Some(_) => {}
+            None => inner.hidden.table(touched.relation, under_way.collect()),
         }
     }
 
@@ -371,7 +391,7 @@ impl Ledger {
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
-        intents: impl Iterator<Item = Intent<'a>> + Clone,
+        mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
@@ -398,9 +418,15 @@ impl Ledger {
             }
             None => inner.index.announce_over(i.relation, i.key, i.entry).0,
         };
-        let priors: Vec<Option<Entry>> = intents.map(before).collect();
+        let priors: Vec<Option<Entry>> = intents.clone().map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
-        let fast = fast(&priors);
+        let sighted = self.sighted.borrow();
+        let plain = inner.hidden.sighted(&sighted) || {
+            let hidden = &inner.hidden;
+            !intents.any(|i| hidden.covers(i.relation, i.key, origin, &sighted))
+        };
+        drop(sighted);
+        let fast = fast(&priors) && plain;
         if fast {
             inner.blind.raise(origin, last);
         }
@@ -453,6 +479,16 @@ impl Ledger {
         let mut inner = self.inner.lock();
         let losers = decide(&mut inner.index)?;
         inner.deciding += losers.len();
+        for &(key, _) in &losers {
+            let touched = Touched {
+                relation,
+                key: Some(key),
+                deleted: true,
+                version: None,
+            };
+            let before = inner.index.get(relation, key);
+            self.hide(&mut inner, &touched, before);
+        }
         let lose = |(key, version)| Lost {
             relation,
             key,
