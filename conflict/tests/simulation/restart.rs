@@ -18,9 +18,8 @@ impl Site {
         self.paths.crashes += 1;
         tell!("site {} crashes, server {server}", site_of(self.me));
         if server {
-            self.server.now = self.server.flushed.clone();
+            self.server.crash();
         }
-        self.journal.truncate(self.durable);
         let last = self.journal.last();
         let progress = self.server.now.progress.clone();
         let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
@@ -53,8 +52,7 @@ impl Site {
         self.daemon = daemon;
         let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
             .map(|x| {
-                let own = node(x) == self.me;
-                let end = if own { self.durable } else { self.received[x] };
+                let end = self.offers(x);
                 (node(x), &journals[x][..end])
             })
             .collect();

@@ -20,6 +20,7 @@
 
 mod beneath;
 mod facts;
+mod hidden;
 mod policies;
 mod server;
 
@@ -39,6 +40,7 @@ pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
 
 use crate::journal::ranks::Ranks;
 use beneath::Beneath;
+use hidden::Hidden;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -77,6 +79,8 @@ struct Inner {
     blind: Vector,
     /// Own rows that stand under what is on its way.
     beneath: Beneath,
+    /// Those of them that the index does not name, because something newer was captured.
+    hidden: Hidden,
     /// What is set, by table.
     policies: Policies,
     /// Groups above which the next local transaction is stamped if it ends behind them.
@@ -118,6 +122,7 @@ impl Ledger {
                 flushed: Vector::new(),
                 blind: Vector::new(),
                 beneath: Beneath::default(),
+                hidden: Hidden::default(),
                 policies: Policies::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
@@ -302,6 +307,7 @@ impl Ledger {
                     Some(key) => inner.beneath.ends(key),
                     None => inner.beneath.truncated(t.relation, version, |_| false),
                 }
+                self.hide(inner, t, before);
                 continue;
             };
             // The delete that it loses to may have found nothing to remove.
@@ -314,6 +320,20 @@ impl Ledger {
                 let vector = captured.shared();
                 inner.beneath.captured(t.relation, key, entry, vector);
             }
+        }
+    }
+
+    /// A key's entry is replaced by what does not wait for groups on their way.
+    fn hide(&self, inner: &mut Inner, touched: &Touched, before: Option<Entry>) {
+        let sighted = self.sighted.borrow();
+        let under_way = inner.blind.iter();
+        let under_way = under_way.filter(|(origin, last)| sighted.get(*origin) < *last);
+        match touched.key {
+            Some(key) if before.is_some_and(|e| e.in_flight()) => {
+                inner.hidden.key(key, under_way.collect());
+            }
+            Some(_) => {}
+            None => inner.hidden.table(touched.relation, under_way.collect()),
         }
     }
 
@@ -369,7 +389,7 @@ impl Ledger {
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
-        intents: impl Iterator<Item = Intent<'a>> + Clone,
+        mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
@@ -402,9 +422,15 @@ impl Ledger {
             }
             prior
         };
-        let priors: Vec<Option<Entry>> = intents.map(before).collect();
+        let priors: Vec<Option<Entry>> = intents.clone().map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
-        let fast = fast(&priors);
+        let sighted = self.sighted.borrow();
+        let plain = inner.hidden.sighted(&sighted) || {
+            let hidden = &inner.hidden;
+            !intents.any(|i| hidden.covers(i.relation, i.key, origin, &sighted))
+        };
+        drop(sighted);
+        let fast = fast(&priors) && plain;
         if fast {
             inner.blind.raise(origin, last);
         }
@@ -461,6 +487,16 @@ impl Ledger {
         let mut inner = self.inner.lock();
         let losers = decide(&mut inner.index)?;
         inner.deciding += losers.len();
+        for &(key, _) in &losers {
+            let touched = Touched {
+                relation,
+                key: Some(key),
+                deleted: true,
+                version: None,
+            };
+            let before = inner.index.get(relation, key);
+            self.hide(&mut inner, &touched, before);
+        }
         let lose = |(key, version)| Lost {
             relation,
             key,

@@ -40,6 +40,24 @@ fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| false)
 }
 
+/// Announces what the index finds nothing against.
+fn announce_blindly(ledger: &Ledger, intent: Intent<'_>) -> Announcement {
+    let Version { stamp, origin, .. } = intent.entry.version;
+    let last = intent.entry.source.unwrap().lsn;
+    let one = std::iter::once(intent);
+    let announced = ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| true);
+    announced.unwrap()
+}
+
+fn touched(key: Option<u128>, deleted: bool) -> Touched {
+    Touched {
+        relation: table(),
+        key: key.map(KeyHash),
+        deleted,
+        version: None,
+    }
+}
+
 fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<KeyHash>> {
     let version = intent.entry.version;
     let group = Landed {
@@ -63,6 +81,39 @@ fn an_older_row_that_lands_behind_another_streams_delete_is_looked_at_again() {
     // The delete has found nothing, because the row was not committed yet.
     assert_eq!(landed(&ledger, delete, 0), Some(vec![]));
     assert_eq!(landed(&ledger, row, 0), Some(vec![KeyHash(7)]));
+}
+
+/// The third one's row would be taken for one that the blind group's writer knew.
+#[test]
+fn a_group_on_its_way_is_not_passed_behind_a_local_write() {
+    for write in [touched(Some(7), false), touched(None, true)] {
+        let ledger = Ledger::new(ME);
+        assert!(announce_blindly(&ledger, intent(7, version(10, B), 100, false)).fast);
+        ledger.capture(Lsn(50), Stamp(20), &[write], &[]);
+        let other_row = intent(8, version(29, B), 190, false);
+        assert!(announce_blindly(&ledger, other_row).fast, "of the same origin");
+        let newer = announce_blindly(&ledger, intent(7, version(30, C), 200, false));
+        let prior = newer.priors[0].unwrap();
+        assert_eq!(prior.version.origin, ME, "what the index names");
+        assert!(!newer.fast);
+        assert_eq!(newer.blind_before.get(B), Lsn(190), "what it waits for");
+        ledger.sighted(B, Lsn(190));
+        let later = intent(7, version(31, C), 210, false);
+        assert!(announce_blindly(&ledger, later).fast);
+    }
+}
+
+#[test]
+fn a_group_on_its_way_is_not_passed_behind_a_decided_delete() {
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, false);
+    assert!(announce_blindly(&ledger, group).fast);
+    let decide = |_: &mut Index| Some(vec![(KeyHash(7), version(20, B))]);
+    let lost = ledger.lose(table(), decide).unwrap();
+    ledger.lost(&lost);
+    ledger.with_index(|index| index.landed(table(), KeyHash(7), version(20, B), Lsn(40)));
+    let newer = intent(7, version(30, C), 200, false);
+    assert!(!announce_blindly(&ledger, newer).fast);
 }
 
 #[test]
@@ -98,12 +149,7 @@ fn a_local_write_that_lost_to_a_decision_taken_back_is_known_again() {
     let key = KeyHash(7);
     let decide = |_: &mut Index| Some(vec![(key, version(1_000, B))]);
     let lost = ledger.lose(table(), decide).unwrap();
-    let touched = Touched {
-        relation: table(),
-        key: Some(key),
-        deleted: false,
-        version: None,
-    };
+    let touched = touched(Some(7), false);
     let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[]);
     ledger.keep(lost);
     let entry = ledger.with_index(|index| index.get(table(), key));
@@ -136,12 +182,7 @@ fn a_write_is_ranked_by_what_it_replaced() {
         epoch,
         policy: Policy::FirstUpdateWins,
     });
-    let touched = |key: u128| Touched {
-        relation: table(),
-        key: Some(KeyHash(key)),
-        deleted: false,
-        version: None,
-    };
+    let touched = |key: u128| touched(Some(key), false);
     let ranked = |stamped: &Stamped, key: u128| {
         let plain = Version::new(stamped.stamp, ME);
         let ranks = stamped.ranks.as_ref().unwrap();

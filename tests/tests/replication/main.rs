@@ -26,6 +26,7 @@ mod multi_row_transactions;
 mod named_cases;
 mod new_table;
 mod nothing_twice;
+mod passed_by;
 mod pause_and_resume;
 mod policies;
 mod primary_key_change;
