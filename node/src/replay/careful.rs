@@ -31,6 +31,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
 use super::writer::{Guard, Writer};
@@ -55,6 +56,8 @@ pub struct Context {
     pub journal: Journal,
     /// Fetches TOAST values.
     pub toast: Arc<dyn Toast>,
+    /// Merges rows that lost.
+    pub merging: Arc<Merging>,
 }
 
 /// What a careful transaction has decided so far; to be undone if it is rolled back.
@@ -70,6 +73,8 @@ pub(super) struct Decided {
     pub(super) truncated: Vec<(RelationHash, Version)>,
     /// Deletes were put into the outbox.
     pub outbox: bool,
+    /// Something that lost is to be merged, or waits for a person.
+    pub aside: bool,
 }
 
 impl Decided {
@@ -128,7 +133,7 @@ pub(super) async fn write(
             } else {
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
-        record(writer, batch, &table.mapping, &cases, decided);
+        record(ctx, writer, batch, &table.mapping, &cases, decided)?;
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -423,8 +428,8 @@ async fn second_unique(
         };
         decided.lost.push((relation, key, version));
         unique_history(
-            writer, batch, mapping, cases, &row, other, &entries, decided,
-        );
+            ctx, writer, batch, mapping, &*cases, &row, other, &entries, decided,
+        )?;
         if let Some(case) = cases
             .iter_mut()
             .find(|c| c.slot.hash() == key && c.image.is_some())
@@ -557,6 +562,7 @@ pub(super) fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey
 
 #[expect(clippy::too_many_arguments, reason = "one record, said once")]
 fn unique_history(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
@@ -565,7 +571,7 @@ fn unique_history(
     winner: &RowKey,
     entries: &HashMap<KeyHash, Option<Entry>>,
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let case_of = |hash: KeyHash| {
         cases
             .iter()
@@ -575,39 +581,49 @@ fn unique_history(
     let (case, local, applied) = match (case_of(lost.hash), case_of(winner.hash)) {
         (Some(case), _) => (case, winner, false),
         (None, Some(case)) => (case, lost, true),
-        (None, None) => return,
+        (None, None) => return Ok(()),
     };
     let kind = Kind::over_unique(operation(&case.slot.folded.net), 1);
     decided.conflicts.add(&mapping.table, kind);
+    let holder = entries.get(&local.hash).copied().flatten();
+    let aside = match applied || !policy::parks(ctx, mapping) {
+        true => None,
+        false => policy::aside(ctx, mapping, kind, true, holder.as_ref())?,
+    };
+    decided.aside |= aside.is_some();
     writer.history(
         mapping,
         &history::Entry {
             kind,
             applied,
+            aside,
             row: case.image.as_ref(),
             key: &case.slot.folded.key.image,
             local_key: &local.image,
             names_local: applied,
-            local: entries.get(&local.hash).copied().flatten(),
+            local: holder,
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
             unlocked: None,
         },
     );
+    Ok(())
 }
 
 /// Puts the conflicts of a table into the history, before its rows change.
 fn record(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
     cases: &[Case<'_>],
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let mut entries = Vec::new();
     // The key of no row: for what is still on its way. Its own transaction records it.
     let nowhere = Image::nowhere(mapping.columns.len());
+    let open = policy::keeps_open(ctx, mapping);
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;
@@ -619,12 +635,22 @@ fn record(
         if !case.stands {
             entry.local_key = &nowhere;
         }
+        if open && applied && kind != Kind::UpdateMissing {
+            // What was to be merged into the row that goes is met where the new one was written.
+            let header = batch.header(case.slot.folded.last);
+            let seen = header.map_or(Lsn::ZERO, |h| h.seen.get(ctx.me));
+            writer.superseded(mapping, entry.key, seen);
+        } else if open && !applied {
+            entry.aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            decided.aside |= entry.aside.is_some();
+        }
         entries.push(entry);
     }
     let ranked = entries.iter().any(|e| e.version.is_ranked());
     policy::decides(writer, mapping, ranked);
     writer.histories(mapping, &entries);
     policy::decided(writer, ranked);
+    Ok(())
 }
 
 /// What the history says of a change that met another version of its own key.
@@ -640,6 +666,7 @@ pub(super) fn met<'a>(
     history::Entry {
         kind,
         applied,
+        aside: None,
         row,
         key,
         local_key: key,

@@ -1,5 +1,6 @@
 //! An entry of the conflict history on its way.
 
+use everywrite_conflict::policy::Aside;
 use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
 
 use super::image::Image;
@@ -18,6 +19,8 @@ pub(super) struct Entry<'a> {
     pub kind: Kind,
     /// Whether the incoming change is applied.
     pub applied: bool,
+    /// It is not, and what becomes of it is still open.
+    pub aside: Option<Aside>,
     /// The incoming row; `None` for a delete.
     pub row: Option<&'a Image>,
     /// A row with the incoming change's key.
@@ -113,10 +116,11 @@ impl Entry<'_> {
         let (version, position) = (Some(self.version), Some(self.position));
         [
             Fact::Text(self.kind.as_str()),
-            Fact::Text(if self.applied {
-                "applied"
-            } else {
-                "kept local"
+            Fact::Text(match self.aside {
+                _ if self.applied => "applied",
+                None => "kept local",
+                Some(Aside::Merge) => "merging",
+                Some(Aside::Park) => "parked",
             }),
             Fact::stamp(local),
             Fact::node(local.map(|v| v.origin)),
@@ -181,6 +185,14 @@ pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
 const STANDS: &str = "(u.h13 is null or pg_catalog.age(o.xmin) > pg_catalog.age(u.h13) \
     or (pg_catalog.pg_xact_commit_timestamp_origin(o.xmin)).roident is distinct from 0)";
 
+/// Closes what is open of a key: see [`Shape::superseded`].
+pub(super) fn superseded_sql(mapping: &Mapping) -> (String, Vec<u32>) {
+    let shape = Shape::new(mapping, true, &[]);
+    let mut types: Vec<u32> = shape.key.iter().map(|&i| mapping.oid(i)).collect();
+    types.push(LSN);
+    (shape.superseded(), types)
+}
+
 /// Which cells an entry of a table has.
 struct Shape<'a> {
     mapping: &'a Mapping,
@@ -217,6 +229,27 @@ impl<'a> Shape<'a> {
         let key = self.key.iter().map(|i| format!("k{i}"));
         let facts = (1..=FACTS.len()).map(|n| format!("h{n}"));
         row.chain(key).chain(facts).collect()
+    }
+
+    /// Says of what is open of the incoming key that it is no more: parameters are the key, then the
+    /// place in the own journal up to which the incoming write has seen what stood.
+    fn superseded(&self) -> String {
+        let key: Vec<String> = self.key.iter().map(|i| format!("k{i}")).collect();
+        let values = (1..).zip(&key).map(|(n, k)| format!("${n} as {k}"));
+        format!(
+            "update everywrite.conflict_history h set decision = 'kept local', done = 'superseded', \
+             done_at = pg_catalog.clock_timestamp(), error = null \
+             from (select {}, ${} as seen) u \
+             where h.schema_name = {} and h.table_name = {} and h.key = {key} \
+             and pg_catalog.jsonb_hash(h.key) = pg_catalog.jsonb_hash({key}) \
+             and h.decision in ('merging', 'parked') and h.done_at is null \
+             and h.local_position_origin = h.site and h.local_position_lsn > u.seen",
+            values.collect::<Vec<_>>().join(", "),
+            key.len() + 1,
+            literal(&self.mapping.table.schema),
+            literal(&self.mapping.table.name),
+            key = self.key_object("k"),
+        )
     }
 
     /// The key as JSON, from the cells of that prefix.

@@ -153,6 +153,7 @@ async fn row_by_row(
         .map(|key| history::Entry {
             kind: Kind::TruncateOriginDiffers,
             applied: true,
+            aside: None,
             row: None,
             key: &key.image,
             local_key: &key.image,

@@ -431,6 +431,16 @@ impl Writer {
         }
     }
 
+    /// Closes what is open of a key; `seen`: up to where in the own journal who wrote it anew had seen it.
+    pub(super) fn superseded(&mut self, mapping: &Mapping, key_row: &Image, seen: Lsn) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let cells: Vec<Cell<'_>> = key_row.tuple().iter().collect();
+        let bind = self.statement(mapping, &Statement::Superseded);
+        bind_cells(bind, mapping, &key, &cells)
+            .binary(Some(&seen.0.to_be_bytes()))
+            .execute();
+    }
+
     /// Writes one entry of the conflict history.
     pub(super) fn history(&mut self, mapping: &Mapping, entry: &history::Entry<'_>) {
         let missing = entry.row.map_or_else(Vec::new, Image::missing);
