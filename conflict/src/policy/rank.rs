@@ -95,6 +95,11 @@ impl Policy {
         }
     }
 
+    /// Whether something becomes of writes that lose.
+    pub const fn sets_aside(&self) -> bool {
+        matches!(self, Policy::Function(_) | Policy::Park(_))
+    }
+
     /// What becomes of a write that lost a conflict of that kind.
     pub fn aside(&self, kind: Kind) -> Option<Aside> {
         let is = |which: &Option<Kind>| which.is_none_or(|k| k == kind);

@@ -605,6 +605,7 @@ fn unique_history(
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+            saw: aside.map(|_| batch.seen(case.slot.folded.last).get(ctx.me)),
             unlocked: None,
         },
     );
@@ -623,7 +624,7 @@ fn record(
     let mut entries = Vec::new();
     // The key of no row: for what is still on its way. Its own transaction records it.
     let nowhere = Image::nowhere(mapping.columns.len());
-    let open = policy::keeps_open(ctx, mapping);
+    let open = ctx.ledger.sets_aside(mapping.identity.relation);
     for case in cases {
         let Some(kind) = case.decision.conflict else {
             continue;
@@ -636,12 +637,13 @@ fn record(
             entry.local_key = &nowhere;
         }
         if open && applied && kind != Kind::UpdateMissing {
-            // What was to be merged into the row that goes is met where the new one was written.
-            let header = batch.header(case.slot.folded.last);
-            let seen = header.map_or(Lsn::ZERO, |h| h.seen.get(ctx.me));
-            writer.superseded(mapping, entry.key, seen);
+            // What lost to the row that goes has perhaps met the new one elsewhere.
+            let seen = batch.seen(case.slot.folded.last);
+            writer.superseded(mapping, entry.key, ctx.me, batch.origin, &seen);
         } else if open && !applied {
             entry.aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            let saw = || batch.seen(case.slot.folded.last).get(ctx.me);
+            entry.saw = entry.aside.map(|_| saw());
             decided.aside |= entry.aside.is_some();
         }
         entries.push(entry);
@@ -675,6 +677,7 @@ pub(super) fn met<'a>(
         version: slot.version(),
         position: batch.position(slot),
         xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
+        saw: None,
         unlocked: None,
     }
 }

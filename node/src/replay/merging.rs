@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::careful::Context;
 use super::table::Table;
-use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Error, Target};
 use crate::settle::Stability;
 use crate::telemetry::OpenConflicts;
@@ -292,10 +291,14 @@ impl Worker {
                 client.batch_execute("rollback").await?;
                 match code {
                     "40001" | "40P01" | "55P03" => Ok(Merged::NotYet),
-                    // The function ran into statement_timeout, or somebody ended it.
-                    "57014" => Ok(failed(code, db)),
-                    _ if classify(code) == Class::Retry => Err(error.into()),
-                    _ => Ok(failed(code, db)),
+                    // The session or the server, not the function: which may raise whatever it likes.
+                    _ if ["08", "53", "57P"].iter().any(|c| code.starts_with(c)) => {
+                        Err(error.into())
+                    }
+                    _ => Ok(Merged::Failed {
+                        code: code.to_owned(),
+                        text: told(db),
+                    }),
                 }
             }
         }
@@ -358,16 +361,14 @@ impl Worker {
     }
 }
 
-fn failed(code: &str, db: &tokio_postgres::error::DbError) -> Merged {
+/// What the server said, for people.
+fn told(db: &tokio_postgres::error::DbError) -> String {
     let mut text = db.message().to_owned();
     for more in [db.detail(), db.hint()].into_iter().flatten() {
         text.push_str(". ");
         text.push_str(more);
     }
-    Merged::Failed {
-        code: code.to_owned(),
-        text,
-    }
+    text
 }
 
 async fn next(client: &Client, behind: i64) -> Result<Vec<Waiting>, Error> {

@@ -75,12 +75,6 @@ pub(super) fn aside(
     }
 }
 
-/// Whether something of the table may be open that a newer write closes.
-pub(super) fn keeps_open(ctx: &Context, mapping: &Mapping) -> bool {
-    let policy = ctx.ledger.policy(mapping.identity.relation);
-    matches!(policy, Some(Policy::Function(_) | Policy::Park(_)))
-}
-
 /// Whether a row that lost a unique value may wait for a person. It is never merged: the two rows are not one.
 pub(super) fn parks(ctx: &Context, mapping: &Mapping) -> bool {
     let policy = ctx.ledger.policy(mapping.identity.relation);

@@ -306,6 +306,7 @@ impl Looks {
                     version: entry.version,
                     position: source,
                     xid: 0,
+                    saw: None,
                     unlocked: None,
                 },
             );

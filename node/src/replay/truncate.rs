@@ -162,6 +162,7 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
+            saw: None,
             unlocked: None,
         })
         .collect();

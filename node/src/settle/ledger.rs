@@ -23,6 +23,7 @@ mod policies;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use everywrite_conflict::policy::Policies;
@@ -49,6 +50,8 @@ pub struct Ledger {
     captured: watch::Sender<Captured>,
     sighted: watch::Sender<Vector>,
     server: watch::Sender<u64>,
+    /// Some table has had a policy that merges or parks what loses.
+    sets_aside: AtomicBool,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -129,6 +132,7 @@ impl Ledger {
             captured: watch::Sender::new(Captured::default()),
             sighted: watch::Sender::new(Vector::new()),
             server: watch::Sender::new(0),
+            sets_aside: AtomicBool::new(false),
         }
     }
 
