@@ -73,10 +73,9 @@ impl SetPolicy {
             "last_update_wins" => Policy::LastUpdateWins,
             "first_update_wins" => Policy::FirstUpdateWins,
             "node_priority" => Policy::NodePriority(sites),
-            "stop" if self.kind == "all" => Policy::Stop(None),
-            "stop" => Policy::Stop(Some(
-                Kind::ALL.into_iter().find(|k| k.as_str() == self.kind)?,
-            )),
+            "stop" => Policy::Stop(self.one_kind()?),
+            "function" => Policy::Function(self.one_kind()?),
+            "park" => Policy::Park(self.one_kind()?),
             _ => return None,
         };
         Some(Setting {
@@ -87,6 +86,15 @@ impl SetPolicy {
             },
             policy,
         })
+    }
+
+    /// The kind that it is for, `Some(None)` for all; `None` if this program does not know the kind.
+    fn one_kind(&self) -> Option<Option<Kind>> {
+        if self.kind == "all" {
+            return Some(None);
+        }
+        let mut kinds = Kind::ALL.into_iter();
+        kinds.find(|k| k.as_str() == self.kind).map(Some)
     }
 }
 

@@ -344,6 +344,12 @@ impl Batch {
         }
     }
 
+    /// What that transaction had seen of other origins.
+    pub(super) fn seen(&self, writer: Writer) -> Vector {
+        self.header(writer)
+            .map_or_else(Vector::new, |h| h.seen.clone())
+    }
+
     /// Whether that transaction claims to have seen what stands at `position`.
     pub(super) fn claims(&self, writer: Writer, position: Position) -> bool {
         let claimed = |h: &Header| h.vector.covers(position);

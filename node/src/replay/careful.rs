@@ -31,6 +31,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
 use super::writer::{Guard, Writer};
@@ -55,6 +56,8 @@ pub struct Context {
     pub journal: Journal,
     /// Fetches TOAST values.
     pub toast: Arc<dyn Toast>,
+    /// Merges rows that lost.
+    pub merging: Arc<Merging>,
 }
 
 /// What a careful transaction has decided so far; to be undone if it is rolled back.
@@ -72,6 +75,8 @@ pub(super) struct Decided {
     pub(super) truncated: Vec<(RelationHash, Version)>,
     /// Deletes were put into the outbox.
     pub outbox: bool,
+    /// Something that lost is to be merged, or waits for a person.
+    pub aside: bool,
 }
 
 impl Decided {
@@ -135,7 +140,7 @@ pub(super) async fn write(
             } else {
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
-        record(writer, batch, &table.mapping, &cases, decided);
+        record(ctx, writer, batch, &table.mapping, &cases, decided)?;
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -434,8 +439,8 @@ async fn second_unique(
         };
         decided.lost.push((relation, key, version));
         unique_history(
-            writer, batch, mapping, cases, &row, other, &entries, decided,
-        );
+            ctx, writer, batch, mapping, &*cases, &row, other, &entries, decided,
+        )?;
         if let Some(case) = cases
             .iter_mut()
             .find(|c| c.slot.hash() == key && c.image.is_some())
@@ -568,6 +573,7 @@ pub(super) fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey
 
 #[expect(clippy::too_many_arguments, reason = "one record, said once")]
 fn unique_history(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
@@ -576,7 +582,7 @@ fn unique_history(
     winner: &RowKey,
     entries: &HashMap<KeyHash, Option<Entry>>,
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let case_of = |hash: KeyHash| {
         cases
             .iter()
@@ -586,39 +592,50 @@ fn unique_history(
     let (case, local, applied) = match (case_of(lost.hash), case_of(winner.hash)) {
         (Some(case), _) => (case, winner, false),
         (None, Some(case)) => (case, lost, true),
-        (None, None) => return,
+        (None, None) => return Ok(()),
     };
     let kind = Kind::over_unique(operation(&case.slot.folded.net), 1);
     decided.conflicts.add(&mapping.table, kind);
+    let holder = entries.get(&local.hash).copied().flatten();
+    let aside = match applied || !policy::parks(ctx, mapping) {
+        true => None,
+        false => policy::aside(ctx, mapping, kind, true, holder.as_ref())?,
+    };
+    decided.aside |= aside.is_some();
     writer.history(
         mapping,
         &history::Entry {
             kind,
             applied,
+            aside,
             row: case.image.as_ref(),
             key: &case.slot.folded.key.image,
             local_key: &local.image,
             names_local: applied,
-            local: entries.get(&local.hash).copied().flatten(),
+            local: holder,
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+            saw: aside.map(|_| batch.seen(case.slot.folded.last).get(ctx.me)),
             unlocked: None,
         },
     );
+    Ok(())
 }
 
 /// Puts the conflicts of a table into the history, before its rows change.
 fn record(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
     cases: &[Case<'_>],
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let mut entries = Vec::new();
     // The key of no row: for what is still on its way. Its own transaction records it.
     let nowhere = Image::nowhere(mapping.columns.len());
+    let open = ctx.ledger.sets_aside(mapping.identity.relation);
     for case in cases {
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
@@ -639,12 +656,23 @@ fn record(
         if !case.stands {
             entry.local_key = &nowhere;
         }
+        if open && applied && kind != Kind::UpdateMissing {
+            // What lost to the row that goes has perhaps met the new one elsewhere.
+            let seen = batch.seen(case.slot.folded.last);
+            writer.superseded(mapping, entry.key, ctx.me, batch.origin, &seen);
+        } else if open && !applied {
+            entry.aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            let saw = || batch.seen(case.slot.folded.last).get(ctx.me);
+            entry.saw = entry.aside.map(|_| saw());
+            decided.aside |= entry.aside.is_some();
+        }
         entries.push(entry);
     }
     let ranked = entries.iter().any(|e| e.version.is_ranked());
     policy::decides(writer, mapping, ranked);
     writer.histories(mapping, &entries);
     policy::decided(writer, ranked);
+    Ok(())
 }
 
 /// What the history says of a change that met another version of its own key.
@@ -660,6 +688,7 @@ pub(super) fn met<'a>(
     history::Entry {
         kind,
         applied,
+        aside: None,
         row,
         key,
         local_key: key,
@@ -668,6 +697,7 @@ pub(super) fn met<'a>(
         version: slot.version(),
         position: batch.position(slot),
         xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
+        saw: None,
         unlocked: None,
     }
 }

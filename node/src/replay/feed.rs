@@ -314,15 +314,19 @@ impl Feed {
                 return Ok(!batch.is_empty());
             }
             self.load(&look).await?;
-            let trigger = look
-                .shapes
-                .iter()
-                .any(|s| self.mappings.get(s).is_some_and(|m| m.table.fires_triggers));
-            if (look.travels || trigger) && !batch.is_empty() {
+            // What one transaction of a group wrote and a later one replaced would meet nobody: it would
+            // fire no trigger, and could not be merged or parked.
+            let alone = look.shapes.iter().any(|s| {
+                self.mappings.get(s).is_some_and(|m| {
+                    m.table.fires_triggers || self.ledger.sets_aside(m.identity.relation)
+                })
+            });
+            if (look.travels || alone) && !batch.is_empty() {
                 return Ok(true);
             }
             // From here on nothing waits: a cancelled call leaves no half of a transaction behind.
             self.take_into(batch);
+            batch.alone |= alone;
             self.push_all(batch, &changes)?;
         }
     }

@@ -61,6 +61,8 @@ pub enum Statement {
         /// Columns whose values are not known.
         missing: Vec<usize>,
     },
+    /// Closes what is open of a key in the conflict history.
+    Superseded,
     /// Finds and locks the rows that hold a row's values of the n-th unique index.
     Holders(usize),
 }
@@ -224,6 +226,7 @@ impl Mapping {
                 format!("h{}_{}", u8::from(*delete), list(missing))
             }
             Statement::HistorySet { delete } => format!("hs{}", u8::from(*delete)),
+            Statement::Superseded => "o".to_owned(),
             Statement::Holders(n) => format!("q{n}"),
         };
         format!("m{}{what}", self.number)
@@ -421,6 +424,7 @@ impl Mapping {
             }
             Statement::History { delete, missing } => super::history::sql(self, *delete, missing),
             Statement::HistorySet { delete } => super::history::set_sql(self, *delete),
+            Statement::Superseded => super::history::superseded_sql(self),
             Statement::Holders(n) => self.holders_sql(*n),
         }
     }

@@ -297,6 +297,7 @@ impl Looks {
                 &history::Entry {
                     kind: Kind::DeleteOriginDiffers,
                     applied: true,
+                    aside: None,
                     row: None,
                     key: &key.image,
                     local_key: &key.image,
@@ -305,6 +306,7 @@ impl Looks {
                     version: entry.version,
                     position: source,
                     xid: 0,
+                    saw: None,
                     unlocked: None,
                 },
             );

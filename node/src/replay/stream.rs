@@ -724,6 +724,9 @@ impl Stream {
         if decided.outbox {
             o.outbox.notify_one();
         }
+        if decided.aside {
+            o.context.merging.look();
+        }
     }
 }
 

@@ -172,6 +172,7 @@ async fn row_by_row(
         .map(|(key, stood)| history::Entry {
             kind: Kind::TruncateOriginDiffers,
             applied: true,
+            aside: None,
             row: None,
             key: &key.image,
             local_key: &key.image,
@@ -180,6 +181,7 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
+            saw: None,
             unlocked: None,
         })
         .collect();

@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, Stamp};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -11,7 +11,7 @@ use super::image::Image;
 use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
 use crate::pg;
-use crate::pg::oid::TEXT;
+use crate::pg::oid::{INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 
@@ -429,6 +429,32 @@ impl Writer {
             let bind = self.statement(mapping, &Statement::HistorySet { delete });
             history::bind_set(local.bind(rows.bind(bind)), &entries).execute();
         }
+    }
+
+    /// Closes what is open of a key that a write of `origin` has won, whose transaction had seen `seen`.
+    pub(super) fn superseded(
+        &mut self,
+        mapping: &Mapping,
+        key_row: &Image,
+        me: NodeId,
+        origin: NodeId,
+        seen: &Vector,
+    ) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let cells: Vec<Cell<'_>> = key_row.tuple().iter().collect();
+        let mut sites = Array::new(INT4, seen.iter().len());
+        let mut places = Array::new(LSN, seen.iter().len());
+        for (site, place) in seen.iter() {
+            sites.push(Some(&i32::from(site.0).to_be_bytes()));
+            places.push(Some(&place.0.to_be_bytes()));
+        }
+        let bind = self.statement(mapping, &Statement::Superseded);
+        bind_cells(bind, mapping, &key, &cells)
+            .binary(Some(&i32::from(origin.0).to_be_bytes()))
+            .binary(Some(&seen.get(me).0.to_be_bytes()))
+            .array(sites)
+            .array(places)
+            .execute();
     }
 
     /// Writes one entry of the conflict history.

@@ -84,6 +84,7 @@ impl Gather {
             index: IndexStatus { entries, forgotten },
             conflicts,
             conflict_counts,
+            open_conflicts: s.merging.open(),
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) struct Shared {
     pub(super) beats: Arc<Beats>,
     pub(super) progress: Arc<Progress>,
     pub(super) controls: BTreeMap<NodeId, Arc<Control>>,
+    pub(super) merging: Arc<replay::Merging>,
     pub(super) postgres: Mutex<PostgresStatus>,
     /// What is missing until the node is ready.
     pub(super) waiting: Mutex<Option<String>>,
@@ -93,6 +94,7 @@ impl Node {
             beats: Arc::clone(&beats),
             progress: Arc::new(Progress::default()),
             controls,
+            merging: Arc::default(),
             postgres: Mutex::default(),
             waiting: Mutex::new(Some("the local server".to_owned())),
             started: Instant::now(),
@@ -261,7 +263,14 @@ impl Shared {
             barriers: barriers.clone(),
             journal: own,
             toast: rows,
+            merging: Arc::clone(&self.merging),
         };
+        tasks.spawn(replay::run_merging(
+            self.target.clone(),
+            context.clone(),
+            Arc::clone(&stability),
+            shutdown.clone(),
+        ));
         tasks.spawn(replay::run_repairs(
             self.target.clone(),
             context.clone(),

@@ -26,6 +26,7 @@ mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use everywrite_conflict::policy::Policies;
@@ -54,6 +55,8 @@ pub struct Ledger {
     captured: watch::Sender<Captured>,
     sighted: watch::Sender<Vector>,
     server: watch::Sender<u64>,
+    /// Some table has had a policy that merges or parks what loses.
+    sets_aside: AtomicBool,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -137,6 +140,7 @@ impl Ledger {
             captured: watch::Sender::new(Captured::default()),
             sighted: watch::Sender::new(Vector::new()),
             server: watch::Sender::new(0),
+            sets_aside: AtomicBool::new(false),
         }
     }
 

@@ -29,6 +29,7 @@ mod nothing_twice;
 mod passed_by;
 mod pause_and_resume;
 mod policies;
+mod policy_function;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;

@@ -1,6 +1,7 @@
 //! Tables that have had a policy: the ranks of what is captured.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use everywrite_conflict::policy::{Policy, Setting};
 use everywrite_conflict::{Announced, Entry, NodeId, RelationHash, Stamp, Vector, Version};
@@ -41,6 +42,9 @@ impl Ledger {
     /// A table's policy was set, here or at another site: what is captured from now on is under it.
     /// To be called before the transaction that brings it is announced, or stamped. In any order.
     pub fn set_policy(&self, setting: Setting) {
+        if setting.policy.sets_aside() {
+            self.sets_aside.store(true, Ordering::Relaxed);
+        }
         self.inner.lock().policies.set(setting);
     }
 }
@@ -53,6 +57,14 @@ impl Ledger {
             .policies
             .get(relation)
             .map(|active| active.policy.clone())
+    }
+}
+
+impl Ledger {
+    /// Whether what loses in the table may be merged, or parked. Asked for each transaction.
+    pub fn sets_aside(&self, relation: RelationHash) -> bool {
+        self.sets_aside.load(Ordering::Relaxed)
+            && self.policy(relation).is_some_and(|p| p.sets_aside())
     }
 }
 
