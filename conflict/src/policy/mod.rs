@@ -29,5 +29,5 @@ mod active;
 pub mod columns;
 mod rank;
 
-pub use active::{Active, Policies, Setting};
+pub use active::{Active, Begins, Policies, Setting};
 pub use rank::{Epoch, Policy, Rank};

@@ -31,6 +31,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::merge;
 use super::policy;
 use super::toast::Toast;
 use super::writer::{Guard, Writer};
@@ -138,6 +139,11 @@ pub(super) async fn write(
             Err(Error::Guard) => return Err(Error::Again("a row came in between")),
             other => other?,
         };
+        merge::write(ctx, writer, batch, table, decided).await?;
+    }
+    if batch.merges {
+        // Whatever this came behind keeps its vector, whatever crashes.
+        durable(ctx, ctx.ledger.stamped_to()).await?;
     }
     Ok(())
 }
@@ -583,7 +589,7 @@ fn unique_history(
         mapping,
         &history::Entry {
             kind,
-            applied,
+            outcome: history::Outcome::of(applied),
             row: case.image.as_ref(),
             key: &case.slot.folded.key.image,
             local_key: &local.image,
@@ -639,7 +645,7 @@ pub(super) fn met<'a>(
     let key = &slot.folded.key.image;
     history::Entry {
         kind,
-        applied,
+        outcome: history::Outcome::of(applied),
         row,
         key,
         local_key: key,

@@ -11,13 +11,42 @@ use crate::pg::oid::{
 use crate::pg::pipeline::{Array, Bind};
 use crate::pg::quote::literal;
 
+/// What became of an incoming change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is applied; what was there lost.
+    Applied,
+    /// It lost.
+    KeptLocal,
+    /// Something of both stays.
+    Merged,
+}
+
+impl Outcome {
+    /// One row stays whole, the other goes.
+    pub(super) const fn of(applied: bool) -> Self {
+        match applied {
+            true => Outcome::Applied,
+            false => Outcome::KeptLocal,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::KeptLocal => "kept local",
+            Outcome::Merged => "merged",
+        }
+    }
+}
+
 /// One decision. Both rows are read in the transaction that decides, before it writes.
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'a> {
     /// What kind of conflict.
     pub kind: Kind,
-    /// Whether the incoming change is applied.
-    pub applied: bool,
+    /// What became of the incoming change.
+    pub outcome: Outcome,
     /// The incoming row; `None` for a delete.
     pub row: Option<&'a Image>,
     /// A row with the incoming change's key.
@@ -113,11 +142,7 @@ impl Entry<'_> {
         let (version, position) = (Some(self.version), Some(self.position));
         [
             Fact::Text(self.kind.as_str()),
-            Fact::Text(if self.applied {
-                "applied"
-            } else {
-                "kept local"
-            }),
+            Fact::Text(self.outcome.as_str()),
             Fact::stamp(local),
             Fact::node(local.map(|v| v.origin)),
             Fact::node(source.map(|p| p.origin)),

@@ -32,6 +32,7 @@ mod long;
 mod mapping;
 #[doc(hidden)]
 pub mod measured;
+mod merge;
 mod outbox;
 mod policy;
 mod rebuild;
@@ -43,6 +44,7 @@ mod stream;
 mod table;
 mod toast;
 mod truncate;
+mod updates;
 mod wal_position;
 mod writer;
 

@@ -19,13 +19,15 @@
 //!   left out, so that a transaction captured late does not win over what was written after it.
 
 mod facts;
+mod merged;
 mod policies;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use everywrite_conflict::policy::Policies;
+use everywrite_conflict::policy::{Epoch, Policies};
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
     Stamp, Vector, Version,
@@ -34,8 +36,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Intent, Landed, Lost, Stamped, Touched};
+pub use merged::Merged;
 
+use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
+use merged::unseen_columns;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -49,6 +54,8 @@ pub struct Ledger {
     captured: watch::Sender<Captured>,
     sighted: watch::Sender<Vector>,
     server: watch::Sender<u64>,
+    /// Some table has had a column-wise policy.
+    merging: AtomicBool,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -61,6 +68,10 @@ struct Mark {
     after: Lsn,
     /// Once it has landed: its commit stands before this place.
     before: Option<Lsn>,
+    /// Its tables may be merged by columns.
+    merges: bool,
+    /// Its commit is on the way to the server, and nobody knows whether it stands.
+    committing: bool,
 }
 
 struct Inner {
@@ -76,6 +87,8 @@ struct Inner {
     beaten: HashMap<KeyHash, (Entry, Arc<Vector>)>,
     /// What is set, by table.
     policies: Policies,
+    /// Column-wise policies that have begun and of which the database was not told yet.
+    begun: Vec<(RelationHash, Epoch)>,
     /// Groups above which the next local transaction is stamped if it ends behind them.
     marks: Vec<Mark>,
     /// The end of the local WAL when this process began.
@@ -116,6 +129,7 @@ impl Ledger {
                 blind: Vector::new(),
                 beaten: HashMap::new(),
                 policies: Policies::new(),
+                begun: Vec::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
                 deciding: 0,
@@ -129,6 +143,7 @@ impl Ledger {
             captured: watch::Sender::new(Captured::default()),
             sighted: watch::Sender::new(Vector::new()),
             server: watch::Sender::new(0),
+            merging: AtomicBool::new(false),
         }
     }
 
@@ -161,6 +176,8 @@ impl Ledger {
                 newest: Stamp::MIN,
                 after: Lsn::ZERO,
                 before: Some(here),
+                merges: false,
+                committing: false,
             });
         }
     }
@@ -210,6 +227,7 @@ impl Ledger {
         commit_time: Stamp,
         touched: &[Touched],
         travelling: &[Touched],
+        merged: &[Merged],
     ) -> Stamped {
         let mut inner = self.inner.lock();
         inner.see_before(position);
@@ -242,6 +260,7 @@ impl Ledger {
             }
             leaves.push(leave);
         }
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
         let ranks = captured.ranks;
         Stamped {
             stamp,
@@ -250,6 +269,7 @@ impl Ledger {
             repairs,
             leaves,
             ranks,
+            heights,
         }
     }
 
@@ -261,17 +281,14 @@ impl Ledger {
         stamp: Stamp,
         vector: &Vector,
         touched: &[Touched],
-    ) -> (Vec<Touched>, Option<Box<Ranks>>) {
+        merged: &[Merged],
+    ) -> (Vec<Touched>, Option<Box<Ranks>>, Vec<Height>) {
         let mut repairs = Vec::new();
         let mut captured = Capturing::new(self.me, stamp, vector);
-        self.announce_local(
-            &mut self.inner.lock(),
-            position,
-            &mut captured,
-            touched,
-            &mut repairs,
-        );
-        (repairs, captured.ranks)
+        let mut inner = self.inner.lock();
+        self.announce_local(&mut inner, position, &mut captured, touched, &mut repairs);
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
+        (repairs, captured.ranks, heights)
     }
 
     fn announce_local(
@@ -371,6 +388,7 @@ impl Ledger {
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
+        merges: bool,
         intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
@@ -390,13 +408,20 @@ impl Ledger {
             newest,
             after,
             before: None,
+            merges,
+            committing: false,
         });
-        let before = |i: Intent<'_>| match i.vector {
-            Some(vector) => {
-                let index = &mut inner.index;
-                index.announce_ranked(i.relation, i.key, i.entry, vector).0
-            }
-            None => inner.index.announce_over(i.relation, i.key, i.entry).0,
+        let before = |i: Intent<'_>| {
+            let index = &mut inner.index;
+            let below = match index.has_registers(i.key) {
+                true => unseen_columns(index, &i),
+                false => None,
+            };
+            let before = match i.vector {
+                Some(vector) => index.announce_ranked(i.relation, i.key, i.entry, vector).0,
+                None => index.announce_over(i.relation, i.key, i.entry).0,
+            };
+            below.or(before)
         };
         let priors: Vec<Option<Entry>> = intents.map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
@@ -651,6 +676,7 @@ impl Ledger {
     pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
         let mut forgotten = 0;
         let mut inner = self.inner.lock();
+        inner.settle_policies(stable, captured);
         if inner.repairs == 0 {
             forgotten = inner.index.forget_truncates(stable, captured);
         }
@@ -717,7 +743,11 @@ impl Inner {
             seen,
             ..
         } = self;
-        marks.retain(|mark| {
+        marks.retain_mut(|mark| {
+            if mark.merges && !mark.committing && mark.before.is_none() {
+                // What is captured is committed; what is not even sent to be committed comes behind it.
+                mark.after = mark.after.max(position);
+            }
             if mark.after >= position {
                 return true;
             }
