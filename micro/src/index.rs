@@ -152,6 +152,7 @@ fn group(rounds: usize) -> Work {
             ORIGIN,
             last,
             Stamp(group as i64),
+            false,
             intents,
             |_, _, _| false,
             |priors| priors.iter().all(Option::is_none),

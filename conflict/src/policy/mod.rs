@@ -30,5 +30,5 @@ pub mod columns;
 pub mod merging;
 mod rank;
 
-pub use active::{Active, Policies, Setting};
+pub use active::{Active, Begins, Policies, Setting};
 pub use rank::{Aside, Epoch, Policy, Rank};

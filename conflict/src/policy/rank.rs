@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::Merge;
 use crate::{Kind, NodeId, Stamp};
 
 /// A change of a table's policy: the number grows with each change, the origin tells apart two that
@@ -38,7 +39,7 @@ impl Rank {
     };
 }
 
-/// How a table's conflicts are decided: by whole rows.
+/// How a table's conflicts are decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
@@ -58,6 +59,14 @@ pub enum Policy {
     Function(Option<Kind>),
     /// Last update wins; what lost is kept aside at the site whose write stands, until a person has chosen.
     Park(Option<Kind>),
+    /// Rows are merged column by column ([`columns`](super::columns)); those that are named in their
+    /// own way, all others by last update wins. Row events are versions of last update wins.
+    ColumnWise {
+        /// How columns are merged that are not merged by last update wins.
+        merges: Vec<(String, Merge)>,
+        /// Below which value of a delta column a person is told.
+        floors: Vec<(String, String)>,
+    },
 }
 
 /// What becomes of a write that lost, beside its entry in the history.
@@ -73,7 +82,11 @@ impl Policy {
     /// How high a write stands by itself.
     pub fn height(&self, stamp: Stamp, origin: NodeId) -> i64 {
         match self {
-            Policy::LastUpdateWins | Policy::Stop(_) | Policy::Function(_) | Policy::Park(_) => 0,
+            Policy::LastUpdateWins
+            | Policy::Stop(_)
+            | Policy::Function(_)
+            | Policy::Park(_)
+            | Policy::ColumnWise { .. } => 0,
             Policy::FirstUpdateWins => stamp.0.checked_neg().unwrap_or(i64::MAX),
             Policy::NodePriority(order) => {
                 let place = order.iter().position(|node| *node == origin);
@@ -92,6 +105,7 @@ impl Policy {
             Policy::Stop(_) => "stop",
             Policy::Function(_) => "function",
             Policy::Park(_) => "park",
+            Policy::ColumnWise { .. } => "column_wise",
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome, UniqueValue, resolve};
 use everywrite_conflict::{
     Entry, Fold, Folded, Image, Lsn, Net, NodeId, Operation, Position, Version, decide, invariants,
@@ -207,7 +208,7 @@ impl Site {
         for transaction in &flight.group {
             self.daemon.clock.saw(transaction.stamp);
             for setting in transaction.settings() {
-                self.daemon.policies.set(setting.clone());
+                self.daemon.policies.set(setting.clone(), Begins::Begun);
             }
         }
         for &(table, version) in &flight.truncates {

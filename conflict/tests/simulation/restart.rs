@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::{Entry, Fold, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use crate::data::{self, Key, Transaction};
@@ -31,7 +32,7 @@ impl Site {
             .partition_point(|r| r.end <= daemon.captured);
         daemon.claims = progress.clone();
         for setting in self.server.now.policies.values() {
-            daemon.policies.set(setting.clone());
+            daemon.policies.set(setting.clone(), Begins::Begun);
         }
         daemon.dispatched = progress.clone();
         daemon.applied = progress.clone();

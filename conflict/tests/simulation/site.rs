@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::policy::{Policies, Rank};
 use everywrite_conflict::{
     Entry, Fold, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Settled, Stamp,
@@ -273,7 +274,7 @@ impl Site {
         }
         for op in &ops {
             if let Op::Policy(setting) = op {
-                self.daemon.policies.set(setting.clone());
+                self.daemon.policies.set(setting.clone(), Begins::Begun);
             }
         }
         let seen = self.see_before(position);

@@ -29,6 +29,7 @@
 //!   given to another shape.
 
 mod chain;
+pub mod columns;
 mod error;
 #[expect(clippy::module_inception, reason = "a journal is the main thing here")]
 mod journal;

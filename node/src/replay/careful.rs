@@ -31,6 +31,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::merge;
 use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
@@ -150,6 +151,11 @@ pub(super) async fn write(
             Err(Error::Guard) => return Err(Error::Again("a row came in between")),
             other => other?,
         };
+        merge::write(ctx, writer, batch, table, decided).await?;
+    }
+    if batch.merges {
+        // Whatever this came behind keeps its vector, whatever crashes.
+        durable(ctx, ctx.ledger.stamped_to()).await?;
     }
     Ok(())
 }
@@ -606,8 +612,7 @@ fn unique_history(
         mapping,
         &history::Entry {
             kind,
-            applied,
-            aside,
+            outcome: history::Outcome::of(applied, aside),
             row: case.image.as_ref(),
             key: &case.slot.folded.key.image,
             local_key: &local.image,
@@ -661,10 +666,11 @@ fn record(
             let seen = batch.seen(case.slot.folded.last);
             writer.superseded(mapping, entry.key, ctx.me, batch.origin, &seen);
         } else if open && !applied {
-            entry.aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            let aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            entry.outcome = history::Outcome::of(applied, aside);
             let saw = || batch.seen(case.slot.folded.last).get(ctx.me);
-            entry.saw = entry.aside.map(|_| saw());
-            decided.aside |= entry.aside.is_some();
+            entry.saw = aside.map(|_| saw());
+            decided.aside |= aside.is_some();
         }
         entries.push(entry);
     }
@@ -687,8 +693,7 @@ pub(super) fn met<'a>(
     let key = &slot.folded.key.image;
     history::Entry {
         kind,
-        applied,
-        aside: None,
+        outcome: history::Outcome::of(applied, None),
         row,
         key,
         local_key: key,

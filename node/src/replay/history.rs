@@ -12,15 +12,46 @@ use crate::pg::oid::{
 use crate::pg::pipeline::{Array, Bind};
 use crate::pg::quote::literal;
 
+/// What became of an incoming change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is applied; what was there lost.
+    Applied,
+    /// It lost.
+    KeptLocal,
+    /// It lost, and is still to be merged or waits for a person.
+    Aside(Aside),
+    /// Something of both stays.
+    Merged,
+}
+
+impl Outcome {
+    /// One row stays whole, the other goes; `aside`: what becomes of an incoming one that goes.
+    pub(super) fn of(applied: bool, aside: Option<Aside>) -> Self {
+        match applied {
+            true => Outcome::Applied,
+            false => aside.map_or(Outcome::KeptLocal, Outcome::Aside),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::KeptLocal => "kept local",
+            Outcome::Aside(Aside::Merge) => "merging",
+            Outcome::Aside(Aside::Park) => "parked",
+            Outcome::Merged => "merged",
+        }
+    }
+}
+
 /// One decision. Both rows are read in the transaction that decides, before it writes.
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'a> {
     /// What kind of conflict.
     pub kind: Kind,
-    /// Whether the incoming change is applied.
-    pub applied: bool,
-    /// It is not, and what becomes of it is still open.
-    pub aside: Option<Aside>,
+    /// What became of the incoming change.
+    pub outcome: Outcome,
     /// The incoming row; `None` for a delete.
     pub row: Option<&'a Image>,
     /// A row with the incoming change's key.
@@ -119,12 +150,7 @@ impl Entry<'_> {
         let (version, position) = (Some(self.version), Some(self.position));
         [
             Fact::Text(self.kind.as_str()),
-            Fact::Text(match self.aside {
-                _ if self.applied => "applied",
-                None => "kept local",
-                Some(Aside::Merge) => "merging",
-                Some(Aside::Park) => "parked",
-            }),
+            Fact::Text(self.outcome.as_str()),
             Fact::stamp(local),
             Fact::node(local.map(|v| v.origin)),
             Fact::node(source.map(|p| p.origin)),

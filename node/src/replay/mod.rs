@@ -33,6 +33,7 @@ mod long;
 mod mapping;
 #[doc(hidden)]
 pub mod measured;
+mod merge;
 mod merging;
 mod outbox;
 mod policy;
@@ -45,6 +46,7 @@ mod stream;
 mod table;
 mod toast;
 mod truncate;
+mod updates;
 mod wal_position;
 mod writer;
 

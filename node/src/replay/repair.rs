@@ -296,8 +296,7 @@ impl Looks {
                 mapping,
                 &history::Entry {
                     kind: Kind::DeleteOriginDiffers,
-                    applied: true,
-                    aside: None,
+                    outcome: history::Outcome::Applied,
                     row: None,
                     key: &key.image,
                     local_key: &key.image,

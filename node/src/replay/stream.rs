@@ -35,7 +35,7 @@ use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Landed, progress};
+use crate::settle::{Announcement, Landed, Ledger, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -311,6 +311,7 @@ impl Stream {
             if last <= progress {
                 self.landed(group, (here, here))?;
             } else {
+                ledger.commits_not(origin, last);
                 group.decided.undo(&ledger);
             }
         }
@@ -351,9 +352,10 @@ impl Stream {
         // A group goes behind those on their way or not at all: to it they are applied.
         let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
+        let place: Vector = [(batch.origin, batch.last())].into_iter().collect();
         batch
             .settings()
-            .for_each(|s| o.context.ledger.set_policy(s));
+            .for_each(|s| o.context.ledger.set_policy(s, Some(place.clone())));
         let known = Known::now(&o.context);
         let mut conflicts = false;
         let announcement = {
@@ -363,6 +365,7 @@ impl Stream {
                 batch.origin,
                 batch.last(),
                 batch.newest(),
+                batch.merges,
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
@@ -477,6 +480,8 @@ impl Stream {
         writer.wal_position();
         // After the commit: what is captured from there on has seen the group.
         writer.commit(group.batch.last(), group.batch.newest());
+        let (origin, last) = (group.batch.origin, group.batch.last());
+        self.options.context.ledger.commits(origin, last);
         // From here on only an answer, or the next session, tells what became of it.
         self.on_way.push_back(group);
         writer.send_behind()
@@ -525,6 +530,7 @@ impl Stream {
             Failed::Before(error) | Failed::Unknown(error) => return Err(error),
         }
         // Nothing of them was written: they are not on their way blindly any more.
+        ledger.commits_not(origin, last);
         let last = behind.back().map_or(last, |g| g.batch.last());
         ledger.sighted(origin, last);
         for mut group in std::iter::once(group).chain(behind) {
@@ -603,7 +609,7 @@ impl Stream {
         let last = group.batch.last();
         let error = match written {
             Err(error) => error,
-            Ok(()) => match commit(writer, &group).await {
+            Ok(()) => match commit(&self.options.context.ledger, writer, &group).await {
                 Ok(places) => {
                     let groups = &self.options.control.careful_groups;
                     groups.fetch_add(1, Ordering::Relaxed);
@@ -623,7 +629,9 @@ impl Stream {
                 }
             },
         };
-        std::mem::take(&mut group.decided).undo(&self.options.context.ledger);
+        let ledger = &self.options.context.ledger;
+        ledger.commits_not(group.batch.origin, last);
+        std::mem::take(&mut group.decided).undo(ledger);
         if again(&error) {
             Ok(Some((group, error)))
         } else {
@@ -763,12 +771,13 @@ fn origin_name(origin: NodeId) -> String {
 }
 
 /// Ends a careful transaction: (the WAL position before its commit, one after it).
-async fn commit(writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
+async fn commit(ledger: &Ledger, writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
     if group.decided.binds() {
         writer.flushed();
     }
     writer.wal_position();
     writer.commit(group.batch.last(), group.batch.newest());
+    ledger.commits(group.batch.origin, group.batch.last());
     writer.send().await.map_err(Failed::Unknown)?;
     let body = writer.receive().await;
     writer.committed(body).await

@@ -57,6 +57,9 @@ pub(super) async fn write(
     if !ctx.barriers.pass().await {
         return Err(Error::Shutdown);
     }
+    if ctx.ledger.any_merging() {
+        careful::durable(ctx, ctx.ledger.stamped_to()).await?;
+    }
     let mut plain = Vec::new();
     for &(ref mapping, version) in tables {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
@@ -171,8 +174,7 @@ async fn row_by_row(
         .filter_map(|key| Some((key, *lost.get(&key.hash)?)))
         .map(|(key, stood)| history::Entry {
             kind: Kind::TruncateOriginDiffers,
-            applied: true,
-            aside: None,
+            outcome: history::Outcome::Applied,
             row: None,
             key: &key.image,
             local_key: &key.image,

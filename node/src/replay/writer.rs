@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, NodeId, Stamp, Vector};
+use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -339,6 +339,52 @@ impl Writer {
         }
     }
 
+    /// Changes some columns of one row, which is locked.
+    pub(super) fn merge(
+        &mut self,
+        mapping: &Mapping,
+        old: &Image,
+        new: &Image,
+        values: &[usize],
+        differences: &[usize],
+    ) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let before: Vec<Cell<'_>> = old.tuple().iter().collect();
+        let after: Vec<Cell<'_>> = new.tuple().iter().collect();
+        let statement = Statement::Merge {
+            values: values.to_vec(),
+            differences: differences.to_vec(),
+        };
+        let bind = self.statement(mapping, &statement);
+        let mut bind = bind_cells(bind, mapping, values, &after);
+        for cell in differences {
+            bind = bind_cells(bind, mapping, &[*cell], &after);
+            bind = bind_cells(bind, mapping, &[*cell], &before);
+        }
+        bind_cells(bind, mapping, &key, &after).execute();
+    }
+
+    /// Reports it if the difference has brought the row below the floor.
+    pub(super) fn floor(&mut self, mapping: &Mapping, old: &Image, new: &Image, floor: &Floor<'_>) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let before: Vec<Cell<'_>> = old.tuple().iter().collect();
+        let after: Vec<Cell<'_>> = new.tuple().iter().collect();
+        let (sql, types) = mapping.floor_sql(floor.cell);
+        let name = format!("m{}f{}", mapping.number, floor.cell);
+        let bind = self.bind(&name, &sql, &types);
+        let bind = bind_cells(bind, mapping, &key, &after);
+        let bind = bind_cells(bind, mapping, &[floor.cell], &after);
+        let bind = bind_cells(bind, mapping, &[floor.cell], &before);
+        let node = |n: NodeId| i32::from(n.0).to_be_bytes();
+        bind.text(Some(floor.floor.as_bytes()))
+            .binary(Some(&floor.version.stamp.0.to_be_bytes()))
+            .binary(Some(&node(floor.version.origin)))
+            .binary(Some(&node(floor.position.origin)))
+            .binary(Some(&floor.position.lsn.0.to_be_bytes()))
+            .binary(Some(&i64::from(floor.xid).to_be_bytes()))
+            .execute();
+    }
+
     fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
@@ -477,6 +523,21 @@ impl Writer {
         let bind = bind_cells(bind, mapping, &all, &row);
         history::bind(bind_cells(bind, mapping, &key, &local), entry).execute();
     }
+}
+
+/// A value below which a person is told, and who brought a difference.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Floor<'a> {
+    /// Of which column.
+    pub cell: usize,
+    /// The value.
+    pub floor: &'a str,
+    /// The version of the change.
+    pub version: Version,
+    /// Its transaction.
+    pub position: Position,
+    /// That one's id at its origin.
+    pub xid: u32,
 }
 
 /// Where the answers about locked rows are among the outcomes.

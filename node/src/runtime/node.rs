@@ -398,9 +398,14 @@ impl Shared {
         );
         let here = Lsn(here.unsigned_abs());
         self.ledger.restored_to(here);
-        for (origin, policy) in schema::policies(&client, self.me, own.end()).await? {
-            match policy.setting(origin) {
-                Some(setting) => self.ledger.set_policy(setting),
+        let mut now = applied.clone();
+        now.set(self.me, own.end());
+        for set in schema::policies(&client, self.me, own.end()).await? {
+            let policy = set.policy;
+            // Where a policy stands in its stream is not known any more: before all that is here.
+            let since = (!set.begun).then(|| now.clone());
+            match policy.setting(set.origin) {
+                Some(setting) => self.ledger.set_policy(setting, since),
                 None => anyhow::bail!(
                     "the table {}.{} has the policy {}, which this release does not know; a newer one has to run here",
                     policy.schema,

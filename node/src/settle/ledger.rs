@@ -21,6 +21,7 @@
 mod beneath;
 mod facts;
 mod hidden;
+mod merged;
 mod policies;
 mod server;
 
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use everywrite_conflict::policy::Policies;
+use everywrite_conflict::policy::{Epoch, Policies};
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
     Stamp, Vector, Version,
@@ -38,10 +39,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
+pub use merged::Merged;
 
+use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
 use beneath::Beneath;
 use hidden::Hidden;
+use merged::unseen_columns;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -57,6 +61,8 @@ pub struct Ledger {
     server: watch::Sender<u64>,
     /// Some table has had a policy that merges or parks what loses.
     sets_aside: AtomicBool,
+    /// Some table has had a column-wise policy.
+    merging: AtomicBool,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -69,6 +75,10 @@ struct Mark {
     after: Lsn,
     /// Once it has landed: its commit stands before this place.
     before: Option<Lsn>,
+    /// Its tables may be merged by columns.
+    merges: bool,
+    /// Its commit is on the way to the server, and nobody knows whether it stands.
+    committing: bool,
 }
 
 struct Inner {
@@ -86,6 +96,8 @@ struct Inner {
     hidden: Hidden,
     /// What is set, by table.
     policies: Policies,
+    /// Column-wise policies that have begun and of which the database was not told yet.
+    begun: Vec<(RelationHash, Epoch)>,
     /// Groups above which the next local transaction is stamped if it ends behind them.
     marks: Vec<Mark>,
     /// The end of the local WAL when this process began.
@@ -127,6 +139,7 @@ impl Ledger {
                 beneath: Beneath::default(),
                 hidden: Hidden::default(),
                 policies: Policies::new(),
+                begun: Vec::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
                 deciding: 0,
@@ -141,6 +154,7 @@ impl Ledger {
             sighted: watch::Sender::new(Vector::new()),
             server: watch::Sender::new(0),
             sets_aside: AtomicBool::new(false),
+            merging: AtomicBool::new(false),
         }
     }
 
@@ -173,6 +187,8 @@ impl Ledger {
                 newest: Stamp::MIN,
                 after: Lsn::ZERO,
                 before: Some(here),
+                merges: false,
+                committing: false,
             });
         }
     }
@@ -212,6 +228,7 @@ impl Ledger {
         commit_time: Stamp,
         touched: &[Touched],
         travelling: &[Touched],
+        merged: &[Merged],
     ) -> Stamped {
         let mut inner = self.inner.lock();
         inner.see_before(position);
@@ -244,6 +261,7 @@ impl Ledger {
             }
             leaves.push(leave);
         }
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
         let ranks = captured.ranks;
         Stamped {
             stamp,
@@ -252,6 +270,7 @@ impl Ledger {
             repairs,
             leaves,
             ranks,
+            heights,
         }
     }
 
@@ -263,17 +282,14 @@ impl Ledger {
         stamp: Stamp,
         vector: &Vector,
         touched: &[Touched],
-    ) -> (Vec<Touched>, Option<Box<Ranks>>) {
+        merged: &[Merged],
+    ) -> (Vec<Touched>, Option<Box<Ranks>>, Vec<Height>) {
         let mut repairs = Vec::new();
         let mut captured = Capturing::new(self.me, stamp, vector);
-        self.announce_local(
-            &mut self.inner.lock(),
-            position,
-            &mut captured,
-            touched,
-            &mut repairs,
-        );
-        (repairs, captured.ranks)
+        let mut inner = self.inner.lock();
+        self.announce_local(&mut inner, position, &mut captured, touched, &mut repairs);
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
+        (repairs, captured.ranks, heights)
     }
 
     fn announce_local(
@@ -393,6 +409,7 @@ impl Ledger {
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
+        merges: bool,
         mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
@@ -412,11 +429,17 @@ impl Ledger {
             newest,
             after,
             before: None,
+            merges,
+            committing: false,
         });
         let Inner { index, beneath, .. } = &mut *inner;
         let before = |i: Intent<'_>| {
             // Under a TRUNCATE that is on its way the rows still stand.
             let row = index.truncates(i.relation).then(|| index.row(i.key));
+            let below = match index.has_registers(i.key) {
+                true => unseen_columns(index, &i),
+                false => None,
+            };
             let prior = match i.vector {
                 Some(vector) => index.announce_ranked(i.relation, i.key, i.entry, vector).0,
                 None => index.announce_over(i.relation, i.key, i.entry).0,
@@ -424,7 +447,7 @@ impl Ledger {
             if prior.is_some() {
                 beneath.announced(self.me, &i, row.unwrap_or(prior));
             }
-            prior
+            below.or(prior)
         };
         let priors: Vec<Option<Entry>> = intents.clone().map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
@@ -668,6 +691,7 @@ impl Ledger {
     pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
         let mut forgotten = 0;
         let mut inner = self.inner.lock();
+        inner.settle_policies(stable, captured);
         if inner.repairs == 0 {
             forgotten = inner.index.forget_truncates(stable, captured);
         }
@@ -725,7 +749,11 @@ impl Inner {
             seen,
             ..
         } = self;
-        marks.retain(|mark| {
+        marks.retain_mut(|mark| {
+            if mark.merges && !mark.committing && mark.before.is_none() {
+                // What is captured is committed; what is not even sent to be committed comes behind it.
+                mark.after = mark.after.max(position);
+            }
             if mark.after >= position {
                 return true;
             }

@@ -37,7 +37,7 @@ fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| false)
+    ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| false)
 }
 
 /// Announces what the index finds nothing against.
@@ -45,7 +45,7 @@ fn announce_blindly(ledger: &Ledger, intent: Intent<'_>) -> Announcement {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    let announced = ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| true);
+    let announced = ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| true);
     announced.unwrap()
 }
 
@@ -89,9 +89,12 @@ fn a_group_on_its_way_is_not_passed_behind_a_local_write() {
     for write in [touched(Some(7), false), touched(None, true)] {
         let ledger = Ledger::new(ME);
         assert!(announce_blindly(&ledger, intent(7, version(10, B), 100, false)).fast);
-        ledger.capture(Lsn(50), Stamp(20), &[write], &[]);
+        ledger.capture(Lsn(50), Stamp(20), &[write], &[], &[]);
         let other_row = intent(8, version(29, B), 190, false);
-        assert!(announce_blindly(&ledger, other_row).fast, "of the same origin");
+        assert!(
+            announce_blindly(&ledger, other_row).fast,
+            "of the same origin"
+        );
         let newer = announce_blindly(&ledger, intent(7, version(30, C), 200, false));
         let prior = newer.priors[0].unwrap();
         assert_eq!(prior.version.origin, ME, "what the index names");
@@ -150,7 +153,7 @@ fn a_local_write_that_lost_to_a_decision_taken_back_is_known_again() {
     let decide = |_: &mut Index| Some(vec![(key, version(1_000, B))]);
     let lost = ledger.lose(table(), decide).unwrap();
     let touched = touched(Some(7), false);
-    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[]);
+    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[], &[]);
     ledger.keep(lost);
     let entry = ledger.with_index(|index| index.get(table(), key));
     assert_eq!(entry.map(|e| e.version), Some(version(stamped.stamp.0, ME)));
@@ -177,11 +180,14 @@ fn a_write_is_ranked_by_what_it_replaced() {
         number: 1,
         origin: C,
     };
-    ledger.set_policy(Setting {
-        relation: table(),
-        epoch,
-        policy: Policy::FirstUpdateWins,
-    });
+    ledger.set_policy(
+        Setting {
+            relation: table(),
+            epoch,
+            policy: Policy::FirstUpdateWins,
+        },
+        None,
+    );
     let touched = |key: u128| touched(Some(key), false);
     let ranked = |stamped: &Stamped, key: u128| {
         let plain = Version::new(stamped.stamp, ME);
@@ -189,7 +195,7 @@ fn a_write_is_ranked_by_what_it_replaced() {
         let version = ranks.version(table(), KeyHash(key), plain);
         (version.rank().epoch, version.rank().height)
     };
-    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[]);
+    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&first, 7), (epoch, -5));
     // The local WAL is at 30 when a group of B comes: what ends before has not seen it.
     ledger.reaches(Lsn(30));
@@ -200,9 +206,9 @@ fn a_write_is_ranked_by_what_it_replaced() {
         ..intent(7, version(4, B).ranked(rank), 100, false)
     };
     assert!(announce(&ledger, group).is_some());
-    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[]);
+    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&unseen, 7), (epoch, -5), "of what it replaced");
-    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[]);
+    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[], &[]);
     assert_eq!(ranked(&seen, 7), (epoch, -4));
     assert_eq!(ranked(&seen, 8), (epoch, -seen.stamp.0));
     let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
@@ -231,7 +237,7 @@ fn an_answer_from_before_a_group_came_back_takes_nothing_from_it() {
     let progress = [(B, Lsn(50))].into_iter().collect();
     assert!(!ledger.reconcile(&early, &progress), "too old");
     assert_eq!(ledger.applied().get(B), Lsn(100));
-    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[], &[]);
     assert_eq!(stamped.vector.get(B), Lsn(100));
     assert_eq!(stamped.seen.get(B), Lsn(100));
 }
@@ -247,7 +253,7 @@ fn a_group_that_comes_again_is_not_seen_before_it_is_back() {
     ledger.begins_at(Lsn(900));
     ledger.applied_is(B, Lsn(50));
     announce(&ledger, group).unwrap();
-    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[], &[]);
     assert_eq!(stamped.seen.get(B), Lsn::ZERO);
     // What a session of before the crash had read of the WAL is no place any more.
     ledger.broke(0);

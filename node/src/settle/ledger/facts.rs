@@ -6,6 +6,7 @@ use everywrite_conflict::{
     Entry, KeyHash, Lsn, NodeId, RelationHash, Stamp, Undo, Vector, Version,
 };
 
+use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
 
 /// One key that a transaction wrote.
@@ -38,6 +39,8 @@ pub struct Stamped {
     pub leaves: Vec<bool>,
     /// The ranks of its writes, where tables have had a policy.
     pub ranks: Option<Box<Ranks>>,
+    /// The heights of the columns that it merges.
+    pub heights: Vec<Height>,
 }
 
 /// What replay wants to write.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use everywrite_conflict::policy::{Policy, Setting};
+use everywrite_conflict::policy::{Begins, Policy, Setting};
 use everywrite_conflict::{Announced, Entry, NodeId, RelationHash, Stamp, Vector, Version};
 
 use super::{Inner, Ledger, Touched};
@@ -41,11 +41,20 @@ impl<'a> Capturing<'a> {
 impl Ledger {
     /// A table's policy was set, here or at another site: what is captured from now on is under it.
     /// To be called before the transaction that brings it is announced, or stamped. In any order.
-    pub fn set_policy(&self, setting: Setting) {
+    /// `since`: a column-wise one begins to merge once what stands up to there is stable; none: it has
+    /// begun before.
+    pub fn set_policy(&self, setting: Setting, since: Option<Vector>) {
         if setting.policy.sets_aside() {
             self.sets_aside.store(true, Ordering::Relaxed);
         }
-        self.inner.lock().policies.set(setting);
+        let mut inner = self.inner.lock();
+        let begins = since.map_or(Begins::Begun, Begins::Stable);
+        inner.policies.set(setting, begins);
+        if inner.policies.any_merging() {
+            self.merging.store(true, Ordering::Relaxed);
+            // Whatever is on its way may be of that table.
+            inner.marks.iter_mut().for_each(|mark| mark.merges = true);
+        }
     }
 }
 
