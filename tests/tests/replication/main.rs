@@ -29,6 +29,7 @@ mod nothing_twice;
 mod pause_and_resume;
 mod policies;
 mod policy_function;
+mod policy_park;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;
