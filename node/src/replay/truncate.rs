@@ -183,7 +183,6 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
-            saw: None,
             unlocked: None,
         })
         .collect();

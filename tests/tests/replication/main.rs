@@ -30,6 +30,7 @@ mod passed_by;
 mod pause_and_resume;
 mod policies;
 mod policy_function;
+mod policy_park;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;
