@@ -89,7 +89,10 @@ fn a_group_on_its_way_is_not_passed_behind_a_local_write() {
         assert!(announce_blindly(&ledger, intent(7, version(10, B), 100, false)).fast);
         ledger.capture(Lsn(50), Stamp(20), &[write], &[]);
         let other_row = intent(8, version(29, B), 190, false);
-        assert!(announce_blindly(&ledger, other_row).fast, "of the same origin");
+        assert!(
+            announce_blindly(&ledger, other_row).fast,
+            "of the same origin"
+        );
         let newer = announce_blindly(&ledger, intent(7, version(30, C), 200, false));
         let prior = newer.priors[0].unwrap();
         assert_eq!(prior.version.origin, ME, "what the index names");
