@@ -73,6 +73,24 @@ fn what_capture_has_not_passed_stays_and_is_not_looked_through_each_time() {
     assert!(index.is_empty());
 }
 
+/// Whatever is written again and again, and however far stability is behind at times.
+#[test]
+fn it_holds_little_more_than_what_is_not_stable() {
+    let mut index = Index::new();
+    for n in 1..=60_000u64 {
+        let key = if n % 3 == 0 { key(n % 500) } else { key(n) };
+        index.announce(TABLE, key, entry(n as i64, n));
+        let away = (20_000..30_000).contains(&n);
+        let settled = if away { 19_000 } else { n.saturating_sub(1000) };
+        if n % 100 == 0 {
+            index.forget(&stable(settled), Lsn::ZERO);
+            let unstable = |e: &Entry| e.source.is_some_and(|s| s.lsn > Lsn(settled));
+            let unstable = index.iter().filter(|(_, e)| unstable(e)).count();
+            invariants::bounded(index.len(), unstable, DUE_COUNT).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_write_that_does_not_land_holds_up_no_other() {
     let mut index = Index::new();

@@ -58,7 +58,8 @@ pub(crate) fn run(seed: u64, rules: Rules, shape: Shape) -> Result<End, String> 
     }))
     .unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        Err(text.unwrap_or_else(|| "an assertion".to_owned()))
+        let literal = || panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        Err(text.or_else(literal).unwrap_or_default())
     })
 }
 
