@@ -191,8 +191,9 @@ async fn lock<'a>(
         };
         let before = slot.prior.filter(|p| p.version != slot.version());
         let before = beneath.into_iter().chain(before).max_by_key(|e| e.version);
+        let other = now.filter(|e| !later(e) && e.version != slot.version());
         let stored = match now {
-            Some(entry) if later(&entry) || entry.version == slot.version() => before,
+            Some(_) if other.is_none() => before,
             Some(entry) => Some(entry),
             None => slot.prior,
         };
@@ -202,13 +203,19 @@ async fn lock<'a>(
             return Err(Error::Again("another origin is deciding the same row"));
         }
         let last = slot.folded.last;
-        let beneath = beneath.filter(|e| !e.deleted);
+        // An earlier part of this transaction has replaced it.
+        let written = || {
+            let key = (slot.hash(), slot.version());
+            let before = decided.lost.iter().any(|l| (l.1, l.2) == key);
+            before && !decided.kept.contains(&key)
+        };
+        let beneath = beneath.filter(|e| !e.deleted && !written());
         let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
         let present = found.is_some();
-        let decision = decide(
+        let mut decision = decide(
             operation(&slot.folded.net),
             slot.version(),
             |position| batch.covers(last, position),
@@ -216,6 +223,9 @@ async fn lock<'a>(
             stored.as_ref(),
             present,
         );
+        // The index knows of the other one what it claims to have seen. That goes before ranks, which it
+        // may not have inherited: a restart keeps the claims and not what was on its way.
+        decision.apply &= other.is_none_or(|e| !e.version.is_ranked());
         cases.push(Case {
             slot,
             present,

@@ -70,6 +70,11 @@ pub(super) async fn write(
         // any more because something else is on its way to their place.
         let mut beneath = ctx.ledger.beneath(mapping.identity.relation);
         beneath.retain(|_, e| e.version < version && !seen(header, position, e));
+        // But what the transaction itself has written over it has recorded.
+        ctx.ledger.with_index(|index| {
+            let own = |e: Entry| e.source == Some(position);
+            beneath.retain(|key, _| !index.row(*key).is_some_and(own));
+        });
         let known = Known {
             interesting,
             beneath,
@@ -127,6 +132,7 @@ async fn row_by_row(
     known: &Known,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    let relation = mapping.identity.relation;
     let names: Vec<&str> = mapping
         .key_cells()
         .filter_map(|i| mapping.columns.get(i))
@@ -154,7 +160,13 @@ async fn row_by_row(
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
-        if entry.is_some_and(|e| e.version > version) {
+        // Under a policy more counts than the two versions: then the index tells.
+        let stays = |e: &Entry| {
+            let now = || ctx.ledger.with_index(|index| index.get(relation, key.hash));
+            let above = e.version.is_ranked() && e.version != version;
+            e.version > version || (above && now().is_some_and(|now| !now.deleted))
+        };
+        if entry.is_some_and(stays) {
             continue;
         }
         if let Some(stands) = stands {

@@ -28,6 +28,7 @@ mod new_table;
 mod nothing_twice;
 mod pause_and_resume;
 mod policies;
+mod policy_and_crash;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;
