@@ -39,7 +39,7 @@ demo-down: ## end the demo and remove ./demo-data
 		$(CARGO) run --release -q -p everywrite-tests --bin demo -- down; \
 	else echo "no demo is up"; fi
 
-test: postgres ## format, lints, unit, property and integration tests, instruction counts, short soaks and chaos
+test: postgres ## format, lints, unit, property and integration tests, instruction counts, short soaks, chaos and bench
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins

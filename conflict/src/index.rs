@@ -24,8 +24,11 @@ use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+mod merged;
 mod ranked;
 
+use merged::Merged;
+pub use merged::{ColumnChange, Merging, Update};
 use ranked::Held;
 
 use crate::key::Identity;
@@ -89,6 +92,8 @@ pub struct Index {
     truncates: HashMap<RelationHash, Entry>,
     /// Entries whose versions have a rank; such a key is in no shard.
     ranked: HashMap<KeyHash, Held, Identity>,
+    /// What updates of merged rows have changed.
+    merged: HashMap<KeyHash, Merged, Identity>,
     /// What could be forgotten when that was last asked: stable, and captured up to here.
     settled: (Vector, Lsn),
     /// For each origin, in its order: how many were announced, by the place of their sources.
@@ -159,6 +164,7 @@ impl Default for Index {
             shards: (0..PARTS).map(|_| HashMap::default()).collect(),
             truncates: HashMap::new(),
             ranked: HashMap::default(),
+            merged: HashMap::default(),
             settled: (Vector::new(), Lsn::ZERO),
             announced: Vec::new(),
             due: 0,
@@ -238,6 +244,7 @@ impl Index {
         };
         if let Some(source) = source {
             self.announced(source, 1);
+            self.drop_registers(key);
         }
         (greater(before, truncate), Announced::Newest)
     }
@@ -248,6 +255,10 @@ impl Index {
             deleted: true,
             ..entry
         };
+        let known = self.truncates.get(&relation);
+        if known.is_none_or(|known| known.version < entry.version) {
+            self.drop_all_registers(relation);
+        }
         self.truncates
             .entry(relation)
             .and_modify(|known| {
@@ -489,7 +500,7 @@ impl Index {
         }
         let last = part + 1 == PARTS;
         let ranked = match last {
-            true => self.sweep_ranked(stable, captured),
+            true => self.sweep_ranked(stable, captured) + self.sweep_merged(stable),
             false => 0,
         };
         self.swept(part);
@@ -499,13 +510,14 @@ impl Index {
     /// How many rows and truncates it knows.
     pub fn len(&self) -> usize {
         let plain = self.shards.iter().map(HashMap::len).sum::<usize>();
-        plain + self.truncates.len() + self.ranked.len()
+        plain + self.truncates.len() + self.ranked.len() + self.merged.len()
     }
 
     /// Whether it knows of nothing.
     pub fn is_empty(&self) -> bool {
         self.truncates.is_empty()
             && self.ranked.is_empty()
+            && self.merged.is_empty()
             && self.shards.iter().all(HashMap::is_empty)
     }
 
@@ -516,6 +528,7 @@ impl Index {
         let ranked = self.ranked.capacity();
         slots * 8 / 7 * (size_of::<(KeyHash, Slot)>() + 1)
             + ranked * 8 / 7 * (size_of::<(KeyHash, Held)>() + 1)
+            + self.merged_bytes()
     }
 
     /// Every row's entry, in no order.

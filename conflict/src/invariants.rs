@@ -10,6 +10,26 @@ use crate::{Entry, Lsn, NodeId, Position, Stamp, Vector, Version};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Broken {
+    /// I1: a transaction was applied a second time.
+    #[error("exactly once: {position} of node {origin} was applied again, {progress} was there")]
+    Twice {
+        /// The origin.
+        origin: NodeId,
+        /// What was applied before.
+        progress: Lsn,
+        /// The transaction.
+        position: Lsn,
+    },
+    /// I2: what may be gone after a crash was given away.
+    #[error("durable first: {given} of node {origin} was given away, {durable} is durable")]
+    NotDurable {
+        /// The origin.
+        origin: NodeId,
+        /// What was shipped, confirmed or called durable.
+        given: Lsn,
+        /// What is synced.
+        durable: Lsn,
+    },
     /// I3: a reader saw something other than a prefix of an origin's commits.
     #[error(
         "origin order: {next} of node {origin} was applied after {previous}, but follows {expected}"
@@ -34,6 +54,16 @@ pub enum Broken {
         /// What it names and this node does not have.
         missing: Position,
     },
+    /// I4: a transaction does not name what its origin had applied before it.
+    #[error(
+        "causality: a transaction of node {origin} had {missing} before it and does not say so"
+    )]
+    Unnamed {
+        /// The origin.
+        origin: NodeId,
+        /// What was there.
+        missing: Position,
+    },
     /// I5: two sites ended with different rows.
     #[error("convergence: site {site} differs from site 0: {difference}")]
     Convergence {
@@ -50,6 +80,20 @@ pub enum Broken {
         /// What it had to be above.
         above: Stamp,
     },
+    /// I7: a row lost and no site has it in its history.
+    #[error("nothing hidden: no history has {row}")]
+    Hidden {
+        /// The row.
+        row: String,
+    },
+    /// The index holds more than what matters.
+    #[error("the index holds {held} keys, of which {unstable} are not stable")]
+    Unbounded {
+        /// How many keys it holds.
+        held: usize,
+        /// How many of them matter.
+        unstable: usize,
+    },
     /// The index dropped a version that still matters.
     #[error("the index forgot {entry:?}, with {stable:?} stable and {captured} captured")]
     Forgot {
@@ -60,6 +104,31 @@ pub enum Broken {
         /// What was captured.
         captured: Lsn,
     },
+}
+
+/// I1: what is applied of `origin` is `progress`, and now comes the transaction at `position`.
+pub fn exactly_once(origin: NodeId, progress: Lsn, position: Lsn) -> Result<(), Broken> {
+    if position > progress {
+        return Ok(());
+    }
+    Err(Broken::Twice {
+        origin,
+        progress,
+        position,
+    })
+}
+
+/// I2: of the journal of `origin`, synced up to `durable`, everything up to `given` is shipped, confirmed, or
+/// called durable.
+pub fn durable_first(origin: NodeId, given: Lsn, durable: Lsn) -> Result<(), Broken> {
+    if given <= durable {
+        return Ok(());
+    }
+    Err(Broken::NotDurable {
+        origin,
+        given,
+        durable,
+    })
 }
 
 /// I3: the transaction `next` of `origin`, which says that `expected` comes before it, is applied
@@ -104,6 +173,18 @@ pub fn causality(
     }
 }
 
+/// I4, its first half: a transaction of `origin` carries everything that was applied there when it
+/// committed.
+pub fn names_what_was_there(origin: NodeId, vector: &Vector, there: &Vector) -> Result<(), Broken> {
+    match there.iter().find(|&(node, lsn)| vector.get(node) < lsn) {
+        None => Ok(()),
+        Some((node, lsn)) => Err(Broken::Unnamed {
+            origin,
+            missing: Position { origin: node, lsn },
+        }),
+    }
+}
+
 /// I5: all sites have the same state.
 pub fn convergence<S: PartialEq + Debug>(sites: &[S]) -> Result<(), Broken> {
     let Some(first) = sites.first() else {
@@ -133,6 +214,32 @@ pub fn clocks(stamp: Stamp, last: Stamp, seen: Stamp) -> Result<(), Broken> {
         return Ok(());
     }
     Err(Broken::Clocks { stamp, above })
+}
+
+/// I7: every one of the rows that `lost` without having been replaced knowingly is `recorded`.
+pub fn nothing_hidden<R: Debug>(
+    lost: impl IntoIterator<Item = R>,
+    recorded: impl Fn(&R) -> bool,
+) -> Result<(), Broken> {
+    match lost.into_iter().find(|row| !recorded(row)) {
+        None => Ok(()),
+        Some(row) => Err(Broken::Hidden {
+            row: format!("{row:?}"),
+        }),
+    }
+}
+
+/// The index is bounded by what matters: of the keys it holds at most a third more than the `unstable`
+/// ones, and those few that it counts together.
+pub fn bounded(held: usize, unstable: usize, together: usize) -> Result<(), Broken> {
+    if held
+        <= unstable
+            .saturating_add(unstable / 3)
+            .saturating_add(together)
+    {
+        return Ok(());
+    }
+    Err(Broken::Unbounded { held, unstable })
 }
 
 /// The index forgets only what is stable: its source is covered, nothing of it is in flight, and

@@ -120,7 +120,7 @@ impl Site {
                     if rnd.below(2) == 0 && new[column] != old[column] {
                         row[column] = new[column];
                         let known = self.index.get(&key);
-                        let inherited = known.map(|k| k.inherited(name(column)));
+                        let inherited = known.map(|k| k.inherited(name(column), |_| true));
                         let inherited = inherited.filter(|_| self.has(Rule::Inherit));
                         let height = merge.height(new[column]).max(inherited.unwrap_or(i64::MIN));
                         changes.push((column, new[column] - old[column], height));

@@ -152,6 +152,7 @@ fn group(rounds: usize) -> Work {
             ORIGIN,
             last,
             Stamp(group as i64),
+            false,
             intents,
             |_, _, _| false,
             |priors| priors.iter().all(Option::is_none),
@@ -161,6 +162,7 @@ fn group(rounds: usize) -> Work {
             origin: ORIGIN,
             last,
             before: last,
+            behind: last,
             after: last,
             generation: 0,
         };

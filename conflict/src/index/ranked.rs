@@ -105,6 +105,7 @@ impl Index {
         let old = before.and_then(|b| b.source);
         if let Some(source) = kept.source.filter(|s| old != Some(*s)) {
             self.announced(source, 1);
+            self.drop_registers(key);
         }
         let held = Held {
             entry: kept,

@@ -14,21 +14,24 @@
 //! - An update that has not seen the event that stands is lost: it is one of another row. So a delete
 //!   wins over the updates that it has not seen, and they over nothing.
 //! - A register is kept only while it is unstable. What comes later has seen it, and wins by that.
-//! - A delta is added when its transaction is applied, which happens once (I1).
+//! - A delta is added when its transaction is applied, which happens once (I1). Its register decides
+//!   nothing; it tells that the row was written.
 //! - [`Merge::Greatest`] and [`Merge::Least`]: the column's height is its value, and it is
 //!   inherited like the height of a [`Rank`](super::Rank): who lowers a value knowingly lowers it.
 //!
 //! Trap: a merged row was written by nobody. It has no version as a whole, so it cannot be compared with
 //! the holder of a second unique value: tables that have a second unique key cannot be merged.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
 use crate::{Position, Version};
 
 /// How a column of a merged row is decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Merge {
     /// The change with the greatest version.
+    #[default]
     LastUpdateWins,
     /// The differences are added up.
     Delta,
@@ -50,8 +53,15 @@ impl Merge {
 }
 
 /// A column, by the hash of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Column(pub u64);
+
+impl Column {
+    /// The column of that name: the same number at every site.
+    pub fn named(name: &str) -> Self {
+        Column(twox_hash::XxHash3_128::oneshot(name.as_bytes()) as u64)
+    }
+}
 
 /// The last change that is known of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +92,136 @@ pub enum Take {
     Nothing,
 }
 
+/// What is known of one column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The change that stands.
+    pub register: Register,
+    /// How it was made.
+    pub merge: Merge,
+    /// The greatest height of what else was known of the column: a local change that is captured
+    /// after the one that stands was known, and had not seen it, inherits from what was there before.
+    under: i64,
+    /// The change that it won against unseen, to be named again if the transaction comes again.
+    over: Option<Register>,
+}
+
+/// What is unstable of the columns of one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    // A row has few columns that change at a time: a list is smaller and quicker than a map.
+    columns: Vec<(Column, Known)>,
+}
+
+impl Registers {
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// How many columns are remembered.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// One column that an update changed. `covers`: what its transaction claims to have seen.
+    pub fn update(
+        &mut self,
+        column: Column,
+        merge: Merge,
+        change: Register,
+        covers: impl Fn(Position) -> bool,
+    ) -> Take {
+        let height = change.version.rank().height;
+        let take = match merge {
+            Merge::Delta => Take::Difference,
+            _ => Take::Value,
+        };
+        let Some((_, known)) = self.columns.iter_mut().find(|(c, _)| *c == column) else {
+            let known = Known {
+                register: change,
+                merge,
+                under: i64::MIN,
+                over: None,
+            };
+            self.columns.push((column, known));
+            return take;
+        };
+        let stands = known.register;
+        if stands.source == change.source && stands.version == change.version {
+            return take;
+        }
+        let seen = covers(stands.source);
+        if !seen && stands.version > change.version {
+            known.under = known.under.max(height);
+            return match merge {
+                Merge::Delta => take,
+                _ => Take::Nothing,
+            };
+        }
+        *known = Known {
+            register: change,
+            merge,
+            under: known.under.max(stands.version.rank().height),
+            over: match stands.source == change.source {
+                true => known.over,
+                false => (!seen).then_some(stands),
+            },
+        };
+        take
+    }
+
+    /// The height that a local change of a column has at least, because of what it replaces.
+    pub fn inherited(&self, column: Column, covers: impl Fn(Position) -> bool) -> i64 {
+        match self.known(column) {
+            Some(known) if covers(known.register.source) => known.register.version.rank().height,
+            Some(known) => known.under,
+            None => i64::MIN,
+        }
+    }
+
+    /// The changes that a transaction at `source` has not seen, also those that it has replaced here.
+    pub fn unseen(
+        &self,
+        source: Position,
+        covers: impl Fn(Position) -> bool,
+    ) -> impl Iterator<Item = (Column, Merge, Register)> {
+        self.columns.iter().filter_map(move |(column, known)| {
+            let change = match known.register.source == source {
+                true => known.over?,
+                false => known.register,
+            };
+            (!covers(change.source)).then_some((*column, known.merge, change))
+        })
+    }
+
+    /// What is known of a column.
+    pub fn known(&self, column: Column) -> Option<&Known> {
+        let found = self.columns.iter().find(|(c, _)| *c == column);
+        found.map(|(_, known)| known)
+    }
+
+    /// Every column's change.
+    pub fn iter(&self) -> impl Iterator<Item = (Column, Register)> {
+        self.columns.iter().map(|(c, known)| (*c, known.register))
+    }
+
+    /// Forgets what is stable.
+    pub fn forget(&mut self, stable: impl Fn(Position) -> bool) {
+        self.columns
+            .retain(|(_, known)| !stable(known.register.source));
+    }
+}
+
 /// What is unstable of one row: nothing, if it is as everybody has it.
+///
+/// The index keeps the same in two places: the row event as it keeps those of any table, and the
+/// [`Registers`] beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
     /// The row event that stands, and whether it is a delete.
     event: Option<(Register, bool)>,
-    columns: BTreeMap<Column, Register>,
+    columns: Registers,
 }
 
 impl Columns {
@@ -115,7 +249,7 @@ impl Columns {
             return Event::Lost;
         }
         self.event = Some((event, delete));
-        self.columns.clear();
+        self.columns = Registers::default();
         Event::Stands
     }
 
@@ -135,28 +269,17 @@ impl Columns {
         change: Register,
         covers: impl Fn(Position) -> bool,
     ) -> Take {
-        if merge == Merge::Delta {
-            return Take::Difference;
-        }
-        if let Some(known) = self.columns.get(&column)
-            && !covers(known.source)
-            && known.version > change.version
-        {
-            return Take::Nothing;
-        }
-        self.columns.insert(column, change);
-        Take::Value
+        self.columns.update(column, merge, change, covers)
     }
 
     /// The height that a local change of a column has at least, because of what it replaces.
-    pub fn inherited(&self, column: Column) -> i64 {
-        let known = self.columns.get(&column);
-        known.map_or(i64::MIN, |known| known.version.rank().height)
+    pub fn inherited(&self, column: Column, covers: impl Fn(Position) -> bool) -> i64 {
+        self.columns.inherited(column, covers)
     }
 
     /// Forgets what is stable.
     pub fn forget(&mut self, stable: impl Fn(Position) -> bool) {
         self.event = self.event.filter(|(event, _)| !stable(event.source));
-        self.columns.retain(|_, known| !stable(known.source));
+        self.columns.forget(stable);
     }
 }

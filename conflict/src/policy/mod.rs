@@ -27,7 +27,8 @@
 
 mod active;
 pub mod columns;
+pub mod merging;
 mod rank;
 
-pub use active::{Active, Policies, Setting};
-pub use rank::{Epoch, Policy, Rank};
+pub use active::{Active, Begins, Policies, Setting};
+pub use rank::{Aside, Epoch, Policy, Rank};

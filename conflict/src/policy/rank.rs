@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::Merge;
 use crate::{Kind, NodeId, Stamp};
 
 /// A change of a table's policy: the number grows with each change, the origin tells apart two that
@@ -38,7 +39,7 @@ impl Rank {
     };
 }
 
-/// How a table's conflicts are decided: by whole rows.
+/// How a table's conflicts are decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
@@ -53,13 +54,39 @@ pub enum Policy {
     /// A conflict of such a kind, or of any kind, is not decided: the stream that brings it is held until
     /// a person has chosen. What is no conflict goes on, and versions are those of last update wins.
     Stop(Option<Kind>),
+    /// Last update wins; then the site whose write stands merges what lost into it, by a function of the
+    /// user's ([`merging`](super::merging)). For one kind of conflict, or all where both sides have a row.
+    Function(Option<Kind>),
+    /// Last update wins; what lost is kept aside at the site whose write stands, until a person has chosen.
+    Park(Option<Kind>),
+    /// Rows are merged column by column ([`columns`](super::columns)); those that are named in their
+    /// own way, all others by last update wins. Row events are versions of last update wins.
+    ColumnWise {
+        /// How columns are merged that are not merged by last update wins.
+        merges: Vec<(String, Merge)>,
+        /// Below which value of a delta column a person is told.
+        floors: Vec<(String, String)>,
+    },
+}
+
+/// What becomes of a write that lost, beside its entry in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// It is merged into what stands.
+    Merge,
+    /// A person decides.
+    Park,
 }
 
 impl Policy {
     /// How high a write stands by itself.
     pub fn height(&self, stamp: Stamp, origin: NodeId) -> i64 {
         match self {
-            Policy::LastUpdateWins | Policy::Stop(_) => 0,
+            Policy::LastUpdateWins
+            | Policy::Stop(_)
+            | Policy::Function(_)
+            | Policy::Park(_)
+            | Policy::ColumnWise { .. } => 0,
             Policy::FirstUpdateWins => stamp.0.checked_neg().unwrap_or(i64::MAX),
             Policy::NodePriority(order) => {
                 let place = order.iter().position(|node| *node == origin);
@@ -76,6 +103,29 @@ impl Policy {
             Policy::FirstUpdateWins => "first_update_wins",
             Policy::NodePriority(_) => "node_priority",
             Policy::Stop(_) => "stop",
+            Policy::Function(_) => "function",
+            Policy::Park(_) => "park",
+            Policy::ColumnWise { .. } => "column_wise",
+        }
+    }
+
+    /// Whether something becomes of writes that lose.
+    pub const fn sets_aside(&self) -> bool {
+        matches!(self, Policy::Function(_) | Policy::Park(_))
+    }
+
+    /// What becomes of a write that lost a conflict of that kind.
+    pub fn aside(&self, kind: Kind) -> Option<Aside> {
+        let is = |which: &Option<Kind>| which.is_none_or(|k| k == kind);
+        match self {
+            // Where one side has no row there is nothing to merge.
+            Policy::Function(which)
+                if matches!(kind, Kind::InsertExists | Kind::UpdateOriginDiffers) =>
+            {
+                is(which).then_some(Aside::Merge)
+            }
+            Policy::Park(which) => is(which).then_some(Aside::Park),
+            _ => None,
         }
     }
 

@@ -11,6 +11,8 @@ use everywrite_conflict::{
 /// A primary key; odd and even ones belong to two tables.
 pub(crate) type Key = u8;
 pub(crate) const TABLES: u8 = 2;
+/// More than any shape has.
+pub(crate) const KEYS: Key = 32;
 
 pub(crate) fn relation(key: Key) -> RelationHash {
     table(key % TABLES)

@@ -29,6 +29,9 @@ pub(crate) struct State {
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
     /// What is set, by table.
     pub(crate) policies: BTreeMap<u8, Setting>,
+    /// For the checks: the greatest stamp replayed here, and how long the conflict history is.
+    pub(crate) newest: Stamp,
+    pub(crate) history: usize,
 }
 
 impl State {
@@ -51,6 +54,9 @@ pub(crate) struct Record {
     pub(crate) ops: Vec<Op>,
     /// The outbox row that the session took this from.
     pub(crate) outbox: Option<u64>,
+    /// For the checks: what was replayed here when it was committed, and the greatest stamp of that.
+    pub(crate) there: Vector,
+    pub(crate) newest: Stamp,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +66,8 @@ pub(crate) struct Server {
     pub(crate) wal: Vec<Record>,
     pub(crate) insert: Lsn,
     pub(crate) next_outbox: u64,
+    /// Rows that lost, by what they have beside key and value.
+    history: Vec<u64>,
     /// For the checks: the value that belongs to each row written here, by what else it has.
     pub(crate) written: BTreeMap<(Key, u64), u64>,
 }
@@ -72,6 +80,22 @@ impl Server {
 
     pub(crate) fn flush(&mut self) {
         self.flushed = self.now.clone();
+    }
+
+    /// What a crash takes back.
+    pub(crate) fn crash(&mut self) {
+        self.now = self.flushed.clone();
+        self.history.truncate(self.now.history);
+    }
+
+    /// Rows lose, in the transaction that is about to commit.
+    pub(crate) fn record(&mut self, rows: &[u64]) {
+        self.history.extend(rows);
+        self.now.history = self.history.len();
+    }
+
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = u64> + '_ {
+        self.history.iter().copied()
     }
 
     /// Commits replayed rows; returns the insert position read before the commit.
@@ -90,6 +114,8 @@ impl Server {
             time,
             ops,
             outbox,
+            there: self.now.progress.clone(),
+            newest: self.now.newest,
         });
         end
     }

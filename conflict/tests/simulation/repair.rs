@@ -33,7 +33,9 @@ impl Site {
             |origins: &BTreeSet<NodeId>| writer.is_some_and(|w| origins.contains(&w.origin));
         let behind = repair.origins.as_ref().is_none_or(among);
         if behind && entry.is_some_and(|e| e.deleted && ours(&e)) {
-            self.paths.repaired += usize::from(self.server.now.rows.remove(&key).is_some());
+            let removed = self.server.now.rows.remove(&key);
+            self.paths.repaired += usize::from(removed.is_some());
+            self.server.record(removed.map(|r| r.plain).as_slice());
         }
         let at = self.server.commit_replayed();
         self.server.flush();
@@ -50,11 +52,16 @@ impl Site {
             return;
         };
         let index = &self.daemon.index;
-        let before = self.server.now.rows.len();
         let behind =
             |key: &Key| key % TABLES == table && index.behind_truncate(data::hash(*key), version);
-        self.server.now.rows.retain(|key, _| !behind(key));
-        self.paths.repaired += before - self.server.now.rows.len();
+        let mut removed = Vec::new();
+        self.server.now.rows.retain(|key, row| {
+            let behind = behind(key);
+            removed.extend(behind.then_some(row.plain));
+            !behind
+        });
+        self.paths.repaired += removed.len();
+        self.server.record(&removed);
         let at = self.server.commit_replayed();
         self.server.flush();
         tell!(

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::unique::{Candidate, Holder, Outcome, UniqueValue, resolve};
 use everywrite_conflict::{
     Entry, Fold, Folded, Image, Lsn, Net, NodeId, Operation, Position, Version, decide, invariants,
 };
 
-use crate::data::{self, Key, Row, TABLES, Toast, Transaction};
+use crate::data::{self, KEYS, Key, Row, TABLES, Toast, Transaction};
 use crate::postgres::Stored;
 use crate::rules::{Rule, Rules};
 use crate::site::{Site, site_of};
@@ -36,6 +37,8 @@ pub(crate) struct Landing {
 pub(crate) struct Done {
     pub(crate) rows: Rows,
     pub(crate) lost: Vec<(Key, Version)>,
+    /// The rows that go into the conflict history.
+    pub(crate) history: Vec<u64>,
 }
 
 /// What a site says of a version that it has replayed.
@@ -143,7 +146,11 @@ impl Site {
             self.paths.split += 1;
             return self.dispatch(origin, received, 1);
         }
-        let before = folded.iter().map(|f| (f.key, entry(f.key))).collect();
+        // A truncate concerns all keys of its table.
+        let truncated = |key: &Key| truncates.iter().any(|(table, _)| key % TABLES == *table);
+        let truncated = (0..KEYS).filter(truncated);
+        let keys = truncated.chain(folded.iter().map(|f| f.key));
+        let before = keys.map(|key| (key, entry(key))).collect();
         let durable = self.rules.has(Rule::Durable);
         let captured = if durable {
             self.daemon.captured_durable
@@ -175,19 +182,25 @@ impl Site {
         true
     }
 
-    /// Another origin's group has one of the keys.
+    /// Another origin's group has one of the keys. Asked of the groups and not of the index: a local
+    /// write, or a decided delete, may be what the index names by now.
     fn held(&self, origin: NodeId, folded: &[Folded<Key, Row>], truncates: bool) -> bool {
         let daemon = &self.daemon;
-        let others = daemon
-            .flights
-            .iter()
-            .any(|(o, f)| *o != origin && !f.is_empty())
-            || daemon.landings.iter().any(|l| l.flight.origin != origin);
+        let flights = daemon.flights.values().flatten();
+        let under_way = flights.chain(daemon.landings.iter().map(|l| &l.flight));
+        let others: Vec<&Flight> = under_way.filter(|f| f.origin != origin).collect();
+        let touches = |flight: &Flight, key: Key| {
+            flight.folded.iter().any(|f| f.key == key)
+                || flight.truncates.iter().any(|t| t.0 == key % TABLES)
+        };
         let busy = |key: Key| {
             let entry = daemon.index.get(data::relation(key), data::hash(key));
-            entry.is_some_and(|e| e.in_flight() && e.source.is_none_or(|s| s.origin != origin))
+            // A second look, or a decision that is not committed.
+            let entry = entry.filter(|e| e.in_flight());
+            entry.is_some_and(|e| e.source.is_none_or(|s| s.origin != origin))
+                || others.iter().any(|flight| touches(flight, key))
         };
-        truncates && (others || !daemon.truncates_to_repeat.is_empty())
+        truncates && (!others.is_empty() || !daemon.truncates_to_repeat.is_empty())
             || folded.iter().any(|f| busy(f.key))
     }
 
@@ -195,7 +208,7 @@ impl Site {
         for transaction in &flight.group {
             self.daemon.clock.saw(transaction.stamp);
             for setting in transaction.settings() {
-                self.daemon.policies.set(setting.clone());
+                self.daemon.policies.set(setting.clone(), Begins::Begun);
             }
         }
         for &(table, version) in &flight.truncates {
@@ -274,8 +287,10 @@ impl Site {
             self.me.0 - 1,
             done.lost
         );
+        self.commits(&flight)?;
         self.server.now.rows = done.rows.clone();
         self.server.now.progress.set(origin, position);
+        self.server.record(&done.history);
         for setting in flight.group.iter().flat_map(Transaction::settings) {
             self.server.now.policy(setting);
         }
@@ -287,8 +302,29 @@ impl Site {
             }
         }
         let at = self.server.commit_replayed();
+        // A crash that took back what was decided would leave nothing to record (ADR 3).
+        if !done.history.is_empty() || !done.lost.is_empty() {
+            self.server.flush();
+        }
         self.daemon.landings.push_back(Landing { flight, done, at });
         Ok(true)
+    }
+
+    /// What must hold when a group commits, whatever the daemon believes of its server.
+    fn commits(&mut self, flight: &Flight) -> Result<(), String> {
+        let origin = flight.origin;
+        let mut progress = self.server.now.progress.get(origin);
+        let own = self.durable_end();
+        for t in &flight.group {
+            let there = &self.server.now.progress;
+            invariants::exactly_once(origin, progress, t.position)
+                .and_then(|()| invariants::origin_order(origin, progress, t.previous, t.position))
+                .and_then(|()| invariants::causality(origin, &t.vector, self.me, there, own))
+                .map_err(|e| e.to_string())?;
+            progress = t.position;
+            self.server.now.newest = self.server.now.newest.max(t.stamp);
+        }
+        Ok(())
     }
 
     /// The guarded statements: nothing of the group is in the index, nothing of it was written
@@ -339,15 +375,19 @@ impl Site {
     ) -> Result<Option<Done>, String> {
         self.capture_all();
         self.paths.careful += 1;
-        let winners = self.winners(flight)?;
+        let mut done = Done::default();
+        let winners = self.winners(flight, &mut done.history)?;
         let mut rows = self.server.now.rows.clone();
         for &(table, version) in &flight.truncates {
             let index = &self.daemon.index;
-            rows.retain(|k, _| {
-                k % TABLES != table || index.survives_truncate(data::hash(*k), version)
+            rows.retain(|k, row| {
+                let stays = k % TABLES != table || index.survives_truncate(data::hash(*k), version);
+                if !stays {
+                    done.history.push(row.plain);
+                }
+                stays
             });
         }
-        let mut done = Done::default();
         let mut whole: Vec<Whole> = Vec::new();
         for folded in &winners {
             let Some(row) = self.complete(flight, folded, &winners, &rows, fetch) else {
@@ -363,7 +403,7 @@ impl Site {
             for (key, ..) in &set {
                 rows.remove(key);
             }
-            self.place(set, &mut rows, &mut done.lost);
+            self.place(set, &mut rows, &mut done);
         }
         done.rows = rows;
         let mut undo = Vec::new();
@@ -383,7 +423,11 @@ impl Site {
         Ok(None)
     }
 
-    fn winners(&mut self, flight: &Flight) -> Result<Vec<Folded<Key, Row>>, String> {
+    fn winners(
+        &mut self,
+        flight: &Flight,
+        history: &mut Vec<u64>,
+    ) -> Result<Vec<Folded<Key, Row>>, String> {
         let mut winners = Vec::new();
         for folded in &flight.folded {
             let version = folded.last.version;
@@ -406,7 +450,12 @@ impl Site {
             let known = self.rules.has(Rule::Known);
             let claims = |p| known && flight.claims(folded.last.transaction, p);
             let decision = decide(operation, version, covers, claims, stored.as_ref(), present);
-            self.conflicts += usize::from(decision.conflict.is_some());
+            if decision.conflict.is_some() {
+                self.conflicts += 1;
+                let stands = self.server.now.rows.get(&folded.key).map(|r| r.plain);
+                let comes = folded.net.row().map(|r| r.plain);
+                history.extend(if decision.apply { stands } else { comes });
+            }
             if !decision.apply {
                 continue;
             }
@@ -436,12 +485,13 @@ impl Site {
             .flatten()
             .rev()
         {
-            let announced = later
-                .folded
-                .iter()
-                .find(|f| f.key == key)
-                .map(|f| f.last.version);
-            if announced.is_some() && announced == entry.map(|e| e.version) {
+            // By its write of the key or by its truncate of the table: the daemon goes by the
+            // source, which is behind the group's own in either case.
+            let written = later.folded.iter().filter(|f| f.key == key);
+            let written = written.map(|f| f.last.version);
+            let truncated = later.truncates.iter().filter(|t| t.0 == key % TABLES);
+            let mut announced = written.chain(truncated.map(|t| t.1));
+            if entry.is_some_and(|e| announced.any(|version| version == e.version)) {
                 entry = later.before.get(&key).copied().flatten();
             }
         }
@@ -513,7 +563,8 @@ impl Site {
         }
     }
 
-    fn place(&mut self, set: Vec<Whole>, rows: &mut Rows, lost: &mut Vec<(Key, Version)>) {
+    fn place(&mut self, set: Vec<Whole>, rows: &mut Rows, done: &mut Done) {
+        let Done { lost, history, .. } = done;
         let gone =
             |key: Key, version: Version| lost.iter().any(|(k, v)| *k == key && *v >= version);
         let set: Vec<_> = set
@@ -543,7 +594,7 @@ impl Site {
                 value: value(*key, row)?,
             })
         });
-        let keys: BTreeMap<_, _> = (0..=u8::MAX).take(32).map(|k| (data::hash(k), k)).collect();
+        let keys: BTreeMap<_, _> = (0..KEYS).map(|k| (data::hash(k), k)).collect();
         for outcome in resolve(candidates.collect(), holders.collect()) {
             match outcome {
                 Outcome::Place(key) => {
@@ -554,6 +605,8 @@ impl Site {
                 }
                 Outcome::Lost { key, version, .. } => {
                     let key = keys[&key];
+                    let comes = set.iter().find(|s| s.0 == key).map(|s| s.2.plain);
+                    history.extend(comes.or(rows.get(&key).map(|r| r.plain)));
                     rows.remove(&key);
                     lost.push((key, version));
                 }

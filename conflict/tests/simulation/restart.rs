@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::{Entry, Fold, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use crate::data::{self, Key, Transaction};
@@ -18,9 +19,8 @@ impl Site {
         self.paths.crashes += 1;
         tell!("site {} crashes, server {server}", site_of(self.me));
         if server {
-            self.server.now = self.server.flushed.clone();
+            self.server.crash();
         }
-        self.journal.truncate(self.durable);
         let last = self.journal.last();
         let progress = self.server.now.progress.clone();
         let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
@@ -32,7 +32,7 @@ impl Site {
             .partition_point(|r| r.end <= daemon.captured);
         daemon.claims = progress.clone();
         for setting in self.server.now.policies.values() {
-            daemon.policies.set(setting.clone());
+            daemon.policies.set(setting.clone(), Begins::Begun);
         }
         daemon.dispatched = progress.clone();
         daemon.applied = progress.clone();
@@ -53,8 +53,7 @@ impl Site {
         self.daemon = daemon;
         let journals_here: Vec<(NodeId, &[Transaction])> = (0..self.sites)
             .map(|x| {
-                let own = node(x) == self.me;
-                let end = if own { self.durable } else { self.received[x] };
+                let end = self.offers(x);
                 (node(x), &journals[x][..end])
             })
             .collect();

@@ -97,6 +97,10 @@ impl Rules {
         }
     }
 
+    pub(crate) fn complete(self) -> bool {
+        self.without.is_none()
+    }
+
     pub(crate) fn has(self, rule: Rule) -> bool {
         self.without != Some(rule)
     }

@@ -4,14 +4,15 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use everywrite_conflict::policy::Begins;
 use everywrite_conflict::policy::{Policies, Rank};
 use everywrite_conflict::{
     Entry, Fold, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Settled, Stamp,
     Vector, Version, invariants,
 };
 
-use crate::data::{self, Key, Op, Ranks, TABLES, Transaction};
-use crate::postgres::Server;
+use crate::data::{self, KEYS, Key, Op, Ranks, TABLES, Transaction};
+use crate::postgres::{Record, Server};
 use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
 use crate::rules::{Rule, Rules};
@@ -37,12 +38,16 @@ pub(crate) struct Site {
     pub(crate) sites: usize,
     pub(crate) rules: Rules,
     pub(crate) skew: i64,
+    /// How much faster than the others its clock goes, in thousandths.
+    pub(crate) drift: i64,
     pub(crate) server: Server,
     /// The own journal; up to `durable` it survives the daemon and is shipped.
     pub(crate) journal: Vec<Transaction>,
     pub(crate) durable: usize,
-    /// How many transactions of each site's journal are here.
+    /// How many transactions of each site's journal are here, and how many of them are synced: those
+    /// are replayed and given on.
     pub(crate) received: Vec<usize>,
+    pub(crate) received_durable: Vec<usize>,
     pub(crate) released: Vector,
     /// Up to where in the own journal no row is still to be looked at again.
     pub(crate) looked: Lsn,
@@ -113,10 +118,12 @@ impl Site {
             sites,
             rules,
             skew,
+            drift: 0,
             server: Server::default(),
             journal: Vec::new(),
             durable: 0,
             received: vec![0; sites],
+            received_durable: vec![0; sites],
             released: Vector::new(),
             looked: Lsn::ZERO,
             daemon: Daemon::new(node(me), sites, Stamp::MIN),
@@ -132,7 +139,15 @@ impl Site {
     /// Up to where another site's journal is here.
     pub(crate) fn journal_position(&self, sites: &[RefCell<Site>], origin: usize) -> Lsn {
         let origin_site = sites[origin].borrow();
-        end_of(&origin_site.journal[..self.received[origin]])
+        end_of(&origin_site.journal[..self.received_durable[origin]])
+    }
+
+    /// How many transactions of a site's journal others may have from here.
+    pub(crate) fn offers(&self, origin: usize) -> usize {
+        match node(origin) == self.me {
+            true => self.durable,
+            false => self.received_durable[origin],
+        }
     }
 
     pub(crate) fn durable_end(&self) -> Lsn {
@@ -166,7 +181,7 @@ impl Site {
                 }
                 _ => record.ops.clone(),
             };
-            self.stamp(record.time, record.end, ops);
+            self.stamp(&record, ops);
         }
     }
 
@@ -245,18 +260,21 @@ impl Site {
         ranks
     }
 
-    fn stamp(&mut self, time: Stamp, position: Lsn, ops: Vec<Op>) {
-        let (last, seen) = (self.daemon.clock.last(), self.daemon.clock.seen());
+    fn stamp(&mut self, record: &Record, ops: Vec<Op>) {
+        let (time, position) = (record.time, record.end);
         let mut stamp = self.daemon.clock.stamp(time);
-        if self.rules.has(Rule::Hybrid) && self.rules.has(Rule::Restore) {
-            invariants::clocks(stamp, last, seen).unwrap();
+        if self.rules.complete() {
+            // What the server had at the commit, whatever the daemon believes of it.
+            let last = self.journal.last().map_or(Stamp::MIN, |t| t.stamp);
+            invariants::clocks(stamp, last, record.newest).unwrap();
+            invariants::names_what_was_there(self.me, &self.daemon.claims, &record.there).unwrap();
         }
         if !self.rules.has(Rule::Hybrid) {
             stamp = time;
         }
         for op in &ops {
             if let Op::Policy(setting) = op {
-                self.daemon.policies.set(setting.clone());
+                self.daemon.policies.set(setting.clone(), Begins::Begun);
             }
         }
         let seen = self.see_before(position);
@@ -341,6 +359,11 @@ impl Site {
         }
     }
 
+    /// The same of the other sites' journals here.
+    pub(crate) fn fsync_received(&mut self) {
+        self.received_durable.clone_from(&self.received);
+    }
+
     pub(crate) fn capture_all(&mut self) {
         self.capture(usize::MAX);
         if self.rules.has(Rule::Durable) {
@@ -397,7 +420,7 @@ impl Site {
 
     /// Forgets what is stable. `everywhere` is what every site has applied, for the rule taken
     /// away that calls this stable.
-    pub(crate) fn forget(&mut self, everywhere: &Vector) {
+    pub(crate) fn forget(&mut self, everywhere: &Vector) -> Vec<Entry> {
         let applied = self.applied_with_own();
         let stable = if self.rules.has(Rule::Stable) {
             self.daemon.settled.stable(&applied)
@@ -409,7 +432,7 @@ impl Site {
         } else {
             Lsn(Lsn::MAX.0 - 1)
         };
-        let keys: Vec<Key> = (0..=u8::MAX).take(32).collect();
+        let keys: Vec<Key> = (0..KEYS).collect();
         let known = |site: &Site| -> Vec<Option<Entry>> {
             let entries = site.daemon.index.iter().collect::<BTreeMap<_, _>>();
             keys.iter()
@@ -419,15 +442,18 @@ impl Site {
         let before = known(self);
         self.forgotten += self.daemon.index.forget(&stable, captured);
         let after = known(self);
+        let mut dropped = Vec::new();
         for ((key, before), after) in keys.iter().zip(before).zip(after) {
             if let (Some(entry), None) = (before, after) {
                 tell!("  site {} forgets key {key} {entry:?}", site_of(self.me));
+                dropped.push(entry);
                 let forgot = self.forgot.entry(*key).or_insert(entry);
                 if forgot.version < entry.version {
                     *forgot = entry;
                 }
             }
         }
+        dropped
     }
 
     /// Lets go of journal segments that nobody needs any more, this site's index included.

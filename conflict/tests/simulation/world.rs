@@ -1,18 +1,15 @@
 //! Many sites, one seed: a random schedule, then healing, then the checks.
 
+use everywrite_conflict::{Position, Stamp, Vector, invariants};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use everywrite_conflict::policy::Epoch;
-use everywrite_conflict::{NodeId, Position, Stamp, Vector, Version, invariants};
-
-use crate::data::{self, Key, Op, TABLES, Transaction};
+use crate::data::{Key, Transaction};
+use crate::network::{Network, Packet, Sent};
 use crate::replay::Answer;
 use crate::rnd::Rnd;
-use crate::rules::{Rule, Rules};
-use crate::site::{Beat, Paths, Site, node, site_of};
+use crate::rules::Rules;
+use crate::site::{Paths, Site, end_of, node, site_of};
 
 /// What kind of cluster, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +25,16 @@ pub(crate) struct Shape {
     pub(crate) policies: u64,
     /// How often, in percent, all sites come to rest instead of only telling how far they are.
     pub(crate) rests: u64,
+    /// How often, in percent of the steps, the network changes.
+    pub(crate) cuts: u64,
+    /// How far a clock jumps, forward or back; 0: clocks only drift and are set back a little.
+    pub(crate) jumps: i64,
+    /// For how many steps a site is away at a time; 0: never.
+    pub(crate) away: usize,
 }
+
+/// Far from zero, whatever the clocks do.
+const START: i64 = 1_000_000;
 
 /// How a run ended.
 #[derive(Debug, Default)]
@@ -38,12 +44,11 @@ pub(crate) struct End {
     pub(crate) paths: Paths,
 }
 
-struct World {
-    sites: Vec<RefCell<Site>>,
+pub(crate) struct World {
+    pub(crate) sites: Vec<RefCell<Site>>,
     rnd: Rnd,
     clock: i64,
-    /// Beats under way: to whom.
-    beats: Vec<(usize, Beat)>,
+    pub(crate) network: Network,
 }
 
 /// Runs one schedule. A panic in the crate's own assertions counts as a failure.
@@ -62,20 +67,29 @@ impl World {
         let mut rnd = Rnd(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) + 1);
         let sites = (0..shape.sites).map(|i| {
             let skew = rnd.between(-shape.skew, shape.skew);
-            RefCell::new(Site::new(i, shape.sites, rules, skew))
+            let mut site = Site::new(i, shape.sites, rules, skew);
+            if shape.skew > 0 {
+                site.drift = rnd.between(-30, 30);
+            }
+            RefCell::new(site)
         });
         let sites = sites.collect();
         World {
             sites,
             rnd,
-            clock: 1000,
-            beats: Vec::new(),
+            clock: START,
+            network: Network::default(),
         }
     }
 
     fn run(mut self, shape: Shape) -> Result<End, String> {
-        for _ in 0..shape.steps {
+        for step in 0..shape.steps {
             self.clock += self.rnd.between(0, 3);
+            self.network.step(step);
+            if shape.away > 0 && self.rnd.below(shape.away) == 0 {
+                let site = self.rnd.below(shape.sites);
+                self.network.goes_away(site, step + shape.away);
+            }
             self.step(shape)?;
         }
         self.heal()?;
@@ -85,7 +99,9 @@ impl World {
     fn time(&mut self, site: usize) -> Stamp {
         // A transaction takes its timestamp before its place in the WAL.
         let jitter = self.rnd.between(0, 2);
-        Stamp(self.clock + self.sites[site].borrow().skew - jitter)
+        let site = self.sites[site].borrow();
+        let drift = (self.clock - START) * site.drift / 1000;
+        Stamp(self.clock + drift + site.skew - jitter)
     }
 
     fn step(&mut self, shape: Shape) -> Result<(), String> {
@@ -101,6 +117,16 @@ impl World {
             let id = site.me;
             site.server.set_policy(time, id, &mut self.rnd, shape.sites);
         }
+        if shape.cuts > 0 && self.rnd.chance(shape.cuts) {
+            self.network.changes(&mut self.rnd, shape.sites);
+        }
+        if shape.jumps > 0 && self.rnd.chance(1) {
+            let jump = self.rnd.between(-shape.jumps, shape.jumps);
+            self.sites[me].borrow_mut().skew += jump;
+        }
+        for _ in 0..self.rnd.below(4) {
+            self.arrive()?;
+        }
         match self.rnd.below(100) {
             0..22 => {
                 let time = self.time(me);
@@ -112,9 +138,10 @@ impl World {
                 let most = self.rnd.below(3) + 1;
                 self.sites[me].borrow_mut().capture(most);
             }
-            32..40 => self.sites[me].borrow_mut().fsync(),
+            32..37 => self.sites[me].borrow_mut().fsync(),
+            37..40 => self.sites[me].borrow_mut().fsync_received(),
             40..44 => self.send_outbox(me),
-            44..54 => self.pull(me, other),
+            44..54 => self.ask_for_journal(me, other),
             54..66 => {
                 let with = |s: &Site, x: usize| {
                     let here = s.journal_position(&self.sites, x);
@@ -139,17 +166,14 @@ impl World {
             85..88 => self.repair(me),
             88..91 => self.sites[me].borrow_mut().server.flush(),
             91..94 => self.beat(me),
-            94..96 => {
-                self.deliver();
-                self.forget(me);
-            }
+            94..96 => self.forget(me)?,
             96 => self.sites[me].borrow_mut().release(),
             97 if shape.crashes > 0 => self.crash(me),
             98 if self.rnd.chance(shape.rests) => {
                 self.heal()?;
-                self.tell_all();
+                self.tell_all()?;
             }
-            98 => self.tell_all(),
+            98 => self.tell_all()?,
             _ => self.sites[me].borrow_mut().skew -= self.rnd.between(1, 20),
         }
         Ok(())
@@ -169,24 +193,80 @@ impl World {
         self.sites[me].borrow_mut().send_outbox(time);
     }
 
-    /// Gets some origin's journal from any site that has more of it.
-    fn pull(&mut self, me: usize, from: usize) {
+    /// Asks some site for more of some origin's journal.
+    fn ask_for_journal(&mut self, me: usize, other: usize) {
         let origin = self.rnd.below(self.sites.len());
-        if me == from || origin == me {
-            return;
+        if me != other && origin != me {
+            let have = self.sites[me].borrow().received[origin];
+            self.network.send(me, other, Packet::Ask { origin, have });
         }
-        let there = {
-            let from_site = self.sites[from].borrow();
-            if from == origin {
-                from_site.durable
-            } else {
-                from_site.received[origin]
-            }
+    }
+
+    /// Something arrives, if it does.
+    fn arrive(&mut self) -> Result<(), String> {
+        let Some(Sent { from, to, packet }) = self.network.arrives(&mut self.rnd) else {
+            return Ok(());
         };
+        match packet {
+            Packet::Ask { origin, have } => self.answer_for_journal(to, from, origin, have)?,
+            Packet::Journal {
+                origin,
+                from: first,
+                to: end,
+            } => self.receive(to, origin, first, end),
+            Packet::Beat(beat) => {
+                let settled = &mut self.sites[to].borrow_mut().daemon.settled;
+                settled.beat(beat.node, beat.end, beat.applied);
+            }
+        }
+        Ok(())
+    }
+
+    /// `me` sends what it has of an origin's journal behind `have`.
+    fn answer_for_journal(
+        &mut self,
+        me: usize,
+        to: usize,
+        origin: usize,
+        have: usize,
+    ) -> Result<(), String> {
+        let there = self.sites[me].borrow().offers(origin);
+        if there <= have {
+            return Ok(());
+        }
+        let end = have + 1 + self.rnd.below(there - have);
+        let of = self.sites[origin].borrow();
+        let given = end_of(&of.journal[..end]);
+        let durable = match me == origin {
+            true => of.durable_end(),
+            false => end_of(&of.journal[..self.sites[me].borrow().received_durable[origin]]),
+        };
+        invariants::durable_first(node(origin), given, durable).map_err(|e| e.to_string())?;
+        let from = have;
+        let piece = Packet::Journal {
+            origin,
+            from,
+            to: end,
+        };
+        self.network.send(me, to, piece);
+        Ok(())
+    }
+
+    /// A piece of a journal arrives. What is here already is passed over; what does not follow on what is
+    /// here is asked for again.
+    fn receive(&mut self, me: usize, origin: usize, first: usize, end: usize) {
         let mut site = self.sites[me].borrow_mut();
         let here = site.received[origin];
-        if there > here {
-            site.received[origin] = here + 1 + self.rnd.below(there - here);
+        if end <= here {
+            return;
+        }
+        let from = self.sites[origin].borrow();
+        let next = &from.journal[first.max(here)];
+        let last = end_of(&from.journal[..here]);
+        let follows =
+            invariants::origin_order(node(origin), last, next.previous, next.position).is_ok();
+        if follows {
+            site.received[origin] = end;
         }
     }
 
@@ -197,7 +277,7 @@ impl World {
         let most = [1, 1, 2, 3, 5, 8][self.rnd.below(6)];
         let mut site = self.sites[me].borrow_mut();
         let from = self.sites[origin].borrow();
-        let received = site.received[origin];
+        let received = site.received_durable[origin];
         site.dispatch(node(origin), &from.journal[..received], most);
     }
 
@@ -222,6 +302,9 @@ impl World {
             && helper != origin
             && self.sites[helper].borrow().daemon.applied.covers(at);
         let site = if has { helper } else { origin };
+        if !self.network.reaches(me, site) {
+            return None;
+        }
         self.sites[site].borrow_mut().answer(at, key)
     }
 
@@ -253,28 +336,12 @@ impl World {
 
     fn beat(&mut self, me: usize) {
         let beat = self.sites[me].borrow().beat();
-        for to in 0..self.sites.len() {
-            if to != me {
-                self.beats.push((to, beat.clone()));
-            }
+        for to in (0..self.sites.len()).filter(|to| *to != me) {
+            self.network.send(me, to, Packet::Beat(beat.clone()));
         }
     }
 
-    /// Some of the beats arrive, in any order; some never do.
-    fn deliver(&mut self) {
-        for _ in 0..self.rnd.below(6) {
-            if self.beats.is_empty() {
-                return;
-            }
-            let (to, beat) = self.beats.swap_remove(self.rnd.below(self.beats.len()));
-            if self.rnd.chance(90) {
-                let settled = &mut self.sites[to].borrow_mut().daemon.settled;
-                settled.beat(beat.node, beat.end, beat.applied);
-            }
-        }
-    }
-
-    fn forget(&mut self, me: usize) {
+    pub(crate) fn forget(&mut self, me: usize) -> Result<(), String> {
         let everywhere: Vector = (0..self.sites.len())
             .map(|x| {
                 let applied = self.sites.iter().enumerate().map(|(i, s)| match i == x {
@@ -284,27 +351,42 @@ impl World {
                 (node(x), applied.min().unwrap_or_default())
             })
             .collect();
-        self.sites[me].borrow_mut().forget(&everywhere);
+        let dropped = self.sites[me].borrow_mut().forget(&everywhere);
+        self.forgot_what_is_stable(me, &dropped)
     }
 
-    /// Every site's beat gets everywhere at once.
-    fn tell_all(&mut self) {
+    /// Every site's beat gets to everybody whom it reaches, at once.
+    pub(crate) fn tell_all(&mut self) -> Result<(), String> {
         for from in 0..self.sites.len() {
             let beat = self.sites[from].borrow().beat();
             for (to, site) in self.sites.iter().enumerate() {
-                if to != from {
+                if to != from && self.network.passes(from, to) {
                     let settled = &mut site.borrow_mut().daemon.settled;
                     settled.beat(beat.node, beat.end, beat.applied.clone());
                 }
             }
         }
         for me in 0..self.sites.len() {
-            self.forget(me);
+            self.forget(me)?;
         }
+        Ok(())
     }
 
     fn crash(&mut self, me: usize) {
         let server = self.rnd.chance(40);
+        // What was written and not synced may be there or not; what is half there is cut.
+        let mut tail =
+            |written: usize, durable: usize| durable + self.rnd.below(written - durable + 1);
+        let mut site = self.sites[me].borrow_mut();
+        let own = tail(site.journal.len(), site.durable);
+        site.journal.truncate(own);
+        site.durable = own;
+        for origin in 0..site.sites {
+            let left = tail(site.received[origin], site.received_durable[origin]);
+            site.received[origin] = left;
+            site.received_durable[origin] = left;
+        }
+        drop(site);
         let journals: Vec<Vec<Transaction>> = self
             .sites
             .iter()
@@ -315,6 +397,7 @@ impl World {
 
     /// No more writes and faults: everything that was written gets everywhere.
     fn heal(&mut self) -> Result<(), String> {
+        self.network.heals();
         let sites = self.sites.len();
         let mut quiet = 0;
         for _ in 0..2000 {
@@ -327,6 +410,7 @@ impl World {
                     if origin != me {
                         let durable = self.sites[origin].borrow().durable;
                         self.sites[me].borrow_mut().received[origin] = durable;
+                        self.sites[me].borrow_mut().fsync_received();
                         self.dispatch(me, origin);
                         self.carry_out(me, origin, false)?;
                     }
@@ -360,155 +444,5 @@ impl World {
                 && site.daemon.repairs.is_empty()
                 && site.daemon.truncates_to_repeat.is_empty()
         })
-    }
-
-    fn check(&mut self) -> Result<End, String> {
-        let rows = |site: &RefCell<Site>| -> BTreeMap<Key, (Option<u8>, u64, u64)> {
-            let rows = &site.borrow().server.now.rows;
-            rows.iter()
-                .map(|(k, r)| (*k, (r.value, r.plain, r.toast)))
-                .collect()
-        };
-        let states: Vec<_> = self.sites.iter().map(rows).collect();
-        invariants::convergence(&states).map_err(|e| e.to_string())?;
-        self.highest_versions(&states[0])?;
-        self.all_is_forgotten()?;
-        let mut end = End::default();
-        for site in &self.sites {
-            let site = site.borrow();
-            end.forgotten += site.forgotten;
-            end.conflicts += site.conflicts;
-            end.paths.add(&site.paths);
-        }
-        Ok(end)
-    }
-
-    /// I5: for every key the state is the write that stays against every other one.
-    fn highest_versions(&self, rows: &BTreeMap<Key, (Option<u8>, u64, u64)>) -> Result<(), String> {
-        let mut writes: BTreeMap<Key, Vec<Write>> = BTreeMap::new();
-        for site in &self.sites {
-            for transaction in &site.borrow().journal {
-                for (key, write) in Write::of(site.borrow().me, transaction) {
-                    writes.entry(key).or_default().push(write);
-                }
-            }
-        }
-        for (key, mut writes) in writes {
-            // Of one transaction's writes the last one.
-            let mut stays = writes.remove(0);
-            for write in &writes {
-                if write.same(&stays) || write.over(&stays) {
-                    stays = write.clone();
-                }
-            }
-            if let Some(other) = writes.iter().find(|w| !w.same(&stays) && w.over(&stays)) {
-                return Err(format!("key {key}: {other:?} is above {stays:?}"));
-            }
-            let newer = |w: &&Write| w.epoch > stays.epoch && !stays.saw(w);
-            if let Some(other) = writes.iter().find(newer) {
-                return Err(format!("key {key}: {other:?} is newer than {stays:?}"));
-            }
-            if rows.get(&key).map(|r| r.1) != stays.plain {
-                return Err(format!(
-                    "key {key}: {:?} is not the write of {stays:?}",
-                    rows.get(&key)
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// When all is applied everywhere and has been told, no index remembers anything.
-    fn all_is_forgotten(&mut self) -> Result<(), String> {
-        for site in &self.sites {
-            site.borrow_mut().server.flush();
-        }
-        self.tell_all();
-        for me in 0..self.sites.len() {
-            // Capture passes what replay wrote last.
-            let mut site = self.sites[me].borrow_mut();
-            site.daemon.captured = site.server.insert;
-            site.fsync();
-            drop(site);
-            self.forget(me);
-            let site = self.sites[me].borrow();
-            if site.rules.has(Rule::Captured) && !site.daemon.index.is_empty() {
-                let left: Vec<_> = site.daemon.index.iter().collect();
-                return Err(format!("site {me} still remembers {left:?}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A write of a key, for the checks.
-#[derive(Clone, Debug)]
-struct Write {
-    version: Version,
-    at: Position,
-    seen: Arc<Vector>,
-    plain: Option<u64>,
-    epoch: Epoch,
-}
-
-impl Write {
-    fn of(me: NodeId, transaction: &Transaction) -> Vec<(Key, Write)> {
-        let write = |epoch: Epoch, version: Version, plain: Option<u64>| Write {
-            version,
-            epoch,
-            at: Position {
-                origin: me,
-                lsn: transaction.position,
-            },
-            seen: Arc::clone(&transaction.vector),
-            plain,
-        };
-        let epoch = |key: Key| transaction.ranks.epochs[&(key % TABLES)];
-        let row = |key: Key, plain| {
-            // Or that of what it replaced, if that is newer.
-            let version = transaction.row_version(key);
-            let epoch = epoch(key).max(version.rank().epoch);
-            (key, write(epoch, version, plain))
-        };
-        let mut writes = Vec::new();
-        for op in &transaction.ops {
-            match op {
-                Op::Insert(key, r) | Op::Update(key, r) => writes.push(row(*key, Some(r.plain))),
-                Op::Delete(key) => writes.push(row(*key, None)),
-                Op::Lost(key, version) => {
-                    writes.push((*key, write(version.rank().epoch, *version, None)));
-                }
-                Op::Move(old, new, r) => {
-                    writes.push(row(*old, None));
-                    writes.push(row(*new, Some(r.plain)));
-                }
-                Op::Truncate(table) => {
-                    let keys = (0..32).filter(|k| data::relation(*k) == data::table(*table));
-                    let version = transaction.truncate_version(*table);
-                    let newest = |key: Key| epoch(key).max(version.rank().epoch);
-                    writes.extend(keys.map(|key| (key, write(newest(key), version, None))));
-                }
-                Op::Policy(_) => {}
-            }
-        }
-        writes
-    }
-
-    /// Of one version, which is of one outcome.
-    fn same(&self, other: &Write) -> bool {
-        self.version == other.version
-    }
-
-    /// Whether it stays against the other: it has seen it, or neither has and it is greater.
-    fn over(&self, other: &Write) -> bool {
-        if !self.version.is_ranked() || !other.version.is_ranked() {
-            return self.version > other.version;
-        }
-        self.saw(other) || (!other.saw(self) && self.version > other.version)
-    }
-
-    fn saw(&self, other: &Write) -> bool {
-        let later = self.at.origin == other.at.origin && self.at.lsn > other.at.lsn;
-        later || self.seen.covers(other.at)
     }
 }

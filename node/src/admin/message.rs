@@ -10,7 +10,10 @@
 //! is an error of its own ([`DecodeError::Kind`], [`DecodeError::Command`]), so that the caller
 //! can tell "newer" from "broken".
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use everywrite_conflict::policy::columns::Merge;
 use everywrite_conflict::policy::{Epoch, Policy, Rank, Setting};
 use everywrite_conflict::{Kind, Lsn, NodeId, RelationHash, Stamp, Version};
 use serde::{Deserialize, Serialize};
@@ -73,10 +76,10 @@ impl SetPolicy {
             "last_update_wins" => Policy::LastUpdateWins,
             "first_update_wins" => Policy::FirstUpdateWins,
             "node_priority" => Policy::NodePriority(sites),
-            "stop" if self.kind == "all" => Policy::Stop(None),
-            "stop" => Policy::Stop(Some(
-                Kind::ALL.into_iter().find(|k| k.as_str() == self.kind)?,
-            )),
+            "column_wise" => column_wise(&self.options)?,
+            "stop" => Policy::Stop(self.one_kind()?),
+            "function" => Policy::Function(self.one_kind()?),
+            "park" => Policy::Park(self.one_kind()?),
             _ => return None,
         };
         Some(Setting {
@@ -88,6 +91,43 @@ impl SetPolicy {
             policy,
         })
     }
+
+    /// The kind that it is for, `Some(None)` for all; `None` if this program does not know the kind.
+    fn one_kind(&self) -> Option<Option<Kind>> {
+        if self.kind == "all" {
+            return Some(None);
+        }
+        let mut kinds = Kind::ALL.into_iter();
+        kinds.find(|k| k.as_str() == self.kind).map(Some)
+    }
+}
+
+/// What `everywrite.set_policy` writes as the options of a column-wise policy. What is not known here
+/// may matter: then the policy is not known.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ColumnWise {
+    delta: Vec<String>,
+    greatest: Vec<String>,
+    least: Vec<String>,
+    floor: BTreeMap<String, serde_json::Number>,
+    /// For the sites' tables, see `everywrite.prepare_merging`.
+    #[serde(rename = "set_replica_identity")]
+    _set_replica_identity: bool,
+}
+
+fn column_wise(options: &str) -> Option<Policy> {
+    let options: ColumnWise = serde_json::from_str(options).ok()?;
+    let of = |names: Vec<String>, merge| names.into_iter().map(move |name| (name, merge));
+    let merges = of(options.delta, Merge::Delta)
+        .chain(of(options.greatest, Merge::Greatest))
+        .chain(of(options.least, Merge::Least))
+        .collect();
+    let floors = options.floor.into_iter();
+    let floors = floors
+        .map(|(name, floor)| (name, floor.to_string()))
+        .collect();
+    Some(Policy::ColumnWise { merges, floors })
 }
 
 /// What a person decided. News, not authority: the tables `paused` and `skipped` hold the truth.

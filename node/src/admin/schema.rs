@@ -29,6 +29,6 @@ mod tests;
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
-pub use policies::policies;
+pub use policies::{Set, policies, policies_begun};
 pub use publish::publish_status;
 pub use retention::{beyond_newest, forget_conflicts};

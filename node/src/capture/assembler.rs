@@ -1,22 +1,22 @@
 //! pgoutput's messages → journal frames. No I/O but the spool of large transactions.
 
+mod large;
+
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Version};
 use rustc_hash::FxHashMap;
 
 use super::touched::{key_cells, touch, travelling};
-use super::{Error, Shapes, policies, spool};
+use super::{Error, Shapes, merged, policies, spool};
 use crate::admin::message::{Command, SetPolicy, WalMessage};
 use crate::journal::ranks::Ranks;
 use crate::journal::record::{self, Header};
 use crate::pg::pgoutput::{self, Message, OwnedRelation};
 use crate::settle::{Identity, Ledger, Touched};
 
-/// A part of a large transaction is cut at about this size: small enough to be checked and sent
-/// in one piece, large enough that its frame costs nothing.
-const PART_BYTES: usize = 1 << 20;
+pub(super) use large::LargeCommit;
 
 /// The schema whose tables never travel: the daemon's own.
 const OWN_SCHEMA: &str = "everywrite";
@@ -483,15 +483,27 @@ impl Assembler {
             for policy in std::mem::take(&mut open.policies) {
                 open.count += 1;
                 put_change(&mut open.changes, &policies::message(&policy));
-                policies::set(&policy, self.me, ledger);
+                policies::set(&policy, self.at(position), ledger);
             }
+            let merged = self.merged(&mut open, position, ledger);
             let leaving: Vec<Touched> = open.travelling.iter().map(|t| t.0).collect();
-            let stamped = ledger.capture(position, commit_time, &open.touched, &leaving);
+            let stamped = ledger.capture(
+                position,
+                commit_time,
+                &open.touched,
+                &leaving,
+                merged.as_ref().map_or(&[], |found| &found.merged),
+            );
             for ((_, message), leaves) in open.travelling.iter().zip(&stamped.leaves) {
                 if *leaves {
                     open.count += 1;
                     put_change(&mut open.changes, message);
                 }
+            }
+            if let Some(mut found) = merged.filter(|found| !found.columns.is_empty()) {
+                open.count += 1;
+                found.columns.heights(&stamped.heights);
+                open.changes = policies::with_columns(&found.columns, &open.changes);
             }
             if let Some(ranks) = &stamped.ranks {
                 open.count += 1;
@@ -525,6 +537,52 @@ impl Assembler {
             signal(s);
         }
         self.spare = open;
+    }
+
+    fn at(&self, lsn: Lsn) -> Position {
+        let origin = self.me;
+        Position { origin, lsn }
+    }
+
+    /// What of a transaction is merged by columns; the rest stays in `touched`.
+    fn merged(&self, open: &mut Open, position: Lsn, ledger: &Ledger) -> Option<merged::Found> {
+        if !ledger.any_merging() || !ledger.knows_before(position) {
+            return None;
+        }
+        let tables = merged::tables(open.touched.iter().map(|t| t.relation), ledger);
+        if tables.is_empty() {
+            return None;
+        }
+        let by_shape = self.by_shape();
+        let changes = Bytes::copy_from_slice(&open.changes);
+        match merged::find(changes, |shape| by_shape.get(&shape).copied(), &tables) {
+            Ok(mut found) => {
+                open.touched = std::mem::take(&mut found.touched);
+                Some(found)
+            }
+            Err(error) => {
+                // They were read before, when they came.
+                tracing::error!(error = %error, "updates that could be merged are captured as whole rows");
+                None
+            }
+        }
+    }
+
+    fn by_shape(&self) -> FxHashMap<u32, &Relation> {
+        self.relations.values().map(|r| (r.shape, r)).collect()
+    }
+
+    /// Where the transaction ends in the local WAL that a message commits.
+    pub fn commits(payload: &[u8]) -> Option<Lsn> {
+        match payload.first() {
+            Some(b'C' | b'c') => match pgoutput::decode(payload, false).ok()? {
+                Message::Commit { end_lsn, .. } | Message::StreamCommit { end_lsn, .. } => {
+                    Some(end_lsn)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Finds the changes that `repairs` speak of. Rare, so the changes are read again.
@@ -572,114 +630,6 @@ impl Assembler {
             }
         }
     }
-
-    fn stream_commit(
-        &mut self,
-        xid: u32,
-        position: Lsn,
-        commit_time: Stamp,
-        ledger: &Ledger,
-        signal: &mut dyn FnMut(Signal),
-    ) -> Result<Assembled, Error> {
-        let pieces = self.spools.commit(xid).map_err(Error::Spool)?;
-        for s in self.large_signals.remove(&xid).unwrap_or_default() {
-            signal(s);
-        }
-        let marked = self.large_marks.remove(&xid).is_some();
-        if position <= self.last || (pieces.is_none() && !marked) {
-            ledger.captured(position);
-            return Ok(Assembled::Done);
-        }
-        let stamped = ledger.capture(position, commit_time, &[], &[]);
-        let header = Header {
-            position,
-            previous: self.last,
-            stamp: stamped.stamp,
-            commit_time,
-            xid,
-            vector: stamped.vector.clone(),
-            seen: stamped.seen,
-            changes: 0,
-        };
-        let Some(pieces) = pieces else {
-            record::encode_transaction(&mut self.frames, &header, &[]);
-            self.last = position;
-            ledger.captured(position);
-            return Ok(Assembled::Done);
-        };
-        record::encode_large_begin(&mut self.frames, &header);
-        Ok(Assembled::Large(Box::new(LargeCommit {
-            position,
-            stamp: stamped.stamp,
-            vector: stamped.vector,
-            pieces,
-            count: 0,
-        })))
-    }
-
-    /// Adds the next part of a large transaction to the frames; true when it is whole.
-    pub fn step(
-        &mut self,
-        large: &mut LargeCommit,
-        ledger: &Ledger,
-        signal: &mut dyn FnMut(Signal),
-    ) -> Result<bool, Error> {
-        let by_shape: FxHashMap<u32, &Relation> =
-            self.relations.values().map(|r| (r.shape, r)).collect();
-        let mut part = BytesMut::with_capacity(PART_BYTES + (PART_BYTES >> 2));
-        let mut touched = Vec::new();
-        while part.len() < PART_BYTES {
-            let Some(change) = large.pieces.next_change().map_err(Error::Spool)? else {
-                break;
-            };
-            let message = pgoutput::decode(&change, false)?;
-            if let Message::Message { content, .. } = &message {
-                match WalMessage::decode(content) {
-                    Ok(WalMessage::Delete(delete)) => touched.push(travelling(&delete)),
-                    Ok(WalMessage::Policy(policy)) => policies::set(&policy, self.me, ledger),
-                    _ => {}
-                }
-            } else {
-                touch(
-                    &message,
-                    |shape| by_shape.get(&shape).copied(),
-                    &mut touched,
-                )?;
-            }
-            large.count += 1;
-            put_change(&mut part, &change);
-        }
-        let (repairs, ranks) =
-            ledger.capture_more(large.position, large.stamp, &large.vector, &touched);
-        if let Some(ranks) = &ranks {
-            large.count += 1;
-            part = policies::with_ranks(ranks, &part);
-        }
-        if part.is_empty() {
-            record::encode_large_end(&mut self.frames, large.position, large.count);
-            self.last = large.position;
-            self.transactions += 1;
-            self.changes += u64::from(large.count);
-            ledger.captured(large.position);
-            return Ok(true);
-        }
-        if !repairs.is_empty() {
-            let version = Version::new(large.stamp, self.me);
-            self.repairs(&repairs, &part, (version, ranks.as_deref()), signal);
-        }
-        record::encode_large_part(&mut self.frames, large.position, &part);
-        Ok(false)
-    }
-}
-
-/// A committed large transaction on its way into the journal.
-#[derive(Debug)]
-pub struct LargeCommit {
-    position: Lsn,
-    stamp: Stamp,
-    vector: Vector,
-    pieces: spool::Pieces,
-    count: u32,
 }
 
 /// The subtransaction of a change in a piece of a large transaction.

@@ -21,6 +21,7 @@
 
 mod assembler;
 mod error;
+mod merged;
 mod pace;
 mod policies;
 mod service;

@@ -2,9 +2,10 @@
 //! changes of tables with a policy get their ranks.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use everywrite_conflict::NodeId;
+use everywrite_conflict::{NodeId, Position};
 
 use crate::admin::message::{PREFIX, SetPolicy, WalMessage};
+use crate::journal::columns::Columns;
 use crate::journal::ranks::Ranks;
 use crate::pg::pgoutput::{Cell, OwnedRelation, Tuple};
 use crate::settle::Ledger;
@@ -53,14 +54,14 @@ pub(super) fn message(policy: &SetPolicy) -> Bytes {
 }
 
 /// From here on what is captured is under it.
-pub(super) fn set(policy: &SetPolicy, me: NodeId, ledger: &Ledger) {
-    if let Some(setting) = policy.setting(me) {
+pub(super) fn set(policy: &SetPolicy, at: Position, ledger: &Ledger) {
+    if let Some(setting) = policy.setting(at.origin) {
         tracing::info!(
             table = format!("{}.{}", policy.schema, policy.table),
             policy = policy.policy,
             "a policy was set"
         );
-        ledger.set_policy(setting);
+        ledger.set_policy(setting, Some([(at.origin, at.lsn)].into_iter().collect()));
     }
 }
 
@@ -68,6 +69,14 @@ pub(super) fn set(policy: &SetPolicy, me: NodeId, ledger: &Ledger) {
 pub(super) fn with_ranks(ranks: &Ranks, changes: &[u8]) -> BytesMut {
     let mut out = BytesMut::with_capacity(changes.len() + 64);
     ranks.encode(&mut out);
+    out.put_slice(changes);
+    out
+}
+
+/// The changes with what says how they are merged before them.
+pub(super) fn with_columns(columns: &Columns, changes: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(changes.len() + 64);
+    columns.encode(&mut out);
     out.put_slice(changes);
     out
 }

@@ -223,6 +223,11 @@ impl Capture {
             primary_keys.insert(name.clone(), columns);
             key = primary_keys.get(&name).map(Vec::as_slice);
         }
+        if self.ledger.any_merging()
+            && let Some(position) = Assembler::commits(&payload)
+        {
+            self.ledger.know_before(position).await;
+        }
         let mut signal = |s: Signal| self.signal(s);
         if let Assembled::Large(mut large) =
             assembler.feed(&payload, key, &self.ledger, &mut signal)?

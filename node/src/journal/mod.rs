@@ -29,6 +29,7 @@
 //!   given to another shape.
 
 mod chain;
+pub mod columns;
 mod error;
 #[expect(clippy::module_inception, reason = "a journal is the main thing here")]
 mod journal;
@@ -45,7 +46,7 @@ mod walk;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use chain::{Broken, check_chain};
 pub use error::Error;

@@ -1,9 +1,10 @@
 //! Reading a journal while it is written.
 //!
 //! A reader takes whole frames as they lie in the files, by pread, and only durable ones.
-//! What was written a moment ago is in the page cache, and a pread of it costs less than handing
-//! it to another thread: the two newest segments are read in place. Older ones may have to come
-//! from the disk, so they are read on the blocking pool.
+//! Who has everything but the last small round gets that from memory. What was written a moment ago is in
+//! the page cache, and a pread of it costs less than handing it to another thread: the two newest
+//! segments are read in place. Older ones may have to come from the disk, so they are read on the
+//! blocking pool.
 //!
 //! A large transaction is handed out as it comes, before its end is there. If it is cut off, the
 //! reader goes on behind its last whole transaction, and whoever got the first part takes the
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use super::Error;
 use super::record::{Passed, encode_shape, pass};
-use super::segment::Segment;
+use super::segment::{Place, Segment};
 use super::shared::{Shared, State};
 use super::walk::read;
 
@@ -58,6 +59,8 @@ struct Piece {
     after: Lsn,
     durable: u64,
     in_cache: bool,
+    /// Its bytes, if the writer still has them.
+    bytes: Option<Bytes>,
 }
 
 impl Piece {
@@ -67,6 +70,9 @@ impl Piece {
             Some(offset) => offset,
             None => self.at.segment.seek(&self.at.file, self.after)?,
         };
+        if let Some(bytes) = &self.bytes {
+            return Ok((from, bytes.clone()));
+        }
         let bytes = read(&self.at.file, from, self.durable, CHUNK_BYTES)
             .map_err(Error::io("read", &self.at.segment.path))?;
         Ok((from, bytes))
@@ -169,7 +175,13 @@ impl Reader {
                 let newest = state.segments.back();
                 let sequence = newest.map_or(0, |newest| newest.preamble.sequence);
                 let indexed = at.offset.is_some() || at.segment.indexed();
+                let place = at.offset.map(|offset| Place {
+                    sequence: at.segment.preamble.sequence,
+                    offset,
+                });
+                let recent = state.recent.as_ref().filter(|r| Some(r.from) == place);
                 return Ok(Some(Piece {
+                    bytes: recent.map(|r| r.bytes.clone()),
                     after: self.position,
                     durable,
                     in_cache: indexed && at.segment.preamble.sequence + 1 >= sequence,

@@ -71,6 +71,7 @@ pub(super) fn recover(
             closing: false,
             segments: VecDeque::new(),
             durable: Chain::default(),
+            recent: None,
             shapes: BTreeMap::new(),
             cuts: 0,
             full: None,

@@ -11,13 +11,20 @@ use tokio::sync::{Notify, watch};
 
 use super::Options;
 use super::chain::{Chain, Note};
-use super::segment::Segment;
+use super::segment::{Place, Segment};
 
 /// One frame on its way to the disk.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
     pub(super) bytes: Bytes,
     pub(super) note: Note,
+}
+
+/// What the writer has written last, if that was little.
+#[derive(Debug)]
+pub(super) struct Recent {
+    pub(super) from: Place,
+    pub(super) bytes: Bytes,
 }
 
 /// The lock is held for moments only, never while a file is read, written or synced.
@@ -52,6 +59,8 @@ pub(super) struct State {
     // What is durable.
     pub(super) segments: VecDeque<Arc<Segment>>,
     pub(super) durable: Chain,
+    /// Its end once more, for readers that have everything before it: each peer and replay are such.
+    pub(super) recent: Option<Recent>,
     pub(super) shapes: BTreeMap<u32, Bytes>,
     /// Grows when durable bytes of an unfinished transaction are cut off.
     pub(super) cuts: u64,

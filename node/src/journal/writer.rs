@@ -24,10 +24,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::chain::{Chain, Note};
-use super::mark::Mark;
+use super::mark::{Mark, PUT_OFF};
 use super::record::{Header, encode_shape};
 use super::segment::{Place, Preamble, Segment, sync_dir};
-use super::shared::{Item, Shared};
+use super::shared::{Item, Recent, Shared};
 
 /// How long a full journal waits before it tries again; a release wakes it earlier.
 const RETRY: Duration = Duration::from_secs(1);
@@ -78,6 +78,7 @@ impl Writer {
     /// Writes until the journal closes.
     pub(super) fn run(mut self) {
         self.write_queue();
+        self.note_due();
         self.trim();
     }
 
@@ -100,13 +101,18 @@ impl Writer {
     }
 
     /// Waits for frames and takes all; `None` when the journal closes.
-    fn take(&self) -> Option<Vec<Item>> {
-        let mut state = self.shared.state.lock();
+    fn take(&mut self) -> Option<Vec<Item>> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state.lock();
         while state.queue.is_empty() {
             if state.closing {
                 return None;
             }
-            self.shared.work.wait(&mut state);
+            if !self.mark.is_due() {
+                shared.work.wait(&mut state);
+            } else if shared.work.wait_for(&mut state, PUT_OFF).timed_out() {
+                parking_lot::MutexGuard::unlocked(&mut state, || self.note_due());
+            }
         }
         state.queued_bytes = 0;
         let items = std::mem::take(&mut state.queue);
@@ -168,7 +174,7 @@ impl Writer {
             self.chain.end = *at;
             self.make_segment()?;
             items.pop_front();
-            self.publish(self.tail.map_or(0, |tail| tail.offset));
+            self.publish(self.tail.map_or(0, |tail| tail.offset), None);
             return Ok(());
         }
         if self.chain.large.is_some() && items.front().is_some_and(|item| item.note.cuts()) {
@@ -213,18 +219,19 @@ impl Writer {
         }
 
         check_quota(&self.shared, end - tail.offset)?;
-        let taken = || items.iter().take(count);
-        if let Err(err) = write(
-            &active.file,
-            tail.offset,
-            taken().map(|item| &item.bytes[..]),
-        ) {
+        let taken = items.iter().take(count).map(|item| &item.bytes[..]);
+        let written = write(&active.file, tail.offset, taken);
+        if let Err(err) = written {
             let full = full_or_die(err, &active.segment.path);
             // Readers never look there, but the blocks are wanted back.
             let _ = active.file.set_len(tail.offset);
             active.zeros_to = tail.offset;
             return Err(full);
         }
+        let recent = written
+            .ok()
+            .flatten()
+            .map(|bytes| Recent { from: tail, bytes });
         if end > active.zeros_to {
             active.zeros_to = end;
             if end - tail.offset <= SMALL_BYTES && end < size {
@@ -254,18 +261,18 @@ impl Writer {
             offset: end,
             ..tail
         });
-        self.publish(end);
+        self.publish(end, recent);
         Ok(())
     }
 
-    /// Shows readers and waiters what has become durable.
-    fn publish(&self, end: u64) {
-        self.note_durable();
+    /// Shows readers and waiters what has become durable, and `recent`, the last of it.
+    fn publish(&mut self, end: u64, recent: Option<Recent>) {
         let mut state = self.shared.state.lock();
         if let Some(active) = &self.active {
             active.segment.set_durable(end);
         }
         state.durable = self.chain.clone();
+        state.recent = recent;
         if state.shapes.len() != self.shapes.len() {
             state.shapes.clone_from(&self.shapes);
         }
@@ -276,12 +283,27 @@ impl Writer {
             changed
         });
         self.shared.written.send_modify(|n| *n += 1);
+        // Whoever waits for these bytes does not wait for this.
+        if let Some(tail) = self.tail {
+            let noted = self.mark.note_at_times(tail);
+            self.tell_not_noted(noted);
+        }
     }
 
-    fn note_durable(&self) {
-        if let Some(tail) = self.tail
-            && let Err(err) = self.mark.note(tail)
-        {
+    fn note_durable(&mut self) {
+        if let Some(tail) = self.tail {
+            let noted = self.mark.note(tail);
+            self.tell_not_noted(noted);
+        }
+    }
+
+    fn note_due(&mut self) {
+        let noted = self.mark.note_due();
+        self.tell_not_noted(noted);
+    }
+
+    fn tell_not_noted(&self, noted: io::Result<()>) {
+        if let Err(err) = noted {
             // An old note only sees less damage.
             let path = self.mark.path().display();
             tracing::warn!(%path, error = %err, "cannot note the durable end");
@@ -418,6 +440,7 @@ impl Writer {
         });
         state.cuts += 1;
         state.durable.large = None;
+        state.recent = None;
         drop(state);
         tracing::info!(
             origin = self.shared.origin.0,
@@ -500,12 +523,13 @@ fn warn_if(result: io::Result<()>, action: &str, path: &Path) {
     }
 }
 
-/// Writes `pieces` one behind the other, small ones together.
+/// Writes `pieces` one behind the other, small ones together; all of it in one piece if it is small.
 fn write<'a>(
     file: &File,
     mut offset: u64,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> io::Result<()> {
+) -> io::Result<Option<Bytes>> {
+    let begin = offset;
     let mut gathered = BytesMut::new();
     for piece in pieces {
         if gathered.len() + piece.len() > GATHER_BYTES && !gathered.is_empty() {
@@ -520,7 +544,9 @@ fn write<'a>(
             gathered.extend_from_slice(piece);
         }
     }
-    file.write_all_at(&gathered, offset)
+    file.write_all_at(&gathered, offset)?;
+    let small = offset == begin && gathered.len() as u64 <= SMALL_BYTES;
+    Ok(small.then(|| gathered.freeze()))
 }
 
 fn full_or_die(err: io::Error, path: &Path) -> Full {

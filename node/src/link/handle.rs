@@ -10,7 +10,7 @@ use bytes::Bytes;
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -86,6 +86,7 @@ impl Link {
             rows,
             questions: OnceLock::new(),
             sessions: Mutex::default(),
+            connected: watch::Sender::default(),
             feeds: Mutex::default(),
             refusals: Refusals::default(),
             hub,
@@ -156,6 +157,13 @@ impl Handle {
                 }
             })
             .collect()
+    }
+
+    /// With how many nodes each peer says that it is connected.
+    #[cfg(test)]
+    pub(super) fn direct_of_peers(&self) -> Vec<usize> {
+        let peers = self.node.peers.values();
+        peers.map(|peer| peer.told.direct()).collect()
     }
 
     /// Strangers that were refused lately, one line each.

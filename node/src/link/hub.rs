@@ -100,9 +100,12 @@ impl Hub {
                     peer.seen.notify_one();
                 }
                 sessions.insert(session.id, session);
+                drop(sessions);
+                self.node.connections_changed();
             }
             Event::Down(id) => {
                 self.node.sessions.lock().remove(&id);
+                self.node.connections_changed();
                 self.router.disconnected(id);
                 let ended: Vec<NodeId> = self
                     .feeds
@@ -180,7 +183,7 @@ impl Hub {
 
     async fn route(&mut self) {
         for beat in self.node.beats.all() {
-            self.router.beat(beat.node, beat.holds);
+            self.router.beat(beat.node, beat.holds.clone());
         }
         self.router.holds(self.node.journals.holds());
         for command in self.router.route(self.began.elapsed()) {

@@ -103,6 +103,10 @@ pub(super) struct Pong {
 pub(super) struct BeatList {
     #[prost(message, repeated, tag = "1")]
     pub(super) beats: Vec<WireBeat>,
+    /// With whom the sender is connected, and whose beats it therefore has from themselves; none:
+    /// a release before 0.2, which wants them all.
+    #[prost(uint32, repeated, tag = "2")]
+    pub(super) direct: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -1,12 +1,12 @@
 //! What all tasks of this node's links share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use everywrite_conflict::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,8 @@ pub(super) struct Node {
     pub(super) peers: BTreeMap<NodeId, Arc<PeerState>>,
     /// The connections that are up; only the hub changes it.
     pub(super) sessions: Mutex<BTreeMap<SessionId, Arc<Session>>>,
+    /// With whom there is a connection; said again whenever one comes or goes.
+    pub(super) connected: watch::Sender<BTreeSet<NodeId>>,
     /// Which origin is fed by which connection; only the hub changes it.
     pub(super) feeds: Mutex<BTreeMap<NodeId, Via>>,
     pub(super) refusals: Refusals,
@@ -61,5 +63,18 @@ impl Node {
             .filter(|session| session.via.node == node)
             .max_by_key(|session| session.via.dialled)
             .cloned()
+    }
+
+    /// Whether beats go over this connection: the one that this node dialled, if there is one.
+    pub(super) fn speaks_on(&self, via: Via) -> bool {
+        let dialled = |session: &Arc<Session>| session.via.node == via.node && session.via.dialled;
+        via.dialled || !self.sessions.lock().values().any(dialled)
+    }
+
+    /// Says again, to whoever follows it, with whom there is a connection.
+    pub(super) fn connections_changed(&self) {
+        let sessions = self.sessions.lock();
+        let with = sessions.values().map(|session| session.via.node);
+        self.connected.send_replace(with.collect());
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use super::error::Error;
+use super::gossip::Told;
 use super::options::Peer;
 use super::skew::Skew;
 
@@ -23,6 +24,8 @@ pub(super) struct PeerState {
     pub(super) paused: watch::Sender<bool>,
     /// Wakes the dialler from its wait: the peer has just shown that it lives.
     pub(super) seen: Notify,
+    /// What it knows of others, over whichever connection.
+    pub(super) told: Told,
     notes: Mutex<Notes>,
 }
 
@@ -54,6 +57,7 @@ impl PeerState {
             saved_bytes: AtomicU64::new(0),
             paused: watch::Sender::new(false),
             seen: Notify::new(),
+            told: Told::default(),
             notes: Mutex::default(),
         }
     }

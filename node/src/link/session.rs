@@ -24,7 +24,7 @@ use tracing::info;
 
 use super::error::Error;
 use super::frame::{Frame, FrameReader, malformed};
-use super::gossip::{self, PeerHas};
+use super::gossip;
 use super::hello::Agreed;
 use super::hub::Event;
 use super::message::{Body, Goodbye, Ping, Pong};
@@ -51,7 +51,6 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     pub(super) inlets: Inlets,
     pub(super) rows: PendingRows,
-    pub(super) peer_has: PeerHas,
     pings: Mutex<VecDeque<SentPing>>,
     closing: CancellationToken,
     reason: Mutex<Option<Error>>,
@@ -104,6 +103,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (outbox, queues) = writer::queues();
+    // Perhaps it is another process than the one before.
+    peer.told.is_connected_with(&[]);
     let session = Arc::new(Session {
         id: node.next_session(),
         via,
@@ -111,7 +112,6 @@ where
         outbox,
         inlets: Inlets::default(),
         rows: PendingRows::default(),
-        peer_has: PeerHas::default(),
         pings: Mutex::default(),
         closing: CancellationToken::new(),
         reason: Mutex::default(),
@@ -131,8 +131,8 @@ where
         tasks.spawn(async move { match ping(&node, &session).await {} });
     }
     {
-        let (node, session) = (Arc::clone(&node), Arc::clone(&session));
-        tasks.spawn(async move { match gossip::run(node, session).await {} });
+        let (node, session, peer) = (Arc::clone(&node), Arc::clone(&session), Arc::clone(&peer));
+        tasks.spawn(async move { match gossip::run(node, session, peer).await {} });
     }
     node.tell(Event::Up(Arc::clone(&session))).await;
 
@@ -273,11 +273,12 @@ impl Incoming {
             })),
             Body::Pong(pong) => self.session.answered(&pong, &self.peer),
             Body::Beats(list) => {
+                self.peer.told.is_connected_with(&list.direct);
                 for beat in &list.beats {
                     let beat = beat
                         .decode_beat()
                         .ok_or_else(|| malformed("a beat of no node".to_owned()))?;
-                    self.session.peer_has.note(&beat);
+                    self.peer.told.has(&beat);
                     self.node.beats.offer(beat);
                 }
             }

@@ -7,12 +7,22 @@ pub const BOOL: u32 = 16;
 pub const BYTEA: u32 = 17;
 /// `int8`.
 pub const INT8: u32 = 20;
+/// `int2`.
+pub const INT2: u32 = 21;
 /// `int4`.
 pub const INT4: u32 = 23;
 /// `text`.
 pub const TEXT: u32 = 25;
 /// `xid`.
 pub const XID: u32 = 28;
+/// `money`.
+pub const MONEY: u32 = 790;
+/// `date`.
+pub const DATE: u32 = 1082;
+/// `timestamp`.
+pub const TIMESTAMP: u32 = 1114;
+/// `timestamptz`.
+pub const TIMESTAMPTZ: u32 = 1184;
 /// `pg_lsn`.
 pub const LSN: u32 = 3220;
 /// `bool[]`.

@@ -13,7 +13,9 @@ use rustc_hash::FxHashMap;
 use super::Error;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::updates::{How, Updates};
 use crate::admin::message::SetPolicy;
+use crate::journal::columns::Columns;
 use crate::journal::ranks::Ranks;
 use crate::journal::record::Header;
 use crate::pg::pgoutput::{Message, Tuple};
@@ -72,6 +74,8 @@ pub(super) struct TableBatch {
     pub slots: Vec<Slot>,
     /// Rows of a table without a key.
     pub appends: Vec<Image>,
+    /// Updates that are merged by columns.
+    pub updates: Updates,
 }
 
 /// Transactions of one origin that are applied together.
@@ -95,8 +99,12 @@ pub(super) struct Batch {
     /// Some of its changes meet versions that their writers had not seen, and the index alone
     /// decides about them.
     pub conflicts: bool,
+    /// Some of its tables are, or were, merged by columns.
+    pub merges: bool,
     /// Of the changes of the transaction that began last.
     pub ranks: Arc<Ranks>,
+    /// How they are merged.
+    pub columns: Arc<Columns>,
     /// The vectors of the transactions that have changes with a rank.
     vectors: FxHashMap<u32, Arc<Vector>>,
     /// Policies that it sets, and where that was done.
@@ -116,7 +124,9 @@ impl Batch {
             alone: false,
             careful: false,
             conflicts: false,
+            merges: false,
             ranks: Arc::default(),
+            columns: Arc::default(),
             vectors: FxHashMap::default(),
             policies: Vec::new(),
         }
@@ -146,6 +156,9 @@ impl Batch {
         if !self.ranks.is_empty() {
             self.ranks = Arc::default();
         }
+        if !self.columns.is_empty() {
+            self.columns = Arc::default();
+        }
         self.transactions.push(header);
     }
 
@@ -159,6 +172,7 @@ impl Batch {
                 fold: Fold::default(),
                 slots: Vec::new(),
                 appends: Vec::new(),
+                updates: Updates::default(),
             });
         }
         self.tables.get_mut(at)
@@ -196,6 +210,11 @@ impl Batch {
                 transaction,
             }
         };
+        let columns = match self.columns.is_empty() {
+            true => None,
+            false => Some(Arc::clone(&self.columns)),
+        };
+        let merged = columns.as_ref().and_then(|c| Some((c, c.of(relation)?)));
         let Some(table) = self.table(shape, mapping) else {
             return Ok(());
         };
@@ -217,6 +236,7 @@ impl Batch {
                 match key(new, &image)? {
                     Some(k) => {
                         let writer = writer(&k);
+                        table.updates.remove(k.hash);
                         table.fold.push(k, Change::Insert(image), writer);
                     }
                     None => table.appends.push(image),
@@ -238,9 +258,24 @@ impl Batch {
                     let before = need(key(before, &old_image)?)?;
                     if before.hash != now.hash {
                         let (leaves, comes) = (writer(&before), writer(&now));
+                        table.updates.remove(before.hash);
+                        table.updates.remove(now.hash);
                         table.fold.push_move((before, leaves), (now, comes), image);
                         return Ok(());
                     }
+                }
+                if let Some((columns, merges)) = merged
+                    && table.fold.get(&now).is_none()
+                {
+                    let how = How {
+                        mapping,
+                        columns,
+                        merges,
+                        plain,
+                        transaction,
+                    };
+                    let old = old.as_ref().map(|old| (old, Image::new(raw, old)));
+                    return table.updates.push(&how, now, old, new, image);
                 }
                 let writer = writer(&now);
                 table.fold.push(now, Change::Update(image), writer);
@@ -253,6 +288,7 @@ impl Batch {
                 };
                 let before = need(key(before, &Image::new(raw, before))?)?;
                 let writer = writer(&before);
+                table.updates.remove(before.hash);
                 table.fold.push(before, Change::Delete, writer);
             }
             _ => {}
@@ -344,6 +380,12 @@ impl Batch {
         }
     }
 
+    /// What that transaction had seen of other origins.
+    pub(super) fn seen(&self, writer: Writer) -> Vector {
+        self.header(writer)
+            .map_or_else(Vector::new, |h| h.seen.clone())
+    }
+
     /// Whether that transaction claims to have seen what stands at `position`.
     pub(super) fn claims(&self, writer: Writer, position: Position) -> bool {
         let claimed = |h: &Header| h.vector.covers(position);
@@ -359,6 +401,13 @@ impl Batch {
         self.policies.push(policy);
     }
 
+    /// Some of its tables are, or were, merged by columns: it stays alone and is decided with care.
+    pub(super) fn merge(&mut self) {
+        self.alone = true;
+        self.careful = true;
+        self.merges = true;
+    }
+
     /// What its policies set, for the index.
     pub(super) fn settings(&self) -> impl Iterator<Item = Setting> + '_ {
         self.policies.iter().filter_map(|p| p.setting(self.origin))
@@ -368,7 +417,7 @@ impl Batch {
     pub(super) fn writes_nothing(&self) -> bool {
         self.tables.iter().all(|t| {
             let nothing = |s: &Slot| matches!(s.folded.net, Net::Nothing);
-            t.appends.is_empty() && t.slots.iter().all(nothing)
+            t.appends.is_empty() && t.updates.is_empty() && t.slots.iter().all(nothing)
         }) && self.policies.is_empty()
     }
 

@@ -31,15 +31,14 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::merge;
+use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
+use super::travelling;
 use super::writer::{Guard, Writer};
-use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
-use crate::admin::schema::{INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
 use crate::journal::Journal;
-use crate::pg::oid;
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::Array;
 use crate::settle::{Barriers, Ledger, Lost};
 
 /// What deciding needs.
@@ -55,6 +54,8 @@ pub struct Context {
     pub journal: Journal,
     /// Fetches TOAST values.
     pub toast: Arc<dyn Toast>,
+    /// Merges rows that lost.
+    pub merging: Arc<Merging>,
 }
 
 /// What a careful transaction has decided so far; to be undone if it is rolled back.
@@ -72,6 +73,8 @@ pub(super) struct Decided {
     pub(super) truncated: Vec<(RelationHash, Version)>,
     /// Deletes were put into the outbox.
     pub outbox: bool,
+    /// Something that lost is to be merged, or waits for a person.
+    pub aside: bool,
 }
 
 impl Decided {
@@ -135,7 +138,7 @@ pub(super) async fn write(
             } else {
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
-        record(writer, batch, &table.mapping, &cases, decided);
+        record(ctx, writer, batch, &table.mapping, &cases, decided)?;
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -145,6 +148,11 @@ pub(super) async fn write(
             Err(Error::Guard) => return Err(Error::Again("a row came in between")),
             other => other?,
         };
+        merge::write(ctx, writer, batch, table, decided).await?;
+    }
+    if batch.merges {
+        // Whatever this came behind keeps its vector, whatever crashes.
+        durable(ctx, ctx.ledger.stamped_to()).await?;
     }
     Ok(())
 }
@@ -174,6 +182,7 @@ async fn lock<'a>(
     let outcomes = writer.run().await?;
     // run() starts counting at the first statement of this round.
     let found = locks.found(&outcomes, slots.len());
+    let own = locks.own(&outcomes, slots.len());
     if found.iter().any(|f| f.unwrap_or(true)) && !ctx.barriers.pass().await {
         return Err(Error::Shutdown);
     }
@@ -181,7 +190,7 @@ async fn lock<'a>(
     let now = ctx.ledger.look(relation, slots.iter().map(Slot::hash));
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
-    for ((slot, found), (now, beneath)) in slots.iter().zip(found).zip(now) {
+    for (((slot, found), own), (now, beneath)) in slots.iter().zip(found).zip(own).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
         // A later group of the same origin may have been announced already: that is no opponent.
@@ -203,13 +212,14 @@ async fn lock<'a>(
             return Err(Error::Again("another origin is deciding the same row"));
         }
         let last = slot.folded.last;
-        // An earlier part of this transaction has replaced it.
+        // It is there no more if another site's group has replaced it, whose answer may not be read yet, or
+        // an earlier part of this transaction.
         let written = || {
             let key = (slot.hash(), slot.version());
             let before = decided.lost.iter().any(|l| (l.1, l.2) == key);
             before && !decided.kept.contains(&key)
         };
-        let beneath = beneath.filter(|e| !e.deleted && !written());
+        let beneath = beneath.filter(|e| own && !e.deleted && !written());
         let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
@@ -444,8 +454,8 @@ async fn second_unique(
         };
         decided.lost.push((relation, key, version));
         unique_history(
-            writer, batch, mapping, cases, &row, other, &entries, decided,
-        );
+            ctx, writer, batch, mapping, &*cases, &row, other, &entries, decided,
+        )?;
         if let Some(case) = cases
             .iter_mut()
             .find(|c| c.slot.hash() == key && c.image.is_some())
@@ -578,6 +588,7 @@ pub(super) fn key_row(mapping: &Mapping, key: &[Option<Bytes>]) -> Result<RowKey
 
 #[expect(clippy::too_many_arguments, reason = "one record, said once")]
 fn unique_history(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
@@ -586,7 +597,7 @@ fn unique_history(
     winner: &RowKey,
     entries: &HashMap<KeyHash, Option<Entry>>,
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let case_of = |hash: KeyHash| {
         cases
             .iter()
@@ -596,58 +607,75 @@ fn unique_history(
     let (case, local, applied) = match (case_of(lost.hash), case_of(winner.hash)) {
         (Some(case), _) => (case, winner, false),
         (None, Some(case)) => (case, lost, true),
-        (None, None) => return,
+        (None, None) => return Ok(()),
     };
     let kind = Kind::over_unique(operation(&case.slot.folded.net), 1);
     decided.conflicts.add(&mapping.table, kind);
+    let holder = entries.get(&local.hash).copied().flatten();
+    let aside = match applied || !policy::parks(ctx, mapping) {
+        true => None,
+        false => policy::aside(ctx, mapping, kind, true, holder.as_ref())?,
+    };
+    decided.aside |= aside.is_some();
     writer.history(
         mapping,
         &history::Entry {
             kind,
-            applied,
+            outcome: history::Outcome::of(applied, aside),
             row: case.image.as_ref(),
             key: &case.slot.folded.key.image,
             local_key: &local.image,
             names_local: applied,
-            local: entries.get(&local.hash).copied().flatten(),
+            local: holder,
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
+            saw: aside.map(|_| batch.seen(case.slot.folded.last).get(ctx.me)),
             unlocked: None,
         },
     );
+    Ok(())
 }
 
 /// Puts the conflicts of a table into the history, before its rows change.
 fn record(
+    ctx: &Context,
     writer: &mut Writer,
     batch: &Batch,
     mapping: &Mapping,
     cases: &[Case<'_>],
     decided: &mut Decided,
-) {
+) -> Result<(), Error> {
     let mut entries = Vec::new();
     // The key of no row: for what is still on its way. Its own transaction records it.
     let nowhere = Image::nowhere(mapping.columns.len());
+    let open = ctx.ledger.sets_aside(mapping.identity.relation);
     for case in cases {
         let row = case.image.as_ref().or_else(|| case.slot.image());
         let applied = case.decision.apply;
         // The transaction of what the index names would find the row no more.
         let seen = |s| batch.covers(case.slot.folded.last, s);
         let lost = |e: &Entry| case.present && applied && !e.source.is_some_and(seen);
-        if let Some(own) = case.beneath.filter(lost) {
-            let kind = Kind::over_row(operation(&case.slot.folded.net));
-            decided.conflicts.add(&mapping.table, kind);
-            entries.push(met(batch, case.slot, kind, true, row, Some(own)));
-            continue;
-        }
-        let Some(kind) = case.decision.conflict else {
+        let own = case.beneath.filter(lost);
+        let over = own.map(|_| Kind::over_row(operation(&case.slot.folded.net)));
+        let Some(kind) = over.or(case.decision.conflict) else {
             continue;
         };
         decided.conflicts.add(&mapping.table, kind);
-        let mut entry = met(batch, case.slot, kind, applied, row, case.stored);
-        if !case.stands {
+        let mut entry = met(batch, case.slot, kind, applied, row, own.or(case.stored));
+        if own.is_none() && !case.stands {
             entry.local_key = &nowhere;
+        }
+        if open && applied && kind != Kind::UpdateMissing {
+            // What lost to the row that goes has perhaps met the new one elsewhere.
+            let seen = batch.seen(case.slot.folded.last);
+            writer.superseded(mapping, entry.key, ctx.me, batch.origin, &seen);
+        } else if open && !applied {
+            let aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
+            entry.outcome = history::Outcome::of(applied, aside);
+            let saw = || batch.seen(case.slot.folded.last).get(ctx.me);
+            entry.saw = aside.map(|_| saw());
+            decided.aside |= aside.is_some();
         }
         entries.push(entry);
     }
@@ -655,6 +683,7 @@ fn record(
     policy::decides(writer, mapping, ranked);
     writer.histories(mapping, &entries);
     policy::decided(writer, ranked);
+    Ok(())
 }
 
 /// What the history says of a change that met another version of its own key.
@@ -669,7 +698,7 @@ pub(super) fn met<'a>(
     let key = &slot.folded.key.image;
     history::Entry {
         kind,
-        applied,
+        outcome: history::Outcome::of(applied, None),
         row,
         key,
         local_key: key,
@@ -678,6 +707,7 @@ pub(super) fn met<'a>(
         version: slot.version(),
         position: batch.position(slot),
         xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
+        saw: None,
         unlocked: None,
     }
 }
@@ -719,49 +749,9 @@ fn change(
     writer.write(mapping, &deletes, &updates, &inserts, Guard::Decided);
     if !lost.is_empty() {
         decided.outbox = true;
-        let contents: Result<Vec<Bytes>, Error> =
-            lost.iter().map(|l| travelling(mapping, l)).collect();
-        outbox(writer, mapping, &contents?);
+        let one = |l: &Loser| travelling::delete(mapping, &l.key.image, l.version);
+        let contents: Result<Vec<Bytes>, Error> = lost.iter().map(one).collect();
+        travelling::put(writer, mapping, &contents?);
     }
     Ok(())
-}
-
-fn travelling(mapping: &Mapping, lost: &Loser) -> Result<Bytes, Error> {
-    let cells: Vec<Cell<'_>> = lost.key.image.tuple().iter().collect();
-    let column = |i: usize| {
-        let value = match cells.get(i) {
-            Some(Cell::Binary(bytes) | Cell::Text(bytes)) => Bytes::copy_from_slice(bytes),
-            _ => Bytes::new(),
-        };
-        let column = mapping.columns.get(i);
-        KeyColumn {
-            name: column.map_or_else(String::new, |c| c.name.clone()),
-            type_oid: column.map_or(0, |c| c.type_oid),
-            value,
-        }
-    };
-    let delete = TravellingDelete {
-        version: lost.version,
-        schema: mapping.table.schema.clone(),
-        table: mapping.table.name.clone(),
-        key: mapping.key_cells().map(column).collect(),
-    };
-    WalMessage::Delete(delete)
-        .encode()
-        .map_err(|e| Error::Schema {
-            table: mapping.name(),
-            what: e.to_string(),
-        })
-}
-
-fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
-    let schema = mapping.table.schema.as_bytes();
-    let table = mapping.table.name.as_bytes();
-    let names = |name| Array::of(oid::TEXT, std::iter::repeat_n(name, contents.len()));
-    writer
-        .bind("outbox", INSERT_OUTBOX, &INSERT_OUTBOX_TYPES)
-        .array(names(schema))
-        .array(names(table))
-        .array(Array::of(oid::BYTEA, contents.iter().map(Bytes::as_ref)))
-        .execute();
 }

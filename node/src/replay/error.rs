@@ -36,10 +36,21 @@ pub enum Error {
     },
     /// A table's policy leaves a conflict to a person.
     #[error(
-        "a conflict in table {0} waits for a person, as its policy \"stop\" says; another policy, set here with \
-         everywrite.set_policy, decides it"
+        "a conflict in table {0} waits for a person, as its policy \"stop\" says; another policy decides it, set here, \
+         where the stream is held: select everywrite.set_policy('{0}', 'all', 'last_update_wins')"
     )]
     Stopped(String),
+    /// The function of a table's policy breaks its contract.
+    #[error(
+        "a conflict in table {table} cannot be left to the function of its policy: {reason}; once the function is mended, or \
+         another policy is set here with everywrite.set_policy, it is tried again"
+    )]
+    Merging {
+        /// The table.
+        table: String,
+        /// What was wrong with its last merge.
+        reason: String,
+    },
     /// The local server said no, or the connection to it is gone.
     #[error("write to the local server")]
     Postgres(#[from] pg::Error),
@@ -73,7 +84,8 @@ impl Error {
             },
             Error::Guard | Error::Again(_) | Error::Toast(_) | Error::Shutdown => Class::Retry,
             Error::Schema { .. } | Error::NoKey(_) | Error::Key { .. } => Class::Park,
-            Error::Journal(_) | Error::Decode(_) | Error::Stopped(_) => Class::Park,
+            Error::Journal(_) | Error::Decode(_) => Class::Park,
+            Error::Stopped(_) | Error::Merging { .. } => Class::Park,
         }
     }
 

@@ -20,6 +20,7 @@ use super::image::Image;
 use super::mapping::Mapping;
 use super::table::Table;
 use crate::admin::message::{TravellingDelete, WalMessage};
+use crate::journal::columns::{self, Columns};
 use crate::journal::ranks;
 use crate::journal::record::{self, Changes, Frame, Header};
 use crate::journal::{Journal, Reader};
@@ -314,17 +315,38 @@ impl Feed {
                 return Ok(!batch.is_empty());
             }
             self.load(&look).await?;
-            let trigger = look
-                .shapes
-                .iter()
-                .any(|s| self.mappings.get(s).is_some_and(|m| m.table.fires_triggers));
-            if (look.travels || trigger) && !batch.is_empty() {
+            // What one transaction of a group wrote and a later one replaced would meet nobody: it would
+            // fire no trigger, and could not be merged or parked.
+            let alone = look.shapes.iter().any(|s| {
+                self.mappings.get(s).is_some_and(|m| {
+                    m.table.fires_triggers || self.ledger.sets_aside(m.identity.relation)
+                })
+            });
+            let merging = self.merging(&look);
+            if (look.travels || alone || merging) && !batch.is_empty() {
                 return Ok(true);
             }
             // From here on nothing waits: a cancelled call leaves no half of a transaction behind.
             self.take_into(batch);
+            batch.alone |= alone;
+            if merging {
+                batch.merge();
+            }
             self.push_all(batch, &changes)?;
         }
+    }
+
+    /// Whether some of the tables are, or were, merged by columns; they must be loaded.
+    pub(super) fn merging(&self, look: &Look) -> bool {
+        if !look.merges && !self.ledger.any_merging() {
+            return false;
+        }
+        let merging = |m: &Arc<Mapping>| self.ledger.merging(m.identity.relation);
+        look.merges
+            || look
+                .shapes
+                .iter()
+                .any(|s| self.mappings.get(s).is_some_and(merging))
     }
 
     /// The transaction at the front begins in `batch`.
@@ -346,6 +368,10 @@ impl Feed {
     pub(super) fn push(&self, batch: &mut Batch, raw: &Bytes) -> Result<(), Error> {
         if raw.first() == Some(&ranks::TAG) {
             Arc::make_mut(&mut batch.ranks).take(raw)?;
+            return Ok(());
+        }
+        if raw.first() == Some(&columns::TAG) {
+            batch.columns = Arc::new(Columns::decode(raw)?);
             return Ok(());
         }
         let message = decode(raw, false)?;
@@ -405,6 +431,7 @@ impl Feed {
             match raw.first() {
                 Some(b'T') => look.truncates = true,
                 Some(&ranks::TAG) => {}
+                Some(&columns::TAG) => look.merges = true,
                 Some(b'M') => {
                     if let Message::Message { content, .. } = decode(&raw, false)? {
                         // A kind that only a newer daemon knows has an effect that must not be skipped.
@@ -509,6 +536,8 @@ pub(super) struct Look {
     pub truncates: bool,
     /// There is a delete that travels among them, or a policy.
     pub travels: bool,
+    /// Some of their updates are merged by columns.
+    merges: bool,
     travelled: Vec<TravellingDelete>,
 }
 

@@ -1,6 +1,7 @@
 //! An entry of the conflict history on its way.
 
-use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
+use everywrite_conflict::policy::Aside;
+use everywrite_conflict::{Entry as Stored, Kind, Lsn, NodeId, Position, Version};
 
 use super::image::Image;
 use super::mapping::Mapping;
@@ -11,13 +12,46 @@ use crate::pg::oid::{
 use crate::pg::pipeline::{Array, Bind};
 use crate::pg::quote::literal;
 
+/// What became of an incoming change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is applied; what was there lost.
+    Applied,
+    /// It lost.
+    KeptLocal,
+    /// It lost, and is still to be merged or waits for a person.
+    Aside(Aside),
+    /// Something of both stays.
+    Merged,
+}
+
+impl Outcome {
+    /// One row stays whole, the other goes; `aside`: what becomes of an incoming one that goes.
+    pub(super) fn of(applied: bool, aside: Option<Aside>) -> Self {
+        match applied {
+            true => Outcome::Applied,
+            false => aside.map_or(Outcome::KeptLocal, Outcome::Aside),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::KeptLocal => "kept local",
+            Outcome::Aside(Aside::Merge) => "merging",
+            Outcome::Aside(Aside::Park) => "parked",
+            Outcome::Merged => "merged",
+        }
+    }
+}
+
 /// One decision. Both rows are read in the transaction that decides, before it writes.
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'a> {
     /// What kind of conflict.
     pub kind: Kind,
-    /// Whether the incoming change is applied.
-    pub applied: bool,
+    /// What became of the incoming change.
+    pub outcome: Outcome,
     /// The incoming row; `None` for a delete.
     pub row: Option<&'a Image>,
     /// A row with the incoming change's key.
@@ -34,6 +68,8 @@ pub(super) struct Entry<'a> {
     pub position: Position,
     /// Its transaction id at its origin.
     pub xid: u32,
+    /// Up to where in the own journal its transaction had seen, if something is still open.
+    pub saw: Option<Lsn>,
     /// The local row is not locked: it is left out if a local transaction from this id on wrote it,
     /// because then it may be newer than what the index says.
     pub unlocked: Option<u32>,
@@ -53,7 +89,7 @@ pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
 }
 
 /// Element and array types of what an entry says besides its rows, in the order of [`Entry::facts`].
-const FACTS: [(u32, u32); 13] = [
+const FACTS: [(u32, u32); 14] = [
     (TEXT, TEXT_ARRAY),
     (TEXT, TEXT_ARRAY),
     (INT8, INT8_ARRAY),
@@ -67,6 +103,7 @@ const FACTS: [(u32, u32); 13] = [
     (INT8, INT8_ARRAY),
     (BOOL, BOOL_ARRAY),
     (XID, XID_ARRAY),
+    (LSN, LSN_ARRAY),
 ];
 
 /// A fact in binary form.
@@ -106,18 +143,14 @@ impl Fact {
 impl Entry<'_> {
     /// Kind, decision; stamp, origin and position of the local row; the same of the incoming one; the
     /// incoming transaction's id; whether the local key names the entry; up to which transaction id
-    /// the local row is looked at.
-    fn facts(&self) -> [Fact; 13] {
+    /// the local row is looked at; what the incoming transaction had seen of the own ones.
+    fn facts(&self) -> [Fact; 14] {
         let local = self.local.map(|l| l.version);
         let source = self.local.and_then(|l| l.source);
         let (version, position) = (Some(self.version), Some(self.position));
         [
             Fact::Text(self.kind.as_str()),
-            Fact::Text(if self.applied {
-                "applied"
-            } else {
-                "kept local"
-            }),
+            Fact::Text(self.outcome.as_str()),
             Fact::stamp(local),
             Fact::node(local.map(|v| v.origin)),
             Fact::node(source.map(|p| p.origin)),
@@ -130,6 +163,8 @@ impl Entry<'_> {
             Fact::Bool(self.names_local),
             self.unlocked
                 .map_or(Fact::Null, |xid| Fact::Int4(xid.to_be_bytes())),
+            self.saw
+                .map_or(Fact::Null, |lsn| Fact::Int8(lsn.0.to_be_bytes())),
         ]
     }
 }
@@ -181,6 +216,14 @@ pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
 const STANDS: &str = "(u.h13 is null or pg_catalog.age(o.xmin) > pg_catalog.age(u.h13) \
     or (pg_catalog.pg_xact_commit_timestamp_origin(o.xmin)).roident is distinct from 0)";
 
+/// Closes what is open of a key: see [`Shape::superseded`].
+pub(super) fn superseded_sql(mapping: &Mapping) -> (String, Vec<u32>) {
+    let shape = Shape::new(mapping, true, &[]);
+    let mut types: Vec<u32> = shape.key.iter().map(|&i| mapping.oid(i)).collect();
+    types.extend([INT4, LSN, INT4_ARRAY, LSN_ARRAY]);
+    (shape.superseded(), types)
+}
+
 /// Which cells an entry of a table has.
 struct Shape<'a> {
     mapping: &'a Mapping,
@@ -219,6 +262,38 @@ impl<'a> Shape<'a> {
         row.chain(key).chain(facts).collect()
     }
 
+    /// Closes what is open of a key that another write has won, unless nobody else would see to it.
+    /// What that write had not seen its site meets too. What it had seen it replaced there, or it had lost
+    /// there already, to a write of this site that came before: then it is still to be seen to here. That no
+    /// write of this site had come there since the lost one was made says it was the former.
+    ///
+    /// Parameters: the key; the winner's origin; up to where it had seen this site; and the same of all sites
+    /// that it had seen, as arrays of sites and places.
+    fn superseded(&self) -> String {
+        let key: Vec<String> = self.key.iter().map(|i| format!("k{i}")).collect();
+        let values = (1..).zip(&key).map(|(n, k)| format!("${n} as {k}"));
+        let n = key.len();
+        format!(
+            "update everywrite.conflict_history h set decision = 'kept local', done = 'superseded', \
+             done_at = pg_catalog.clock_timestamp(), error = null \
+             from (select {}) u \
+             where h.schema_name = {} and h.table_name = {} and h.key = {key} \
+             and pg_catalog.jsonb_hash(h.key) = pg_catalog.jsonb_hash({key}) \
+             and h.decision in ('merging', 'parked') and h.done_at is null \
+             and not (${} > coalesce(h.incoming_saw, '0/0') and (h.incoming_position_origin = ${} \
+             or exists (select from unnest(${}, ${}) as v (site, lsn) \
+             where v.site = h.incoming_position_origin and v.lsn >= h.incoming_position_lsn)))",
+            values.collect::<Vec<_>>().join(", "),
+            literal(&self.mapping.table.schema),
+            literal(&self.mapping.table.name),
+            n + 2,
+            n + 1,
+            n + 3,
+            n + 4,
+            key = self.key_object("k"),
+        )
+    }
+
     /// The key as JSON, from the cells of that prefix.
     fn key_object(&self, prefix: &str) -> String {
         let one = |&i: &usize| {
@@ -255,11 +330,11 @@ impl<'a> Shape<'a> {
         format!(
             "with decided as (insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
              incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
-             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
+             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid, incoming_saw) \
              select (select n.id from everywrite.nodes n where n.local), {}, {}, \
              case when u.h12 then {} else {} end, \
              u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {} and {STANDS}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
-             u.h8, u.h9, u.h10, u.h11 from {from} returning id, site, decision, local_origin) \
+             u.h8, u.h9, u.h10, u.h11, u.h14 from {from} returning id, site, decision, local_origin) \
              select everywrite.tell_lost(pg_catalog.array_agg(id order by id)) from decided \
              where decision = 'applied' and local_origin = site",
             literal(&mapping.table.schema),

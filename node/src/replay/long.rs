@@ -32,6 +32,8 @@ struct Long {
     fresh: bool,
     /// Parts that were sent and whose answers were not read yet.
     sent: usize,
+    /// Some of its tables are, or were, merged by columns.
+    merging: bool,
 }
 
 impl Stream {
@@ -58,6 +60,7 @@ impl Stream {
             reached,
             fresh,
             sent: 0,
+            merging: false,
         };
         let decided = &mut group.decided;
         let written = self
@@ -123,6 +126,8 @@ impl Stream {
     ) -> Result<(), Error> {
         let look = feed.look(changes)?;
         feed.load(&look).await?;
+        work.merging |= feed.merging(&look);
+        work.batch.columns = Arc::default();
         for raw in Changes::new(changes.clone()) {
             let raw = raw?;
             if raw.first() == Some(&b'T') {
@@ -169,10 +174,16 @@ impl Stream {
         let mut next = Batch::new(self.options.origin);
         next.begin(work.header.clone());
         next.ranks = Arc::clone(&work.batch.ranks);
+        next.columns = Arc::clone(&work.batch.columns);
         let mut batch = std::mem::replace(&mut work.batch, next);
         work.changes += batch.changes;
         batch.close();
         let context = self.options.context.clone();
+        if work.merging {
+            batch.merge();
+        }
+        // Nobody knows what else will come of it.
+        batch.merges |= context.ledger.any_merging();
         // Before the announcement: what is captured behind it is not behind this guard.
         let horizon = context.barriers.horizon();
         let Some(announcement) = self.announce(&mut batch, work.fresh, decided) else {

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::Error;
 use super::table::{Column, Table};
-use crate::pg::oid::{BOOL, FIRST_NORMAL, INT8, XID};
+use crate::pg::oid::{BOOL, FIRST_NORMAL, INT4, INT8, LSN, TEXT, XID};
 use crate::pg::pgoutput::{Cell, OwnedRelation};
+use crate::pg::quote::literal;
 use crate::settle::Identity;
 
 /// An origin's relation and the local table of the same name.
@@ -37,13 +38,20 @@ pub enum Statement {
     InsertSet,
     /// One row by key, without these columns (TOAST values that the stream leaves out).
     Update(Vec<usize>),
+    /// Some columns of one row by key.
+    Merge {
+        /// They get new values.
+        values: Vec<usize>,
+        /// To these the difference between two values is added.
+        differences: Vec<usize>,
+    },
     /// Many rows, as arrays.
     UpdateSet,
     /// One row by key.
     Delete,
     /// Many rows, as arrays.
     DeleteSet,
-    /// Locks rows and says which were found, and which of them a local transaction wrote lately.
+    /// Locks rows and says which were found, and which of them a local transaction wrote, and lately.
     Lock,
     /// The same for many, as arrays.
     LockSet,
@@ -61,9 +69,15 @@ pub enum Statement {
         /// Columns whose values are not known.
         missing: Vec<usize>,
     },
+    /// Closes what is open of a key in the conflict history.
+    Superseded,
     /// Finds and locks the rows that hold a row's values of the n-th unique index.
     Holders(usize),
 }
+
+/// Whether a row was written by a transaction of this site, or by one that is open.
+pub(super) const OWN: &str =
+    "coalesce((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, 0) = 0";
 
 /// A row is left alone unless nothing local that is not captured yet wrote it: `$flag` switches
 /// the test off, `$xid` is the oldest transaction id that may not be captured yet.
@@ -214,6 +228,10 @@ impl Mapping {
             Statement::Insert => "i".to_owned(),
             Statement::InsertSet => "is".to_owned(),
             Statement::Update(missing) => format!("u{}", list(missing)),
+            Statement::Merge {
+                values,
+                differences,
+            } => format!("w{}d{}", list(values), list(differences)),
             Statement::UpdateSet => "us".to_owned(),
             Statement::Delete => "d".to_owned(),
             Statement::DeleteSet => "ds".to_owned(),
@@ -224,6 +242,7 @@ impl Mapping {
                 format!("h{}_{}", u8::from(*delete), list(missing))
             }
             Statement::HistorySet { delete } => format!("hs{}", u8::from(*delete)),
+            Statement::Superseded => "o".to_owned(),
             Statement::Holders(n) => format!("q{n}"),
         };
         format!("m{}{what}", self.number)
@@ -315,6 +334,10 @@ impl Mapping {
                 types.extend([BOOL, XID]);
                 (sql, types)
             }
+            Statement::Merge {
+                values,
+                differences,
+            } => self.merge_sql(values, differences),
             Statement::UpdateSet => {
                 let set = self.updated(&[]);
                 let all: Vec<usize> = set.iter().chain(&key).copied().collect();
@@ -382,7 +405,7 @@ impl Mapping {
             Statement::Lock => {
                 let k = key.len();
                 let sql = format!(
-                    "select 1::int8, not {} from {table} t where {} for update of t",
+                    "select 1::int8, not {}, {OWN} from {table} t where {} for update of t",
                     guard(k + 1, k + 2),
                     self.by_key(|n, _| format!("${}", n + 1))
                 );
@@ -393,7 +416,7 @@ impl Mapping {
             Statement::LockSet => {
                 let k = key.len();
                 let sql = format!(
-                    "select n.ord, not {} from unnest({}) with ordinality as n({}, ord) \
+                    "select n.ord, not {}, {OWN} from unnest({}) with ordinality as n({}, ord) \
                      join {table} t on {} for update of t",
                     guard(k + 1, k + 2),
                     Self::params(1, k),
@@ -421,8 +444,87 @@ impl Mapping {
             }
             Statement::History { delete, missing } => super::history::sql(self, *delete, missing),
             Statement::HistorySet { delete } => super::history::set_sql(self, *delete),
+            Statement::Superseded => super::history::superseded_sql(self),
             Statement::Holders(n) => self.holders_sql(*n),
         }
+    }
+
+    /// Parameters: the values, then for each difference the value after and before, then the key. The
+    /// difference is taken and added as numeric, so that nothing but the sum can be too large.
+    fn merge_sql(&self, values: &[usize], differences: &[usize]) -> (String, Vec<u32>) {
+        let v = values.len();
+        let value = |(n, &i): (usize, &usize)| format!("{} = ${}", self.column(i), n + 1);
+        let add = |(n, &i): (usize, &usize)| {
+            let (after, before) = (v + 2 * n + 1, v + 2 * n + 2);
+            let column = self.column(i);
+            format!("{column} = t.{column}::numeric + (${after}::numeric - ${before}::numeric)")
+        };
+        let set: Vec<String> = values
+            .iter()
+            .enumerate()
+            .map(value)
+            .chain(differences.iter().enumerate().map(add))
+            .collect();
+        let k = v + 2 * differences.len();
+        let sql = format!(
+            "with u as (update {} t set {} where {} returning 1) \
+             select everywrite.expect(count(*), 1) from u",
+            self.table.quoted,
+            set.join(", "),
+            self.by_key(|n, _| format!("${}", k + n + 1)),
+        );
+        let mut types: Vec<u32> = values.iter().map(|&i| self.oid(i)).collect();
+        types.extend(differences.iter().flat_map(|&i| [self.oid(i), self.oid(i)]));
+        types.extend(self.key_cells().map(|i| self.oid(i)));
+        (sql, types)
+    }
+
+    /// Says whether the difference between two values has brought a row below a floor. Parameters: the
+    /// key, the value after and before, the floor, then what is told with it.
+    pub(super) fn floor_sql(&self, cell: usize) -> (String, Vec<u32>) {
+        let key: Vec<usize> = self.key_cells().collect();
+        let k = key.len();
+        let shown: Vec<String> = key
+            .iter()
+            .map(|&i| format!("{}, t.{}", literal(&self.name_of(i)), self.column(i)))
+            .collect();
+        let (after, before, floor) = (k + 1, k + 2, k + 3);
+        let was = format!(
+            "(t.{}::numeric - (${after}::numeric - ${before}::numeric))",
+            self.column(cell)
+        );
+        let told: Vec<String> = (k + 4..=k + 8).map(|n| format!("${n}")).collect();
+        let sql = format!(
+            "select everywrite.floor_crossed({}, {}, pg_catalog.jsonb_build_object({}), {}, ${floor}::numeric, {was}, \
+             t.{column}::numeric, pg_catalog.to_jsonb(t), {}) from {} t \
+             where {} and t.{column}::numeric < ${floor}::numeric and {was} >= ${floor}::numeric",
+            literal(&self.table.schema),
+            literal(&self.table.name),
+            shown.join(", "),
+            literal(&self.name_of(cell)),
+            told.join(", "),
+            self.table.quoted,
+            self.by_key(|n, _| format!("${}", n + 1)),
+            column = self.column(cell),
+        );
+        let mut types: Vec<u32> = key.iter().map(|&i| self.oid(i)).collect();
+        types.extend([
+            self.oid(cell),
+            self.oid(cell),
+            TEXT,
+            INT8,
+            INT4,
+            INT4,
+            LSN,
+            INT8,
+        ]);
+        (sql, types)
+    }
+
+    fn name_of(&self, cell: usize) -> String {
+        self.columns
+            .get(cell)
+            .map_or_else(String::new, |c| c.name.clone())
     }
 
     /// Parameters: the whole row, then the guard's xid. Returns, for the n-th unique index, the

@@ -13,6 +13,7 @@
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
 //! | `long`       | transactions that are applied in parts |
+//! | `merging`    | rows that lost, merged by a function of the user's |
 //! | `outbox`     | deletes that travel, into the local stream |
 //! | `repair`     | rows that stand although they are gone |
 //! | `rebuild`    | the index, from the journals, at start |
@@ -32,6 +33,8 @@ mod long;
 mod mapping;
 #[doc(hidden)]
 pub mod measured;
+mod merge;
+mod merging;
 mod outbox;
 mod policy;
 mod rebuild;
@@ -42,7 +45,9 @@ mod session;
 mod stream;
 mod table;
 mod toast;
+mod travelling;
 mod truncate;
+mod updates;
 mod wal_position;
 mod writer;
 
@@ -51,6 +56,7 @@ pub use control::Control;
 pub use counts::ConflictCounts;
 pub use error::Error;
 pub use feed::Limits;
+pub use merging::{Merging, run as run_merging};
 pub use outbox::run as run_outbox;
 pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;

@@ -1,7 +1,8 @@
 //! Policies at replay: changes of them are written into the local schema, in the transaction that
 //! brings them, and the history says which one decided.
 
-use everywrite_conflict::policy::Policy;
+use everywrite_conflict::policy::{Aside, Policy};
+use everywrite_conflict::{Entry, Kind};
 
 use super::Error;
 use super::batch::Batch;
@@ -46,6 +47,38 @@ pub(super) fn left(ctx: &Context, mapping: &Mapping, decided: &Decided) -> u64 {
         }
         _ => 0,
     }
+}
+
+/// What becomes of a change that lost against `stored`. A write is merged, or parked, where the write that it
+/// lost to was made: at one site.
+pub(super) fn aside(
+    ctx: &Context,
+    mapping: &Mapping,
+    kind: Kind,
+    row: bool,
+    stored: Option<&Entry>,
+) -> Result<Option<Aside>, Error> {
+    let Some(stored) = stored.filter(|e| e.version.origin == ctx.me && (row || !e.deleted)) else {
+        return Ok(None);
+    };
+    let policy = ctx.ledger.policy(mapping.identity.relation);
+    match policy.and_then(|p| p.aside(kind)) {
+        Some(Aside::Merge) if !row || stored.deleted => Ok(None),
+        Some(Aside::Merge) => match ctx.merging.broken(&mapping.table) {
+            Some(reason) => Err(Error::Merging {
+                table: mapping.name(),
+                reason,
+            }),
+            None => Ok(Some(Aside::Merge)),
+        },
+        aside => Ok(aside),
+    }
+}
+
+/// Whether a row that lost a unique value may wait for a person. It is never merged: the two rows are not one.
+pub(super) fn parks(ctx: &Context, mapping: &Mapping) -> bool {
+    let policy = ctx.ledger.policy(mapping.identity.relation);
+    matches!(policy, Some(Policy::Park(_)))
 }
 
 /// Refuses what was decided if more conflicts were met that are left to a person; `before`: what

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everywrite_conflict::{Entry, Lsn, NodeId, Position, Vector, Version};
+use everywrite_conflict::policy::Rank;
+use everywrite_conflict::policy::columns::Merge;
+use everywrite_conflict::{
+    ColumnChange, Entry, KeyHash, Lsn, NodeId, Position, RelationHash, Update, Vector, Version,
+};
 use futures_util::FutureExt as _;
 use tokio_postgres::Client;
 
@@ -12,11 +16,12 @@ use super::Error;
 use super::second_looks::SecondLooks;
 use crate::admin::message::WalMessage;
 use crate::capture::{Repair, touch_with, travelling};
+use crate::journal::columns::{self, Columns};
 use crate::journal::ranks::{self, Ranks};
 use crate::journal::record::{Changes, Frame, Header, decode};
 use crate::journal::{Journal, Journals};
 use crate::pg::pgoutput::{self, Message, OwnedRelation, Relation};
-use crate::settle::{Identity, Ledger, Stability, Touched};
+use crate::settle::{Identity, Ledger, Stability, Touched, changed};
 
 /// What a rebuild starts from.
 pub struct Start<'a> {
@@ -48,6 +53,7 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
         identities: HashMap::new(),
     };
     let mut looks = SecondLooks::default();
+    let mut merged = Vec::new();
     let mut transactions = 0;
     // The own one first: the others are compared with what is recent in it.
     let mut journals = start.journals.all();
@@ -64,6 +70,8 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             start: &start,
             keys: &mut keys,
             looks: &mut looks,
+            merged: &mut merged,
+            columns: Columns::default(),
             origin,
             up_to,
             local_lsn: if own { Lsn::ZERO } else { start.local_lsn },
@@ -93,7 +101,29 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             ledger.rebuild(delete.version.stamp, &Arc::default(), [(touched, entry)]);
         }
     }
+    // When all row events are in, and in an order in which each comes behind what it has seen.
+    merged.sort_by_key(|m: &MergedUpdate| (m.version.stamp, m.version.origin));
+    for update in &merged {
+        let asked = Update {
+            relation: update.relation,
+            key: update.key,
+            version: update.version,
+            source: update.source,
+            columns: &update.columns,
+        };
+        ledger.rebuild_merged(&asked, &update.vector);
+    }
     Ok((transactions, looks.asked(ledger)))
+}
+
+/// An update of a merged row.
+struct MergedUpdate {
+    relation: RelationHash,
+    key: KeyHash,
+    version: Version,
+    source: Position,
+    columns: Vec<ColumnChange>,
+    vector: Arc<Vector>,
 }
 
 struct Keys<'a> {
@@ -176,6 +206,9 @@ struct Pass<'a, 'k> {
     start: &'a Start<'k>,
     keys: &'a mut Keys<'k>,
     looks: &'a mut SecondLooks,
+    merged: &'a mut Vec<MergedUpdate>,
+    /// How the updates of the transaction that is read are merged.
+    columns: Columns,
     origin: NodeId,
     up_to: Lsn,
     local_lsn: Lsn,
@@ -215,6 +248,7 @@ impl Pass<'_, '_> {
                 }
                 self.transactions += 1;
                 self.ranks = Ranks::default();
+                self.columns = Columns::default();
                 if self.origin != self.start.me {
                     self.start.stability.replayed(self.origin, &header.seen);
                 }
@@ -229,6 +263,7 @@ impl Pass<'_, '_> {
                 self.ranks = Ranks::default();
             }
             Frame::LargePart { changes, .. } => {
+                self.columns = Columns::default();
                 if let Some(header) = self.large.clone() {
                     self.changes(&header, changes)?;
                 }
@@ -250,12 +285,73 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn policy(&self, message: &Message<'_>) {
+    /// Takes an update that is merged by columns; the others are row events.
+    fn merged(
+        &mut self,
+        message: &Message<'_>,
+        version: Version,
+        header: &Header,
+        vector: &Arc<Vector>,
+    ) -> Result<bool, Error> {
+        let Message::Update {
+            relation: shape,
+            key: None,
+            old: Some(old),
+            new,
+            ..
+        } = message
+        else {
+            return Ok(false);
+        };
+        let Some((identity, relation)) = self.keys.identities.get(&(self.origin, *shape)) else {
+            return Ok(false);
+        };
+        let Some(merges) = self.columns.of(identity.relation) else {
+            return Ok(false);
+        };
+        let hash = |tuple| {
+            identity.hash(tuple).map_err(|source| Error::Key {
+                table: format!("shape {shape}"),
+                source,
+            })
+        };
+        let (before, Some(key)) = (hash(old)?, hash(new)?) else {
+            return Ok(false);
+        };
+        if before != Some(key) {
+            return Ok(false);
+        }
+        let mut columns: Vec<ColumnChange> = changed(relation, identity, merges, Some(old), new)
+            .into_iter()
+            .map(|c| c.change)
+            .collect();
+        for change in &mut columns {
+            if matches!(change.merge, Merge::Greatest | Merge::Least) {
+                change.height = self.columns.height(key, change.column);
+            }
+        }
+        let (epoch, height) = (merges.epoch, 0);
+        self.merged.push(MergedUpdate {
+            relation: identity.relation,
+            key,
+            version: version.ranked(Rank { epoch, height }),
+            source: Position {
+                origin: self.origin,
+                lsn: header.position,
+            },
+            columns,
+            vector: Arc::clone(vector),
+        });
+        Ok(true)
+    }
+
+    fn policy(&self, message: &Message<'_>, position: Lsn) {
         if let Message::Message { content, .. } = message
             && let Ok(WalMessage::Policy(policy)) = WalMessage::decode(content)
             && let Some(setting) = policy.setting(self.origin)
         {
-            self.start.ledger.set_policy(setting);
+            let since = [(self.origin, position)].into_iter().collect();
+            self.start.ledger.set_policy(setting, Some(since));
         }
     }
 
@@ -267,6 +363,7 @@ impl Pass<'_, '_> {
             lsn: header.position,
         };
         let recent = own && header.position > self.start.looked_at;
+        let vector = Arc::new(header.vector.clone());
         let mut touched: Vec<Touched> = Vec::new();
         let mut versions = Vec::new();
         for change in Changes::new(changes) {
@@ -276,8 +373,15 @@ impl Pass<'_, '_> {
                 self.ranks.take(&change)?;
                 continue;
             }
+            if change.first() == Some(&columns::TAG) {
+                self.columns = Columns::decode(&change)?;
+                continue;
+            }
             let message = pgoutput::decode(&change, false)?;
-            self.policy(&message);
+            self.policy(&message, header.position);
+            if !self.columns.is_empty() && self.merged(&message, version, header, &vector)? {
+                continue;
+            }
             self.keys.touched(origin, &message, &mut touched)?;
             for t in touched.get(first..).unwrap_or_default() {
                 let version = self.version(t, version);
@@ -291,7 +395,6 @@ impl Pass<'_, '_> {
                 }
             }
         }
-        let vector = Arc::new(header.vector.clone());
         let entries = touched.into_iter().zip(versions).map(|(t, version)| {
             let entry = Entry {
                 version,

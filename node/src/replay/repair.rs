@@ -296,7 +296,7 @@ impl Looks {
                 mapping,
                 &history::Entry {
                     kind: Kind::DeleteOriginDiffers,
-                    applied: true,
+                    outcome: history::Outcome::Applied,
                     row: None,
                     key: &key.image,
                     local_key: &key.image,
@@ -305,6 +305,7 @@ impl Looks {
                     version: entry.version,
                     position: source,
                     xid: 0,
+                    saw: None,
                     unlocked: None,
                 },
             );

@@ -35,7 +35,7 @@ use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Landed, progress};
+use crate::settle::{Announcement, Landed, Ledger, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -309,8 +309,10 @@ impl Stream {
         for group in std::mem::take(&mut self.on_way) {
             let last = group.batch.last();
             if last <= progress {
-                self.landed(group, (here, here))?;
+                // It was committed somewhere before, and others may have seen it since.
+                self.landed(group, Lsn::ZERO, (here, here))?;
             } else {
+                ledger.commits_not(origin, last);
                 group.decided.undo(&ledger);
             }
         }
@@ -351,9 +353,10 @@ impl Stream {
         // A group goes behind those on their way or not at all: to it they are applied.
         let before = self.on_way.back().map_or(applied, |g| g.batch.last());
         let fast_allowed = fast_allowed && !batch.careful;
+        let place: Vector = [(batch.origin, batch.last())].into_iter().collect();
         batch
             .settings()
-            .for_each(|s| o.context.ledger.set_policy(s));
+            .for_each(|s| o.context.ledger.set_policy(s, Some(place.clone())));
         let known = Known::now(&o.context);
         let mut conflicts = false;
         let announcement = {
@@ -363,6 +366,7 @@ impl Stream {
                 batch.origin,
                 batch.last(),
                 batch.newest(),
+                batch.merges,
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
@@ -477,6 +481,8 @@ impl Stream {
         writer.wal_position();
         // After the commit: what is captured from there on has seen the group.
         writer.commit(group.batch.last(), group.batch.newest());
+        let (origin, last) = (group.batch.origin, group.batch.last());
+        self.options.context.ledger.commits(origin, last);
         // From here on only an answer, or the next session, tells what became of it.
         self.on_way.push_back(group);
         writer.send_behind()
@@ -498,7 +504,7 @@ impl Stream {
             Ok(places) => {
                 let groups = &self.options.control.fast_groups;
                 groups.fetch_add(1, Ordering::Relaxed);
-                self.landed(group, places)?;
+                self.landed(group, places.0, places)?;
                 self.goes_on(feed, last);
                 return Ok(());
             }
@@ -525,6 +531,7 @@ impl Stream {
             Failed::Before(error) | Failed::Unknown(error) => return Err(error),
         }
         // Nothing of them was written: they are not on their way blindly any more.
+        ledger.commits_not(origin, last);
         let last = behind.back().map_or(last, |g| g.batch.last());
         ledger.sighted(origin, last);
         for mut group in std::iter::once(group).chain(behind) {
@@ -603,11 +610,11 @@ impl Stream {
         let last = group.batch.last();
         let error = match written {
             Err(error) => error,
-            Ok(()) => match commit(writer, &group).await {
+            Ok(()) => match commit(&self.options.context.ledger, writer, &group).await {
                 Ok(places) => {
                     let groups = &self.options.control.careful_groups;
                     groups.fetch_add(1, Ordering::Relaxed);
-                    self.landed(group, places)?;
+                    self.landed(group, places.0, places)?;
                     self.goes_on(feed, last);
                     return Ok(None);
                 }
@@ -623,7 +630,9 @@ impl Stream {
                 }
             },
         };
-        std::mem::take(&mut group.decided).undo(&self.options.context.ledger);
+        let ledger = &self.options.context.ledger;
+        ledger.commits_not(group.batch.origin, last);
+        std::mem::take(&mut group.decided).undo(ledger);
         if again(&error) {
             Ok(Some((group, error)))
         } else {
@@ -637,14 +646,21 @@ impl Stream {
         feed.single = self.single;
     }
 
-    /// A group is committed between these places of the local WAL.
-    fn landed(&mut self, group: Group, (before, after): (Lsn, Lsn)) -> Result<(), Error> {
+    /// A group is committed behind a place of the local WAL; its rows, and then its commit, stand before
+    /// two others.
+    fn landed(
+        &mut self,
+        group: Group,
+        behind: Lsn,
+        (before, after): (Lsn, Lsn),
+    ) -> Result<(), Error> {
         let o = &self.options;
         let (batch, decided) = (&group.batch, &group.decided);
         let place = Landed {
             origin: batch.origin,
             last: batch.last(),
             before,
+            behind,
             after,
             generation: self.generation,
         };
@@ -724,6 +740,9 @@ impl Stream {
         if decided.outbox {
             o.outbox.notify_one();
         }
+        if decided.aside {
+            o.context.merging.look();
+        }
     }
 }
 
@@ -760,12 +779,13 @@ fn origin_name(origin: NodeId) -> String {
 }
 
 /// Ends a careful transaction: (the WAL position before its commit, one after it).
-async fn commit(writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
+async fn commit(ledger: &Ledger, writer: &mut Writer, group: &Group) -> Result<(Lsn, Lsn), Failed> {
     if group.decided.binds() {
         writer.flushed();
     }
     writer.wal_position();
     writer.commit(group.batch.last(), group.batch.newest());
+    ledger.commits(group.batch.origin, group.batch.last());
     writer.send().await.map_err(Failed::Unknown)?;
     let body = writer.receive().await;
     writer.committed(body).await

@@ -9,7 +9,7 @@ use super::Error;
 use super::batch::RowKey;
 use super::careful::{self, Context, Decided};
 use super::history;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, OWN};
 use super::policy;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
@@ -56,6 +56,9 @@ pub(super) async fn write(
     writer.run().await?;
     if !ctx.barriers.pass().await {
         return Err(Error::Shutdown);
+    }
+    if ctx.ledger.any_merging() {
+        careful::durable(ctx, ctx.ledger.stamped_to()).await?;
     }
     let mut plain = Vec::new();
     for &(ref mapping, version) in tables {
@@ -138,7 +141,11 @@ async fn row_by_row(
         .filter_map(|i| mapping.columns.get(i))
         .map(|c| c.quoted.as_str())
         .collect();
-    let sql = format!("select {} from {}", names.join(", "), mapping.table.quoted);
+    let sql = format!(
+        "select {OWN}, {} from {} t",
+        names.join(", "),
+        mapping.table.quoted
+    );
     // Prepared, because only then the rows come in binary.
     let at = writer
         .bind(&format!("m{}keys", mapping.number), &sql, &[])
@@ -151,11 +158,16 @@ async fn row_by_row(
     // What is lost with the table, and its versions.
     let mut lost: HashMap<KeyHash, Entry> = HashMap::new();
     for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+        let Some((own, row)) = row.split_first() else {
+            continue;
+        };
+        let own = own.as_ref().is_some_and(|own| own.as_ref() != [0]);
         let key = careful::key_row(mapping, row)?;
         let entry = known.interesting.get(&key.hash);
         // What is still on its way is not the row here: its own transaction records it.
         let stands = entry.filter(|e| careful::here(ctx, e, &committed));
-        let stands = stands.or_else(|| known.beneath.get(&key.hash));
+        let beneath = || known.beneath.get(&key.hash).filter(|_| own);
+        let stands = stands.or_else(beneath);
         let sources = entry.into_iter().chain(stands).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
@@ -183,7 +195,7 @@ async fn row_by_row(
         .filter_map(|key| Some((key, *lost.get(&key.hash)?)))
         .map(|(key, stood)| history::Entry {
             kind: Kind::TruncateOriginDiffers,
-            applied: true,
+            outcome: history::Outcome::Applied,
             row: None,
             key: &key.image,
             local_key: &key.image,
@@ -192,6 +204,7 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
+            saw: None,
             unlocked: None,
         })
         .collect();

@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, Stamp};
+use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -11,7 +11,7 @@ use super::image::Image;
 use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
 use crate::pg;
-use crate::pg::oid::TEXT;
+use crate::pg::oid::{INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 
@@ -339,6 +339,52 @@ impl Writer {
         }
     }
 
+    /// Changes some columns of one row, which is locked.
+    pub(super) fn merge(
+        &mut self,
+        mapping: &Mapping,
+        old: &Image,
+        new: &Image,
+        values: &[usize],
+        differences: &[usize],
+    ) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let before: Vec<Cell<'_>> = old.tuple().iter().collect();
+        let after: Vec<Cell<'_>> = new.tuple().iter().collect();
+        let statement = Statement::Merge {
+            values: values.to_vec(),
+            differences: differences.to_vec(),
+        };
+        let bind = self.statement(mapping, &statement);
+        let mut bind = bind_cells(bind, mapping, values, &after);
+        for cell in differences {
+            bind = bind_cells(bind, mapping, &[*cell], &after);
+            bind = bind_cells(bind, mapping, &[*cell], &before);
+        }
+        bind_cells(bind, mapping, &key, &after).execute();
+    }
+
+    /// Reports it if the difference has brought the row below the floor.
+    pub(super) fn floor(&mut self, mapping: &Mapping, old: &Image, new: &Image, floor: &Floor<'_>) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let before: Vec<Cell<'_>> = old.tuple().iter().collect();
+        let after: Vec<Cell<'_>> = new.tuple().iter().collect();
+        let (sql, types) = mapping.floor_sql(floor.cell);
+        let name = format!("m{}f{}", mapping.number, floor.cell);
+        let bind = self.bind(&name, &sql, &types);
+        let bind = bind_cells(bind, mapping, &key, &after);
+        let bind = bind_cells(bind, mapping, &[floor.cell], &after);
+        let bind = bind_cells(bind, mapping, &[floor.cell], &before);
+        let node = |n: NodeId| i32::from(n.0).to_be_bytes();
+        bind.text(Some(floor.floor.as_bytes()))
+            .binary(Some(&floor.version.stamp.0.to_be_bytes()))
+            .binary(Some(&node(floor.version.origin)))
+            .binary(Some(&node(floor.position.origin)))
+            .binary(Some(&floor.position.lsn.0.to_be_bytes()))
+            .binary(Some(&i64::from(floor.xid).to_be_bytes()))
+            .execute();
+    }
+
     fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
@@ -431,6 +477,32 @@ impl Writer {
         }
     }
 
+    /// Closes what is open of a key that a write of `origin` has won, whose transaction had seen `seen`.
+    pub(super) fn superseded(
+        &mut self,
+        mapping: &Mapping,
+        key_row: &Image,
+        me: NodeId,
+        origin: NodeId,
+        seen: &Vector,
+    ) {
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let cells: Vec<Cell<'_>> = key_row.tuple().iter().collect();
+        let mut sites = Array::new(INT4, seen.iter().len());
+        let mut places = Array::new(LSN, seen.iter().len());
+        for (site, place) in seen.iter() {
+            sites.push(Some(&i32::from(site.0).to_be_bytes()));
+            places.push(Some(&place.0.to_be_bytes()));
+        }
+        let bind = self.statement(mapping, &Statement::Superseded);
+        bind_cells(bind, mapping, &key, &cells)
+            .binary(Some(&i32::from(origin.0).to_be_bytes()))
+            .binary(Some(&seen.get(me).0.to_be_bytes()))
+            .array(sites)
+            .array(places)
+            .execute();
+    }
+
     /// Writes one entry of the conflict history.
     pub(super) fn history(&mut self, mapping: &Mapping, entry: &history::Entry<'_>) {
         let missing = entry.row.map_or_else(Vec::new, Image::missing);
@@ -453,6 +525,21 @@ impl Writer {
     }
 }
 
+/// A value below which a person is told, and who brought a difference.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Floor<'a> {
+    /// Of which column.
+    pub cell: usize,
+    /// The value.
+    pub floor: &'a str,
+    /// The version of the change.
+    pub version: Version,
+    /// Its transaction.
+    pub position: Position,
+    /// That one's id at its origin.
+    pub xid: u32,
+}
+
 /// Where the answers about locked rows are among the outcomes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Locks {
@@ -463,6 +550,27 @@ pub(super) enum Locks {
 }
 
 impl Locks {
+    /// For each of `count` rows whether it is there and this site wrote it.
+    pub(super) fn own(self, outcomes: &[Outcome], count: usize) -> Vec<bool> {
+        let own =
+            |row: &[Option<Bytes>]| matches!(row.get(2), Some(Some(own)) if own.as_ref() != [0]);
+        match self {
+            Locks::Set(at) => {
+                let mut all = vec![false; count];
+                for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+                    if let Some(slot) = ord(row).and_then(|i| all.get_mut(i)) {
+                        *slot = own(row);
+                    }
+                }
+                all
+            }
+            Locks::Each(first) => (first..first + count)
+                .map(|at| outcomes.get(at).and_then(|o| o.rows.first()))
+                .map(|row| row.is_some_and(|row| own(row)))
+                .collect(),
+        }
+    }
+
     /// For each of `count` rows: `None` if it is not there, else whether something local that may
     /// not be captured yet wrote it.
     pub(super) fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
@@ -475,12 +583,7 @@ impl Locks {
             Locks::Set(at) => {
                 let mut found = vec![None; count];
                 for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-                    let ord = row
-                        .first()
-                        .and_then(|c| c.as_ref())
-                        .and_then(|c| c.as_ref().try_into().ok());
-                    let ord = usize::try_from(ord.map_or(0, i64::from_be_bytes)).unwrap_or(0);
-                    if let Some(slot) = ord.checked_sub(1).and_then(|i| found.get_mut(i)) {
+                    if let Some(slot) = ord(row).and_then(|i| found.get_mut(i)) {
                         *slot = Some(recent(row));
                     }
                 }
@@ -496,6 +599,14 @@ impl Locks {
                 .collect(),
         }
     }
+}
+
+/// Which row of a set an answer is about.
+fn ord(row: &[Option<Bytes>]) -> Option<usize> {
+    let ord = row.first()?.as_ref()?.as_ref().try_into().ok();
+    usize::try_from(i64::from_be_bytes(ord?))
+        .ok()?
+        .checked_sub(1)
 }
 
 fn guard_failed(error: crate::pg::Error) -> Error {

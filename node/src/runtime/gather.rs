@@ -84,6 +84,7 @@ impl Gather {
             index: IndexStatus { entries, forgotten },
             conflicts,
             conflict_counts,
+            open_conflicts: s.merging.open(),
         }
     }
 
@@ -206,6 +207,14 @@ impl Gather {
                     }
                 };
                 schema::publish_status(&session, &self.status()).await?;
+                let ledger = &self.shared.ledger;
+                let begun = ledger.take_begun();
+                if !begun.is_empty()
+                    && let Err(error) = schema::policies_begun(&session, &begun).await
+                {
+                    ledger.put_begun(begun);
+                    return Err(error.into());
+                }
                 anyhow::Ok(session)
             };
             let written = tokio::select! {

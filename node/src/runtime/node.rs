@@ -49,6 +49,7 @@ pub(super) struct Shared {
     pub(super) beats: Arc<Beats>,
     pub(super) progress: Arc<Progress>,
     pub(super) controls: BTreeMap<NodeId, Arc<Control>>,
+    pub(super) merging: Arc<replay::Merging>,
     pub(super) postgres: Mutex<PostgresStatus>,
     /// What is missing until the node is ready.
     pub(super) waiting: Mutex<Option<String>>,
@@ -93,6 +94,7 @@ impl Node {
             beats: Arc::clone(&beats),
             progress: Arc::new(Progress::default()),
             controls,
+            merging: Arc::default(),
             postgres: Mutex::default(),
             waiting: Mutex::new(Some("the local server".to_owned())),
             started: Instant::now(),
@@ -261,7 +263,14 @@ impl Shared {
             barriers: barriers.clone(),
             journal: own,
             toast: rows,
+            merging: Arc::clone(&self.merging),
         };
+        tasks.spawn(replay::run_merging(
+            self.target.clone(),
+            context.clone(),
+            Arc::clone(&stability),
+            shutdown.clone(),
+        ));
         tasks.spawn(replay::run_repairs(
             self.target.clone(),
             context.clone(),
@@ -389,9 +398,14 @@ impl Shared {
         );
         let here = Lsn(here.unsigned_abs());
         self.ledger.restored_to(here);
-        for (origin, policy) in schema::policies(&client, self.me, own.end()).await? {
-            match policy.setting(origin) {
-                Some(setting) => self.ledger.set_policy(setting),
+        let mut now = applied.clone();
+        now.set(self.me, own.end());
+        for set in schema::policies(&client, self.me, own.end()).await? {
+            let policy = set.policy;
+            // Where a policy stands in its stream is not known any more: before all that is here.
+            let since = (!set.begun).then(|| now.clone());
+            match policy.setting(set.origin) {
+                Some(setting) => self.ledger.set_policy(setting, since),
                 None => anyhow::bail!(
                     "the table {}.{} has the policy {}, which this release does not know; a newer one has to run here",
                     policy.schema,

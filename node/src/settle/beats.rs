@@ -7,6 +7,7 @@
 //! every node, so they travel wherever the data can.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use everywrite_conflict::{Lsn, NodeId, Vector};
 use parking_lot::Mutex;
@@ -30,8 +31,10 @@ pub struct Beat {
 /// The newest beat of every node, this one's among them.
 #[derive(Debug)]
 pub struct Beats {
-    newest: Mutex<BTreeMap<NodeId, Beat>>,
+    newest: Mutex<BTreeMap<NodeId, Arc<Beat>>>,
     changed: watch::Sender<u64>,
+    /// For those whose beats somebody follows.
+    followed: Mutex<BTreeMap<NodeId, watch::Sender<u64>>>,
 }
 
 impl Default for Beats {
@@ -39,6 +42,7 @@ impl Default for Beats {
         Beats {
             newest: Mutex::default(),
             changed: watch::Sender::new(0),
+            followed: Mutex::default(),
         }
     }
 }
@@ -53,24 +57,34 @@ impl Beats {
         {
             return false;
         }
-        newest.insert(beat.node, beat);
+        let node = beat.node;
+        newest.insert(node, Arc::new(beat));
         drop(newest);
         self.changed.send_modify(|n| *n += 1);
+        if let Some(followers) = self.followed.lock().get(&node) {
+            followers.send_modify(|n| *n += 1);
+        }
         true
     }
 
     /// The newest beat of one node.
-    pub fn get(&self, node: NodeId) -> Option<Beat> {
+    pub fn get(&self, node: NodeId) -> Option<Arc<Beat>> {
         self.newest.lock().get(&node).cloned()
     }
 
     /// The newest beat of every node heard of.
-    pub fn all(&self) -> Vec<Beat> {
+    pub fn all(&self) -> Vec<Arc<Beat>> {
         self.newest.lock().values().cloned().collect()
     }
 
     /// Changes whenever a newer beat was kept.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Changes whenever a newer beat of that node was kept.
+    pub fn follow(&self, node: NodeId) -> watch::Receiver<u64> {
+        let mut followed = self.followed.lock();
+        followed.entry(node).or_default().subscribe()
     }
 }

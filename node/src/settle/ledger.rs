@@ -20,14 +20,17 @@
 
 mod beneath;
 mod facts;
+mod hidden;
+mod merged;
 mod policies;
 mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use everywrite_conflict::policy::Policies;
+use everywrite_conflict::policy::{Epoch, Policies};
 use everywrite_conflict::{
     Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
     Stamp, Vector, Version,
@@ -36,9 +39,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
+pub use merged::Merged;
 
+use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
 use beneath::Beneath;
+use hidden::Hidden;
+use merged::unseen_columns;
 use policies::Capturing;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
@@ -52,6 +59,10 @@ pub struct Ledger {
     captured: watch::Sender<Captured>,
     sighted: watch::Sender<Vector>,
     server: watch::Sender<u64>,
+    /// Some table has had a policy that merges or parks what loses.
+    sets_aside: AtomicBool,
+    /// Some table has had a column-wise policy.
+    merging: AtomicBool,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -64,6 +75,10 @@ struct Mark {
     after: Lsn,
     /// Once it has landed: its commit stands before this place.
     before: Option<Lsn>,
+    /// Its tables may be merged by columns.
+    merges: bool,
+    /// Its commit is on the way to the server, and nobody knows whether it stands.
+    committing: bool,
 }
 
 struct Inner {
@@ -77,8 +92,12 @@ struct Inner {
     blind: Vector,
     /// Own rows that stand under what is on its way.
     beneath: Beneath,
+    /// Those of them that the index does not name, because something newer was captured.
+    hidden: Hidden,
     /// What is set, by table.
     policies: Policies,
+    /// Column-wise policies that have begun and of which the database was not told yet.
+    begun: Vec<(RelationHash, Epoch)>,
     /// Groups above which the next local transaction is stamped if it ends behind them.
     marks: Vec<Mark>,
     /// The end of the local WAL when this process began.
@@ -118,7 +137,9 @@ impl Ledger {
                 flushed: Vector::new(),
                 blind: Vector::new(),
                 beneath: Beneath::default(),
+                hidden: Hidden::default(),
                 policies: Policies::new(),
+                begun: Vec::new(),
                 marks: Vec::new(),
                 restored_to: Lsn::ZERO,
                 deciding: 0,
@@ -132,6 +153,8 @@ impl Ledger {
             captured: watch::Sender::new(Captured::default()),
             sighted: watch::Sender::new(Vector::new()),
             server: watch::Sender::new(0),
+            sets_aside: AtomicBool::new(false),
+            merging: AtomicBool::new(false),
         }
     }
 
@@ -164,6 +187,8 @@ impl Ledger {
                 newest: Stamp::MIN,
                 after: Lsn::ZERO,
                 before: Some(here),
+                merges: false,
+                committing: false,
             });
         }
     }
@@ -203,6 +228,7 @@ impl Ledger {
         commit_time: Stamp,
         touched: &[Touched],
         travelling: &[Touched],
+        merged: &[Merged],
     ) -> Stamped {
         let mut inner = self.inner.lock();
         inner.see_before(position);
@@ -235,6 +261,7 @@ impl Ledger {
             }
             leaves.push(leave);
         }
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
         let ranks = captured.ranks;
         Stamped {
             stamp,
@@ -243,6 +270,7 @@ impl Ledger {
             repairs,
             leaves,
             ranks,
+            heights,
         }
     }
 
@@ -254,17 +282,14 @@ impl Ledger {
         stamp: Stamp,
         vector: &Vector,
         touched: &[Touched],
-    ) -> (Vec<Touched>, Option<Box<Ranks>>) {
+        merged: &[Merged],
+    ) -> (Vec<Touched>, Option<Box<Ranks>>, Vec<Height>) {
         let mut repairs = Vec::new();
         let mut captured = Capturing::new(self.me, stamp, vector);
-        self.announce_local(
-            &mut self.inner.lock(),
-            position,
-            &mut captured,
-            touched,
-            &mut repairs,
-        );
-        (repairs, captured.ranks)
+        let mut inner = self.inner.lock();
+        self.announce_local(&mut inner, position, &mut captured, touched, &mut repairs);
+        let heights = self.merge_local(&mut inner, position, &captured, merged);
+        (repairs, captured.ranks, heights)
     }
 
     fn announce_local(
@@ -302,6 +327,7 @@ impl Ledger {
                     Some(key) => inner.beneath.ends(key),
                     None => inner.beneath.truncated(t.relation, version, |_| false),
                 }
+                self.hide(inner, t, before);
                 continue;
             };
             // The delete that it loses to may have found nothing to remove.
@@ -314,6 +340,20 @@ impl Ledger {
                 let vector = captured.shared();
                 inner.beneath.captured(t.relation, key, entry, vector);
             }
+        }
+    }
+
+    /// A key's entry is replaced by what does not wait for groups on their way.
+    fn hide(&self, inner: &mut Inner, touched: &Touched, before: Option<Entry>) {
+        let sighted = self.sighted.borrow();
+        let under_way = inner.blind.iter();
+        let under_way = under_way.filter(|(origin, last)| sighted.get(*origin) < *last);
+        match touched.key {
+            Some(key) if before.is_some_and(|e| e.in_flight()) => {
+                inner.hidden.key(key, under_way.collect());
+            }
+            Some(_) => {}
+            None => inner.hidden.table(touched.relation, under_way.collect()),
         }
     }
 
@@ -369,7 +409,8 @@ impl Ledger {
         origin: NodeId,
         last: Lsn,
         newest: Stamp,
-        intents: impl Iterator<Item = Intent<'a>> + Clone,
+        merges: bool,
+        mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
@@ -388,11 +429,17 @@ impl Ledger {
             newest,
             after,
             before: None,
+            merges,
+            committing: false,
         });
         let Inner { index, beneath, .. } = &mut *inner;
         let before = |i: Intent<'_>| {
             // Under a TRUNCATE that is on its way the rows still stand.
             let row = index.truncates(i.relation).then(|| index.row(i.key));
+            let below = match index.has_registers(i.key) {
+                true => unseen_columns(index, &i),
+                false => None,
+            };
             let prior = match i.vector {
                 Some(vector) => index.announce_ranked(i.relation, i.key, i.entry, vector).0,
                 None => index.announce_over(i.relation, i.key, i.entry).0,
@@ -400,11 +447,17 @@ impl Ledger {
             if prior.is_some() {
                 beneath.announced(self.me, &i, row.unwrap_or(prior));
             }
-            prior
+            below.or(prior)
         };
-        let priors: Vec<Option<Entry>> = intents.map(before).collect();
+        let priors: Vec<Option<Entry>> = intents.clone().map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
-        let fast = fast(&priors);
+        let sighted = self.sighted.borrow();
+        let plain = inner.hidden.sighted(&sighted) || {
+            let hidden = &inner.hidden;
+            !intents.any(|i| hidden.covers(i.relation, i.key, origin, &sighted))
+        };
+        drop(sighted);
+        let fast = fast(&priors) && plain;
         if fast {
             inner.blind.raise(origin, last);
         }
@@ -461,6 +514,16 @@ impl Ledger {
         let mut inner = self.inner.lock();
         let losers = decide(&mut inner.index)?;
         inner.deciding += losers.len();
+        for &(key, _) in &losers {
+            let touched = Touched {
+                relation,
+                key: Some(key),
+                deleted: true,
+                version: None,
+            };
+            let before = inner.index.get(relation, key);
+            self.hide(&mut inner, &touched, before);
+        }
         let lose = |(key, version)| Lost {
             relation,
             key,
@@ -628,6 +691,7 @@ impl Ledger {
     pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
         let mut forgotten = 0;
         let mut inner = self.inner.lock();
+        inner.settle_policies(stable, captured);
         if inner.repairs == 0 {
             forgotten = inner.index.forget_truncates(stable, captured);
         }
@@ -657,17 +721,15 @@ impl Ledger {
 impl Inner {
     fn commits_after(&mut self, origin: NodeId, last: Lsn, reached: Lsn) {
         self.reached = self.reached.max(reached);
-        for mark in self
-            .marks
-            .iter_mut()
-            .filter(|m| m.origin == origin && m.last <= last)
-        {
+        // Those that have landed did so before.
+        let on_way = |m: &&mut Mark| m.origin == origin && m.last <= last && m.before.is_none();
+        for mark in self.marks.iter_mut().filter(on_way) {
             mark.after = mark.after.max(reached);
         }
     }
 
     fn committed(&mut self, group: &Landed) {
-        self.commits_after(group.origin, group.last, group.before);
+        self.commits_after(group.origin, group.last, group.behind);
         self.reached = self.reached.max(group.after);
         let marks = self.marks.iter_mut();
         for mark in marks.filter(|m| m.origin == group.origin && m.last <= group.last) {
@@ -685,7 +747,11 @@ impl Inner {
             seen,
             ..
         } = self;
-        marks.retain(|mark| {
+        marks.retain_mut(|mark| {
+            if mark.merges && !mark.committing && mark.before.is_none() {
+                // What is captured is committed; what is not even sent to be committed comes behind it.
+                mark.after = mark.after.max(position);
+            }
             if mark.after >= position {
                 return true;
             }

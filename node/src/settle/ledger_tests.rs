@@ -37,7 +37,25 @@ fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| false)
+    ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| false)
+}
+
+/// Announces what the index finds nothing against.
+fn announce_blindly(ledger: &Ledger, intent: Intent<'_>) -> Announcement {
+    let Version { stamp, origin, .. } = intent.entry.version;
+    let last = intent.entry.source.unwrap().lsn;
+    let one = std::iter::once(intent);
+    let announced = ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| true);
+    announced.unwrap()
+}
+
+fn touched(key: Option<u128>, deleted: bool) -> Touched {
+    Touched {
+        relation: table(),
+        key: key.map(KeyHash),
+        deleted,
+        version: None,
+    }
 }
 
 fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<KeyHash>> {
@@ -46,6 +64,7 @@ fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<Ke
         origin: version.origin,
         last: intent.entry.source.unwrap().lsn,
         before: Lsn(1000),
+        behind: Lsn(1000),
         after: Lsn(1001),
         generation,
     };
@@ -63,6 +82,42 @@ fn an_older_row_that_lands_behind_another_streams_delete_is_looked_at_again() {
     // The delete has found nothing, because the row was not committed yet.
     assert_eq!(landed(&ledger, delete, 0), Some(vec![]));
     assert_eq!(landed(&ledger, row, 0), Some(vec![KeyHash(7)]));
+}
+
+/// The third one's row would be taken for one that the blind group's writer knew.
+#[test]
+fn a_group_on_its_way_is_not_passed_behind_a_local_write() {
+    for write in [touched(Some(7), false), touched(None, true)] {
+        let ledger = Ledger::new(ME);
+        assert!(announce_blindly(&ledger, intent(7, version(10, B), 100, false)).fast);
+        ledger.capture(Lsn(50), Stamp(20), &[write], &[], &[]);
+        let other_row = intent(8, version(29, B), 190, false);
+        assert!(
+            announce_blindly(&ledger, other_row).fast,
+            "of the same origin"
+        );
+        let newer = announce_blindly(&ledger, intent(7, version(30, C), 200, false));
+        let prior = newer.priors[0].unwrap();
+        assert_eq!(prior.version.origin, ME, "what the index names");
+        assert!(!newer.fast);
+        assert_eq!(newer.blind_before.get(B), Lsn(190), "what it waits for");
+        ledger.sighted(B, Lsn(190));
+        let later = intent(7, version(31, C), 210, false);
+        assert!(announce_blindly(&ledger, later).fast);
+    }
+}
+
+#[test]
+fn a_group_on_its_way_is_not_passed_behind_a_decided_delete() {
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, false);
+    assert!(announce_blindly(&ledger, group).fast);
+    let decide = |_: &mut Index| Some(vec![(KeyHash(7), version(20, B))]);
+    let lost = ledger.lose(table(), decide).unwrap();
+    ledger.lost(&lost);
+    ledger.with_index(|index| index.landed(table(), KeyHash(7), version(20, B), Lsn(40)));
+    let newer = intent(7, version(30, C), 200, false);
+    assert!(!announce_blindly(&ledger, newer).fast);
 }
 
 #[test]
@@ -98,13 +153,8 @@ fn a_local_write_that_lost_to_a_decision_taken_back_is_known_again() {
     let key = KeyHash(7);
     let decide = |_: &mut Index| Some(vec![(key, version(1_000, B))]);
     let lost = ledger.lose(table(), decide).unwrap();
-    let touched = Touched {
-        relation: table(),
-        key: Some(key),
-        deleted: false,
-        version: None,
-    };
-    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[]);
+    let touched = touched(Some(7), false);
+    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[], &[]);
     ledger.keep(lost);
     let entry = ledger.with_index(|index| index.get(table(), key));
     assert_eq!(entry.map(|e| e.version), Some(version(stamped.stamp.0, ME)));
@@ -131,24 +181,22 @@ fn a_write_is_ranked_by_what_it_replaced() {
         number: 1,
         origin: C,
     };
-    ledger.set_policy(Setting {
-        relation: table(),
-        epoch,
-        policy: Policy::FirstUpdateWins,
-    });
-    let touched = |key: u128| Touched {
-        relation: table(),
-        key: Some(KeyHash(key)),
-        deleted: false,
-        version: None,
-    };
+    ledger.set_policy(
+        Setting {
+            relation: table(),
+            epoch,
+            policy: Policy::FirstUpdateWins,
+        },
+        None,
+    );
+    let touched = |key: u128| touched(Some(key), false);
     let ranked = |stamped: &Stamped, key: u128| {
         let plain = Version::new(stamped.stamp, ME);
         let ranks = stamped.ranks.as_ref().unwrap();
         let version = ranks.version(table(), KeyHash(key), plain);
         (version.rank().epoch, version.rank().height)
     };
-    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[]);
+    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&first, 7), (epoch, -5));
     // The local WAL is at 30 when a group of B comes: what ends before has not seen it.
     ledger.reaches(Lsn(30));
@@ -159,9 +207,9 @@ fn a_write_is_ranked_by_what_it_replaced() {
         ..intent(7, version(4, B).ranked(rank), 100, false)
     };
     assert!(announce(&ledger, group).is_some());
-    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[]);
+    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&unseen, 7), (epoch, -5), "of what it replaced");
-    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[]);
+    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[], &[]);
     assert_eq!(ranked(&seen, 7), (epoch, -4));
     assert_eq!(ranked(&seen, 8), (epoch, -seen.stamp.0));
     let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
@@ -190,7 +238,7 @@ fn an_answer_from_before_a_group_came_back_takes_nothing_from_it() {
     let progress = [(B, Lsn(50))].into_iter().collect();
     assert!(!ledger.reconcile(&early, &progress), "too old");
     assert_eq!(ledger.applied().get(B), Lsn(100));
-    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[], &[]);
     assert_eq!(stamped.vector.get(B), Lsn(100));
     assert_eq!(stamped.seen.get(B), Lsn(100));
 }
@@ -206,10 +254,55 @@ fn a_group_that_comes_again_is_not_seen_before_it_is_back() {
     ledger.begins_at(Lsn(900));
     ledger.applied_is(B, Lsn(50));
     announce(&ledger, group).unwrap();
-    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[]);
+    let stamped = ledger.capture(Lsn(1100), Stamp(500), &[], &[], &[]);
     assert_eq!(stamped.seen.get(B), Lsn::ZERO);
     // What a session of before the crash had read of the WAL is no place any more.
     ledger.broke(0);
     ledger.commits_after(B, Lsn(100), Lsn(5000), 0);
     assert_eq!(ledger.reached(), Lsn(1001).min(Lsn(900)));
+}
+
+fn lands(ledger: &Ledger, intent: Intent<'_>, behind: u64, (before, after): (u64, u64)) {
+    let version = intent.entry.version;
+    let group = Landed {
+        origin: version.origin,
+        last: intent.entry.source.unwrap().lsn,
+        before: Lsn(before),
+        behind: Lsn(behind),
+        after: Lsn(after),
+        generation: 0,
+    };
+    let key = (intent.relation, intent.key, version);
+    assert!(ledger.landed(&group, [key], &[], |_, _| false).is_some());
+}
+
+/// Capture is behind: it meets a transaction that came between two groups when both have landed.
+#[test]
+fn a_group_that_has_landed_is_not_put_off_by_the_next_one() {
+    let ledger = Ledger::new(ME);
+    let first = intent(7, version(10, B), 100, false);
+    announce(&ledger, first).unwrap();
+    lands(&ledger, first, 1000, (1000, 1010));
+    let second = intent(8, version(20, B), 200, false);
+    announce(&ledger, second).unwrap();
+    ledger.commits_after(B, Lsn(200), Lsn(2000), 0);
+    lands(&ledger, second, 2010, (2010, 2020));
+    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    assert_eq!(between.vector.get(B), Lsn(100));
+    assert_eq!(between.seen.get(B), Lsn(100));
+    assert!(between.stamp > Stamp(10) && between.stamp < Stamp(20));
+}
+
+/// The answer to a group is lost with its session, and a new one finds it committed: perhaps a while ago.
+#[test]
+fn a_group_whose_answer_is_lost_may_have_been_seen_since() {
+    let ledger = Ledger::new(ME);
+    ledger.reaches(Lsn(900));
+    let group = intent(7, version(10, B), 100, false);
+    announce(&ledger, group).unwrap();
+    ledger.begins_at(Lsn(2000));
+    lands(&ledger, group, 0, (2000, 2000));
+    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    assert_eq!(since.vector.get(B), Lsn(100));
+    assert!(since.stamp > Stamp(10));
 }

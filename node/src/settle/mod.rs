@@ -2,6 +2,7 @@
 
 mod barriers;
 mod beats;
+mod changed;
 mod keys;
 mod ledger;
 mod looked;
@@ -10,9 +11,10 @@ mod steward;
 pub use barriers::Barriers;
 pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
+pub(crate) use changed::changed;
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Intent, Landed, Ledger, Lost, Stamped, Touched, describe,
+    Announcement, Asked, Captured, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched, describe,
 };
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

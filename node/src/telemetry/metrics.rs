@@ -42,6 +42,7 @@ const REPLAY_CHANGES: &str = "everywrite_replay_changes_total";
 const REPLAY_GROUPS: &str = "everywrite_replay_groups_total";
 const REPLAY_ORIGIN_CONFLICTS: &str = "everywrite_replay_origin_conflicts_total";
 const REPLAY_CONFLICTS: &str = "everywrite_replay_conflicts_total";
+const REPLAY_OPEN_CONFLICTS: &str = "everywrite_replay_open_conflicts";
 const SETTLE_INDEX_ENTRIES: &str = "everywrite_settle_index_entries";
 const SETTLE_INDEX_FORGOTTEN: &str = "everywrite_settle_index_forgotten_total";
 
@@ -201,6 +202,12 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
         "conflicts decided here, by table and kind",
     ),
     (
+        REPLAY_OPEN_CONFLICTS,
+        Kind::Gauge,
+        Unit::Count,
+        "rows that lost and are to be merged, or parked, by table",
+    ),
+    (
         SETTLE_INDEX_ENTRIES,
         Kind::Gauge,
         Unit::Count,
@@ -291,6 +298,13 @@ pub fn set_all(status: &Status) {
         let table = format!("{}.{}", count.schema, count.table);
         let kind = count.kind.clone();
         counter!(REPLAY_CONFLICTS, "table" => table, "kind" => kind).absolute(count.conflicts);
+    }
+    for open in &status.open_conflicts {
+        let table = format!("{}.{}", open.schema, open.table);
+        for (state, count) in [("merging", open.merging), ("parked", open.parked)] {
+            let table = table.clone();
+            gauge!(REPLAY_OPEN_CONFLICTS, "table" => table, "state" => state).set(float(count));
+        }
     }
     gauge!(SETTLE_INDEX_ENTRIES).set(float(status.index.entries));
     counter!(SETTLE_INDEX_FORGOTTEN).absolute(status.index.forgotten);

@@ -43,6 +43,22 @@ pub struct Status {
     pub conflicts: BTreeMap<String, u64>,
     /// The same by table and kind.
     pub conflict_counts: Vec<ConflictCount>,
+    /// What lost and is still open, by table.
+    pub open_conflicts: Vec<OpenConflicts>,
+}
+
+/// What lost in one table and is still open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenConflicts {
+    /// The table's schema.
+    pub schema: String,
+    /// The table's name.
+    pub table: String,
+    /// To be merged by the function of its policy.
+    pub merging: u64,
+    /// Waits for a person.
+    pub parked: u64,
 }
 
 /// Conflicts of one table and kind.

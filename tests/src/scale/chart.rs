@@ -15,15 +15,9 @@ const BOTTOM: f64 = 50.0;
 /// Draws the lines.
 pub(super) fn draw(costs: &[Cost], subtitle: &str) -> String {
     type Figure = fn(&Cost) -> f64;
-    let lines: [(&str, &str, Figure); 4] = [
+    let lines: [(&str, &str, Figure); 2] = [
         ("transactions", "#1f9e89", |c| c.node_out_data_kb_per_s),
         ("beats", "#c0392b", |c| c.node_out_beats_kb_per_s),
-        ("beats, sparing", "#8796a8", |c| {
-            c.node_out_beats_sparing_kb_per_s
-        }),
-        ("beats, direct", "#e0a030", |c| {
-            c.node_out_beats_direct_kb_per_s
-        }),
     ];
     let values = || {
         costs

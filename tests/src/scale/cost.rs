@@ -9,7 +9,7 @@ use everywrite_conflict::{
 use everywrite_node::journal::record;
 use serde::Serialize;
 
-use super::gossip::{self, beat, delay_ms, simulate};
+use super::gossip::{self, beat, delay_ms};
 use super::transaction::{Kind, vector};
 
 /// A TLS 1.3 record's header, content type and tag.
@@ -38,15 +38,10 @@ pub(crate) struct Cost {
     pub(crate) insert_alone_wire_bytes: usize,
     pub(crate) node_out_data_kb_per_s: f64,
     pub(crate) node_in_data_kb_per_s: f64,
-    /// Both connections of each pair.
+    /// Each with one beat.
     pub(crate) beat_messages_out_per_s: f64,
-    pub(crate) beats_out_per_s: f64,
     pub(crate) beat_bytes: usize,
     pub(crate) node_out_beats_kb_per_s: f64,
-    /// The same if others' beats kept their 100 ms and went over one connection of a pair.
-    pub(crate) node_out_beats_sparing_kb_per_s: f64,
-    /// The same if nobody passed on what its origin tells the peer itself.
-    pub(crate) node_out_beats_direct_kb_per_s: f64,
     pub(crate) pings_kb_per_s: f64,
     pub(crate) unstable_for_ms: f64,
     pub(crate) index_keys_insert: usize,
@@ -75,15 +70,13 @@ pub(crate) fn of(sites: usize, per_s: f64) -> Cost {
     let link_bytes = crate::link::data(1, insert.clone().freeze()).len();
     let own_per_s = per_s / sites as f64;
     let data_bytes_per_s = own_per_s * others as f64 * link_bytes as f64;
-    let gossip = simulate(sites);
-    let both = (CONNECTIONS_PER_PAIR * others) as f64 / others as f64;
-    let one_beat = crate::link::beats(&[beat(sites, 0)]).len();
+    let gossip = gossip::sent(sites);
+    let one_beat = crate::link::beats(&[beat(sites, 0)], others).len();
     let unstable_for_ms = unstable_for_ms(sites);
     let keys = |kind: Kind| (per_s * unstable_for_ms / 1e3) as usize * kind.keys();
     let index = index(sites, keys(Kind::TpcB).max(1000));
     let times = times(sites);
     let received_per_s = per_s * others as f64 / sites as f64;
-    let beats_in_per_s = gossip.beats_per_s * both;
     Cost {
         sites,
         header_bytes,
@@ -96,15 +89,9 @@ pub(crate) fn of(sites: usize, per_s: f64) -> Cost {
         insert_alone_wire_bytes: link_bytes + TLS_BYTES + PACKET_BYTES,
         node_out_data_kb_per_s: data_bytes_per_s / 1e3,
         node_in_data_kb_per_s: data_bytes_per_s / 1e3,
-        beat_messages_out_per_s: gossip.messages_per_s * both,
-        beats_out_per_s: beats_in_per_s,
+        beat_messages_out_per_s: gossip.messages_per_s,
         beat_bytes: one_beat,
-        node_out_beats_kb_per_s: gossip.bytes_per_s * both / 1e3,
-        node_out_beats_sparing_kb_per_s: (20.0 + 10.0 * (others - 1) as f64)
-            * others as f64
-            * one_beat as f64
-            / 1e3,
-        node_out_beats_direct_kb_per_s: 20.0 * others as f64 * one_beat as f64 / 1e3,
+        node_out_beats_kb_per_s: gossip.bytes_per_s / 1e3,
         pings_kb_per_s: (crate::link::ping_and_pong(1000, 1_800_000_000_000_000)
             * CONNECTIONS_PER_PAIR
             * others) as f64
@@ -128,7 +115,7 @@ pub(crate) fn of(sites: usize, per_s: f64) -> Cost {
             * (times.merge_ns + times.covers_ns + times.decode_ns)
             + own_per_s * times.encode_ns)
             / 1e7,
-        beats_cpu_percent: beats_in_per_s * times.beat_decode_us / 1e4
+        beats_cpu_percent: gossip.messages_per_s * times.beat_decode_us / 1e4
             + times.stable_us * 1e3 / TICK_MS / 1e4,
     }
 }
@@ -185,7 +172,7 @@ fn times(sites: usize) -> Times {
     let mine = vector(sites, 1 << 20);
     let (mut growing, newer) = (vector(others, 1), vector(others, 2));
     let frame = Kind::Insert.frame(7, others).freeze();
-    let beat_frame = crate::link::beats(&[gossip::beat(sites, 0)]);
+    let beat_frame = crate::link::beats(&[gossip::beat(sites, 0)], others);
     for node in 2..=sites as u16 {
         settled.beat(NodeId(node), Lsn(1), vector(others, 3));
     }

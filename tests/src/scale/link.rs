@@ -26,11 +26,14 @@ mod frame;
 #[path = "../../../node/src/link/message.rs"]
 mod message;
 
-/// One CONTROL frame with these beats.
-pub(crate) fn beats(beats: &[Beat]) -> Bytes {
-    let beats = beats.iter().map(message::WireBeat::from).collect();
+/// One CONTROL frame with these beats, of a node that is connected with so many.
+pub(crate) fn beats(beats: &[Beat], direct: usize) -> Bytes {
+    let list = message::BeatList {
+        beats: beats.iter().map(message::WireBeat::from).collect(),
+        direct: (1..).take(direct).collect(),
+    };
     let mut out = BytesMut::new();
-    frame::encode_control(message::Body::Beats(message::BeatList { beats }), &mut out);
+    frame::encode_control(message::Body::Beats(list), &mut out);
     out.freeze()
 }
 

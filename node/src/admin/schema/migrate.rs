@@ -43,6 +43,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "policies",
         sql: include_str!("sql/0005_policies.sql"),
     },
+    Migration {
+        version: 6,
+        name: "merging",
+        sql: include_str!("sql/0006_merging.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "merged",
+        sql: include_str!("sql/0007_merged.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.

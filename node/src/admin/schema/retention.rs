@@ -19,7 +19,7 @@ pub async fn beyond_newest(client: &Client, keep_rows: i64) -> Result<Option<i64
         .map_err(Error::sql("look for old conflict history"))
 }
 
-/// Deletes up to `at_most` conflicts that are older than `older_than`, or have an id up to
+/// Deletes up to `at_most` conflicts, none that is still open, that are older than `older_than`, or have an id up to
 /// `up_to`; returns how many.
 ///
 /// # Errors
@@ -34,10 +34,13 @@ pub async fn forget_conflicts(
     let sql = "delete from everywrite.conflict_history c where c.id in ( \
              (select old.id from everywrite.conflict_history old \
                where old.decided_at < now() - make_interval(secs => $1) \
+                 and (old.decision not in ('merging', 'parked') or old.done_at is not null) \
                order by old.decided_at limit $3) \
              union \
              (select old.id from everywrite.conflict_history old \
-               where old.id <= $2 order by old.id limit $3) \
+               where old.id <= $2 \
+                 and (old.decision not in ('merging', 'parked') or old.done_at is not null) \
+               order by old.id limit $3) \
              limit $3)";
     client
         .execute(sql, &[&older_than.as_secs_f64(), &up_to, &at_most])

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
-use crate::telemetry::{OriginState, OriginStatus, PeerStatus, Status};
+use crate::telemetry::{OpenConflicts, OriginState, OriginStatus, PeerStatus, Status};
 
 /// Everything, with a line end behind each line.
 pub fn render(status: &Status) -> String {
@@ -90,6 +90,16 @@ fn lines(out: &mut String, status: &Status) {
         kinds.join(", ")
     };
     let _ = writeln!(out, "conflicts  {kinds}");
+    let sum = |of: fn(&OpenConflicts) -> u64| status.open_conflicts.iter().map(of).sum::<u64>();
+    let (merging, parked) = (sum(|o| o.merging), sum(|o| o.parked));
+    if merging + parked > 0 {
+        let _ = writeln!(
+            out,
+            "open       {} to be merged, {} parked; see everywrite.merging, everywrite.parked",
+            count(merging),
+            count(parked),
+        );
+    }
 }
 
 fn origins(out: &mut String, origins: &[OriginStatus]) {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::super::{Error, Journals};
+use super::super::Journals;
 use super::*;
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn a_node_has_a_journal_for_each_origin() {
     durable(&journal, maker.end).await;
     drop(journal);
     drop(journals);
-    let journals = Journals::open(&dir, small()).unwrap();
+    let journals = patiently(|| Journals::open(&dir, small()));
     assert_eq!(journals.get(ORIGIN).unwrap().end(), maker.end);
     assert_eq!(journals.holds().get(ORIGIN), maker.end);
     let origins: Vec<_> = journals.all().iter().map(Journal::origin).collect();

@@ -18,7 +18,7 @@ use super::record::{
     Changes, Frame, Header, decode, encode_large_begin, encode_large_end, encode_large_part,
     encode_shape, encode_transaction, push_change,
 };
-use super::{Journal, Options, Reader, check_chain};
+use super::{Error, Journal, Options, Reader, check_chain};
 
 const ORIGIN: NodeId = NodeId(7);
 
@@ -30,7 +30,18 @@ fn small() -> Options {
 }
 
 fn open(dir: &Path, options: Options) -> Journal {
-    Journal::open(dir, ORIGIN, options).unwrap()
+    patiently(|| Journal::open(dir, ORIGIN, options))
+}
+
+/// A process that another test is starting has this one's files, locks too, between fork and exec.
+pub(crate) fn patiently<T>(open: impl Fn() -> Result<T, Error>) -> T {
+    for _ in 0..500 {
+        match open() {
+            Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            other => return other.unwrap(),
+        }
+    }
+    open().unwrap()
 }
 
 /// Makes an origin's frames.

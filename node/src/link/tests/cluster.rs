@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proxy::{Mode, Proxy};
 use crate::journal::record::{self, Header};
+use crate::journal::tests::patiently;
 use crate::journal::{Journals, Options as JournalOptions};
 use crate::link::certificates::{issue, new_authority};
 use crate::link::{Clock, Compression, FetchRow, Handle, Link, Options, Peer, RowSource, Timing};
@@ -279,7 +280,7 @@ fn settle(
 }
 
 fn open(dir: &Path, options: JournalOptions) -> Journals {
-    Journals::open(&dir.join("journal"), options).unwrap()
+    patiently(|| Journals::open(&dir.join("journal"), options))
 }
 
 fn header(position: Lsn, previous: Lsn) -> Header {

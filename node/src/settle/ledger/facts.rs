@@ -6,6 +6,7 @@ use everywrite_conflict::{
     Entry, KeyHash, Lsn, NodeId, RelationHash, Stamp, Undo, Vector, Version,
 };
 
+use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
 
 /// One key that a transaction wrote.
@@ -38,6 +39,8 @@ pub struct Stamped {
     pub leaves: Vec<bool>,
     /// The ranks of its writes, where tables have had a policy.
     pub ranks: Option<Box<Ranks>>,
+    /// The heights of the columns that it merges.
+    pub heights: Vec<Height>,
 }
 
 /// What replay wants to write.
@@ -62,8 +65,10 @@ pub struct Landed {
     pub origin: NodeId,
     /// Its end in the origin's stream.
     pub last: Lsn,
-    /// A place in the local WAL behind which its commit stands, and all its rows before.
+    /// A place in the local WAL before which all its rows stand.
     pub before: Lsn,
+    /// A place behind which its commit stands: the same, if that was read before the commit.
+    pub behind: Lsn,
     /// A place before which its commit stands: what ends behind it has seen the group.
     pub after: Lsn,
     /// When the session that says so began: see [`Ledger::watch_server`](super::Ledger::watch_server).

@@ -1,8 +1,9 @@
 //! Tables that have had a policy: the ranks of what is captured.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use everywrite_conflict::policy::{Policy, Setting};
+use everywrite_conflict::policy::{Begins, Policy, Setting};
 use everywrite_conflict::{Announced, Entry, NodeId, RelationHash, Stamp, Vector, Version};
 
 use super::{Inner, Ledger, Touched};
@@ -40,8 +41,20 @@ impl<'a> Capturing<'a> {
 impl Ledger {
     /// A table's policy was set, here or at another site: what is captured from now on is under it.
     /// To be called before the transaction that brings it is announced, or stamped. In any order.
-    pub fn set_policy(&self, setting: Setting) {
-        self.inner.lock().policies.set(setting);
+    /// `since`: a column-wise one begins to merge once what stands up to there is stable; none: it has
+    /// begun before.
+    pub fn set_policy(&self, setting: Setting, since: Option<Vector>) {
+        if setting.policy.sets_aside() {
+            self.sets_aside.store(true, Ordering::Relaxed);
+        }
+        let mut inner = self.inner.lock();
+        let begins = since.map_or(Begins::Begun, Begins::Stable);
+        inner.policies.set(setting, begins);
+        if inner.policies.any_merging() {
+            self.merging.store(true, Ordering::Relaxed);
+            // Whatever is on its way may be of that table.
+            inner.marks.iter_mut().for_each(|mark| mark.merges = true);
+        }
     }
 }
 
@@ -53,6 +66,14 @@ impl Ledger {
             .policies
             .get(relation)
             .map(|active| active.policy.clone())
+    }
+}
+
+impl Ledger {
+    /// Whether what loses in the table may be merged, or parked. Asked for each transaction.
+    pub fn sets_aside(&self, relation: RelationHash) -> bool {
+        self.sets_aside.load(Ordering::Relaxed)
+            && self.policy(relation).is_some_and(|p| p.sets_aside())
     }
 }
 

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Shows that the simulation bites. Each patch beside this file breaks one core, or one thing that a site of the
+# model does around the cores; some seed has to fail within a minute. The first line of a patch says which invariant
+# it breaks and how. ONLY=part of a name, SECONDS_EACH=60, EVERYWRITE_START=seed.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}/mutations
+copy=$target/source
+CARGO=${CARGO:-cargo}
+mkdir -p "$copy"
+# Only what has changed is copied, or all would be built again.
+(cd "$root" && git ls-files --cached --others --exclude-standard) | (cd "$root" && tar cf - -T - 2>/dev/null) | (cd "$copy" && tar xf -)
+status=0
+begun=$(date +%s)
+printf '%-30s %-10s %-26s %8s  %s\n' mutation breaks 'seed that failed' seconds how
+for patch in "$here"/*.patch; do
+    name=$(basename "$patch" .patch)
+    case $name in *"${ONLY:-}"*) ;; *) continue ;; esac
+    invariant=$(sed -n '1s/:.*//p' "$patch")
+    what=$(sed -n '1s/^[^:]*: //p' "$patch")
+    if ! (cd "$copy" && patch -p1 --dry-run -s -F0 <"$patch") >"$target/log" 2>&1; then
+        printf '%-30s %-10s does not apply any more: see conflict/tests/mutations/%s.patch\n' "$name" "$invariant" "$name"
+        cat "$target/log"
+        status=1
+        continue
+    fi
+    (cd "$copy" && patch -p1 -s -F0 <"$patch")
+    started=""
+    if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p everywrite-conflict \
+        --test simulation --no-run) >"$target/log" 2>&1; then
+        started=$(date +%s)
+        (cd "$copy" && EVERYWRITE_N=100000000 EVERYWRITE_SECONDS=${SECONDS_EACH:-60} CARGO_TARGET_DIR="$target" \
+            $CARGO test -q --profile sim -p everywrite-conflict --test simulation many_seeds -- --ignored) \
+            >"$target/log" 2>&1
+    fi
+    (cd "$copy" && patch -p1 -R -s -F0 <"$patch")
+    if [ -z "$started" ]; then
+        printf '%-30s %-10s does not build\n' "$name" "$invariant"
+        cat "$target/log"
+        status=1
+        continue
+    fi
+    seed=$(sed -n 's/^\(seed [0-9]* of shape [0-9]*\): .*/\1/p' "$target/log" | head -n 1)
+    how=$(sed -n 's/^seed [0-9]* of shape [0-9]*: //p' "$target/log" | head -n 1 | cut -c1-60)
+    took=$(sed -n 's/^simulation: [0-9]* runs in \([0-9.]*\) s.*/\1/p' "$target/log" | head -n 1)
+    if [ -z "$seed" ]; then
+        seed="NONE"
+        status=1
+    fi
+    printf '%-30s %-10s %-26s %8s  %s\n' "$name" "$invariant" "$seed" "$took" "$how"
+    [ -n "${WHAT:-}" ] && printf '    %s\n' "$what"
+done
+echo "in $(($(date +%s) - begun)) s"
+[ "$status" -eq 0 ] || echo "some mutations are not noticed"
+exit "$status"

@@ -1,0 +1,224 @@
+//! Tables whose rows are merged by columns ([ADR 15](../../../docs/adr/0015-merged-columns.md)).
+//!
+//! Whether an update has seen a row event, or another update of the row, decides more here than which
+//! of two writes wins: it must be known exactly, not only not too little. Rows that both touch are
+//! locked, so it is the order of the two commits in the local WAL. That is known but for the moment
+//! between the sending of a commit and its answer: capture waits for that ([`Ledger::knows_before`]).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use everywrite_conflict::policy::columns::Merge;
+use everywrite_conflict::policy::{Epoch, Rank};
+use everywrite_conflict::{
+    ColumnChange, Entry, Index, KeyHash, Lsn, Merging, NodeId, Position, RelationHash, Update,
+    Vector, Version,
+};
+
+use super::policies::Capturing;
+use super::{Inner, Intent, Ledger};
+use crate::journal::columns::{Height, Merges};
+
+/// Capture waits so long for answers to commits. They take less than a millisecond, if the server
+/// answers at all.
+const ANSWERS: Duration = Duration::from_secs(10);
+
+/// An update that a local transaction made of a merged row.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The table.
+    pub relation: RelationHash,
+    /// The row.
+    pub key: KeyHash,
+    /// Under which policy.
+    pub epoch: Epoch,
+    /// What it changed; heights as the values alone say.
+    pub columns: Vec<ColumnChange>,
+}
+
+impl Ledger {
+    /// Whether a table has ever been merged, or is to be.
+    pub fn merging(&self, relation: RelationHash) -> bool {
+        self.inner.lock().policies.merging(relation)
+    }
+
+    /// Whether any table has.
+    #[inline]
+    pub fn any_merging(&self) -> bool {
+        self.merging.load(Ordering::Relaxed)
+    }
+
+    /// How updates of a table are merged that are captured now.
+    pub fn merges(&self, relation: RelationHash) -> Option<Merges> {
+        let inner = self.inner.lock();
+        let (epoch, columns) = inner.policies.merges(relation)?;
+        let columns = columns.iter().cloned().collect();
+        Some(Merges { epoch, columns })
+    }
+
+    /// Column-wise policies that have begun since this was last asked.
+    pub fn take_begun(&self) -> Vec<(RelationHash, Epoch)> {
+        std::mem::take(&mut self.inner.lock().begun)
+    }
+
+    /// Says it again the next time.
+    pub fn put_begun(&self, begun: Vec<(RelationHash, Epoch)>) {
+        self.inner.lock().begun.extend(begun);
+    }
+
+    /// The commit of that group is sent now: from here on only its answer tells whether it stands.
+    pub fn commits(&self, origin: NodeId, last: Lsn) {
+        let mut inner = self.inner.lock();
+        let of = |m: &&mut super::Mark| m.origin == origin && m.last == last;
+        let marks = inner.marks.iter_mut().filter(of);
+        marks.for_each(|mark| mark.committing = true);
+    }
+
+    /// The commit of that group, and all behind it, does not stand.
+    pub fn commits_not(&self, origin: NodeId, first: Lsn) {
+        let mut inner = self.inner.lock();
+        let of = |m: &&mut super::Mark| m.origin == origin && m.last >= first;
+        let marks = inner.marks.iter_mut().filter(of);
+        marks.for_each(|mark| mark.committing = false);
+        drop(inner);
+        // Whoever waits for an answer looks again.
+        self.sighted.send_modify(|_| {});
+    }
+
+    /// Whether it is known of each group which commit stands first: its own, or the local one that
+    /// ends at `position`. What is not sent to be committed by now comes behind it.
+    pub fn knows_before(&self, position: Lsn) -> bool {
+        let mut inner = self.inner.lock();
+        inner.reached = inner.reached.max(position);
+        let mut known = true;
+        for mark in inner
+            .marks
+            .iter_mut()
+            .filter(|m| m.merges && m.before.is_none())
+        {
+            if mark.committing {
+                known &= mark.after >= position;
+            } else {
+                mark.after = mark.after.max(position);
+            }
+        }
+        known
+    }
+
+    /// Waits until that is so, but not for ever: then updates are captured as row events.
+    pub async fn know_before(&self, position: Lsn) {
+        let mut sighted = self.sighted.subscribe();
+        let known = async {
+            while !self.knows_before(position) {
+                if sighted.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(ANSWERS, known).await.is_err() {
+            tracing::warn!(%position, "a transaction is captured while the answer to a commit is still out");
+        }
+    }
+
+    /// Decides about an update that is replayed; its row is locked and capture is behind all that
+    /// was written to it before. `None`: another session is deciding the row.
+    pub fn merge(&self, update: &Update<'_>, claims: impl Fn(Position) -> bool) -> Option<Merging> {
+        let mut inner = self.inner.lock();
+        let event = inner.index.get(update.relation, update.key);
+        if event.is_some_and(|e| e.undecided()) {
+            return None;
+        }
+        Some(inner.index.merge(update, claims))
+    }
+
+    /// Puts back what the journals say of merged rows (at start, when all row events are in).
+    pub fn rebuild_merged(&self, update: &Update<'_>, vector: &Vector) {
+        let own = update.source;
+        let claims = |p: Position| (p.origin == own.origin && p.lsn <= own.lsn) || vector.covers(p);
+        self.inner.lock().index.merge(update, claims);
+    }
+
+    /// Announces the updates of merged rows that a local transaction made, with what they inherit.
+    pub(super) fn merge_local(
+        &self,
+        inner: &mut Inner,
+        position: Lsn,
+        captured: &Capturing<'_>,
+        merged: &[Merged],
+    ) -> Vec<Height> {
+        let (origin, lsn) = (self.me, position);
+        let source = Position { origin, lsn };
+        let claims = |p: Position| p.origin == origin || captured.vector.covers(p);
+        let mut heights = Vec::new();
+        for update in merged {
+            let mut columns = update.columns.clone();
+            for change in &mut columns {
+                if matches!(change.merge, Merge::Greatest | Merge::Least) {
+                    let inherited = inner
+                        .index
+                        .inherited_height(update.key, change.column, claims);
+                    change.height = change.height.max(inherited);
+                    heights.push(Height {
+                        key: update.key,
+                        column: change.column,
+                        height: change.height,
+                    });
+                }
+            }
+            let rank = Rank {
+                epoch: update.epoch,
+                height: 0,
+            };
+            let version = Version::new(captured.stamp, origin).ranked(rank);
+            let update = Update {
+                relation: update.relation,
+                key: update.key,
+                version,
+                source,
+                columns: &columns,
+            };
+            let merging = inner.index.merge(&update, claims);
+            // Whoever decides the row event that is on its way over it has to record it.
+            if !merging.belongs
+                && let Some(event) = merging.event.filter(Entry::in_flight)
+            {
+                let register = everywrite_conflict::policy::columns::Register { version, source };
+                let vector = std::sync::Arc::new(captured.vector.clone());
+                let entry = register.below(event.version);
+                inner
+                    .beneath
+                    .captured(update.relation, update.key, entry, vector);
+            }
+        }
+        heights
+    }
+}
+
+impl Inner {
+    pub(super) fn settle_policies(&mut self, stable: &Vector, captured: Lsn) {
+        if !self.policies.any_merging() {
+            return;
+        }
+        let begun = self.policies.settle(stable, captured, self.reached);
+        if !begun.is_empty() {
+            self.marks.iter_mut().for_each(|mark| mark.merges = true);
+        }
+        self.begun.extend(begun);
+    }
+}
+
+/// What a row event that is announced meets among the columns of its row.
+pub(super) fn unseen_columns(index: &Index, intent: &Intent<'_>) -> Option<Entry> {
+    let source = intent.entry.source;
+    let claims = |p: Position| {
+        source.is_some_and(|s| s.origin == p.origin && p.lsn <= s.lsn)
+            || intent.vector.is_some_and(|v| v.covers(p))
+    };
+    // What the event loses to is what it meets.
+    let stands = index.get(intent.relation, intent.key);
+    let loses = |e: &Entry| e.version >= intent.entry.version;
+    if stands.as_ref().is_some_and(loses) {
+        return None;
+    }
+    index.below(intent.key, intent.entry.version, source, claims)
+}
