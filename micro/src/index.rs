@@ -162,6 +162,7 @@ fn group(rounds: usize) -> Work {
             origin: ORIGIN,
             last,
             before: last,
+            behind: last,
             after: last,
             generation: 0,
         };

@@ -35,13 +35,10 @@ use super::merge;
 use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
+use super::travelling;
 use super::writer::{Guard, Writer};
-use crate::admin::message::{KeyColumn, TravellingDelete, WalMessage};
-use crate::admin::schema::{INSERT_OUTBOX, INSERT_OUTBOX_TYPES};
 use crate::journal::Journal;
-use crate::pg::oid;
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::Array;
 use crate::settle::{Barriers, Ledger, Lost};
 
 /// What deciding needs.
@@ -185,6 +182,7 @@ async fn lock<'a>(
     let outcomes = writer.run().await?;
     // run() starts counting at the first statement of this round.
     let found = locks.found(&outcomes, slots.len());
+    let own = locks.own(&outcomes, slots.len());
     if found.iter().any(|f| f.unwrap_or(true)) && !ctx.barriers.pass().await {
         return Err(Error::Shutdown);
     }
@@ -192,7 +190,7 @@ async fn lock<'a>(
     let now = ctx.ledger.look(relation, slots.iter().map(Slot::hash));
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
-    for ((slot, found), (now, beneath)) in slots.iter().zip(found).zip(now) {
+    for (((slot, found), own), (now, beneath)) in slots.iter().zip(found).zip(own).zip(now) {
         // What the index held before this change was announced is what it meets, unless
         // something newer has come.
         // A later group of the same origin may have been announced already: that is no opponent.
@@ -202,8 +200,9 @@ async fn lock<'a>(
         };
         let before = slot.prior.filter(|p| p.version != slot.version());
         let before = beneath.into_iter().chain(before).max_by_key(|e| e.version);
+        let other = now.filter(|e| !later(e) && e.version != slot.version());
         let stored = match now {
-            Some(entry) if later(&entry) || entry.version == slot.version() => before,
+            Some(_) if other.is_none() => before,
             Some(entry) => Some(entry),
             None => slot.prior,
         };
@@ -213,13 +212,20 @@ async fn lock<'a>(
             return Err(Error::Again("another origin is deciding the same row"));
         }
         let last = slot.folded.last;
-        let beneath = beneath.filter(|e| !e.deleted);
+        // It is there no more if another site's group has replaced it, whose answer may not be read yet, or
+        // an earlier part of this transaction.
+        let written = || {
+            let key = (slot.hash(), slot.version());
+            let before = decided.lost.iter().any(|l| (l.1, l.2) == key);
+            before && !decided.kept.contains(&key)
+        };
+        let beneath = beneath.filter(|e| own && !e.deleted && !written());
         let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
         let present = found.is_some();
-        let decision = decide(
+        let mut decision = decide(
             operation(&slot.folded.net),
             slot.version(),
             |position| batch.covers(last, position),
@@ -227,6 +233,9 @@ async fn lock<'a>(
             stored.as_ref(),
             present,
         );
+        // The index knows of the other one what it claims to have seen. That goes before ranks, which it
+        // may not have inherited: a restart keeps the claims and not what was on its way.
+        decision.apply &= other.is_none_or(|e| !e.version.is_ranked());
         cases.push(Case {
             slot,
             present,
@@ -646,18 +655,14 @@ fn record(
         // The transaction of what the index names would find the row no more.
         let seen = |s| batch.covers(case.slot.folded.last, s);
         let lost = |e: &Entry| case.present && applied && !e.source.is_some_and(seen);
-        if let Some(own) = case.beneath.filter(lost) {
-            let kind = Kind::over_row(operation(&case.slot.folded.net));
-            decided.conflicts.add(&mapping.table, kind);
-            entries.push(met(batch, case.slot, kind, true, row, Some(own)));
-            continue;
-        }
-        let Some(kind) = case.decision.conflict else {
+        let own = case.beneath.filter(lost);
+        let over = own.map(|_| Kind::over_row(operation(&case.slot.folded.net)));
+        let Some(kind) = over.or(case.decision.conflict) else {
             continue;
         };
         decided.conflicts.add(&mapping.table, kind);
-        let mut entry = met(batch, case.slot, kind, applied, row, case.stored);
-        if !case.stands {
+        let mut entry = met(batch, case.slot, kind, applied, row, own.or(case.stored));
+        if own.is_none() && !case.stands {
             entry.local_key = &nowhere;
         }
         if open && applied && kind != Kind::UpdateMissing {
@@ -740,49 +745,9 @@ fn change(
     writer.write(mapping, &deletes, &updates, &inserts, Guard::Decided);
     if !lost.is_empty() {
         decided.outbox = true;
-        let contents: Result<Vec<Bytes>, Error> =
-            lost.iter().map(|l| travelling(mapping, l)).collect();
-        outbox(writer, mapping, &contents?);
+        let one = |l: &Loser| travelling::delete(mapping, &l.key.image, l.version);
+        let contents: Result<Vec<Bytes>, Error> = lost.iter().map(one).collect();
+        travelling::put(writer, mapping, &contents?);
     }
     Ok(())
-}
-
-fn travelling(mapping: &Mapping, lost: &Loser) -> Result<Bytes, Error> {
-    let cells: Vec<Cell<'_>> = lost.key.image.tuple().iter().collect();
-    let column = |i: usize| {
-        let value = match cells.get(i) {
-            Some(Cell::Binary(bytes) | Cell::Text(bytes)) => Bytes::copy_from_slice(bytes),
-            _ => Bytes::new(),
-        };
-        let column = mapping.columns.get(i);
-        KeyColumn {
-            name: column.map_or_else(String::new, |c| c.name.clone()),
-            type_oid: column.map_or(0, |c| c.type_oid),
-            value,
-        }
-    };
-    let delete = TravellingDelete {
-        version: lost.version,
-        schema: mapping.table.schema.clone(),
-        table: mapping.table.name.clone(),
-        key: mapping.key_cells().map(column).collect(),
-    };
-    WalMessage::Delete(delete)
-        .encode()
-        .map_err(|e| Error::Schema {
-            table: mapping.name(),
-            what: e.to_string(),
-        })
-}
-
-fn outbox(writer: &mut Writer, mapping: &Mapping, contents: &[Bytes]) {
-    let schema = mapping.table.schema.as_bytes();
-    let table = mapping.table.name.as_bytes();
-    let names = |name| Array::of(oid::TEXT, std::iter::repeat_n(name, contents.len()));
-    writer
-        .bind("outbox", INSERT_OUTBOX, &INSERT_OUTBOX_TYPES)
-        .array(names(schema))
-        .array(names(table))
-        .array(Array::of(oid::BYTEA, contents.iter().map(Bytes::as_ref)))
-        .execute();
 }

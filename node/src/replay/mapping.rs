@@ -51,7 +51,7 @@ pub enum Statement {
     Delete,
     /// Many rows, as arrays.
     DeleteSet,
-    /// Locks rows and says which were found, and which of them a local transaction wrote lately.
+    /// Locks rows and says which were found, and which of them a local transaction wrote, and lately.
     Lock,
     /// The same for many, as arrays.
     LockSet,
@@ -74,6 +74,10 @@ pub enum Statement {
     /// Finds and locks the rows that hold a row's values of the n-th unique index.
     Holders(usize),
 }
+
+/// Whether a row was written by a transaction of this site, or by one that is open.
+pub(super) const OWN: &str =
+    "coalesce((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, 0) = 0";
 
 /// A row is left alone unless nothing local that is not captured yet wrote it: `$flag` switches
 /// the test off, `$xid` is the oldest transaction id that may not be captured yet.
@@ -401,7 +405,7 @@ impl Mapping {
             Statement::Lock => {
                 let k = key.len();
                 let sql = format!(
-                    "select 1::int8, not {} from {table} t where {} for update of t",
+                    "select 1::int8, not {}, {OWN} from {table} t where {} for update of t",
                     guard(k + 1, k + 2),
                     self.by_key(|n, _| format!("${}", n + 1))
                 );
@@ -412,7 +416,7 @@ impl Mapping {
             Statement::LockSet => {
                 let k = key.len();
                 let sql = format!(
-                    "select n.ord, not {} from unnest({}) with ordinality as n({}, ord) \
+                    "select n.ord, not {}, {OWN} from unnest({}) with ordinality as n({}, ord) \
                      join {table} t on {} for update of t",
                     guard(k + 1, k + 2),
                     Self::params(1, k),

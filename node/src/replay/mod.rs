@@ -45,6 +45,7 @@ mod session;
 mod stream;
 mod table;
 mod toast;
+mod travelling;
 mod truncate;
 mod updates;
 mod wal_position;

@@ -309,7 +309,8 @@ impl Stream {
         for group in std::mem::take(&mut self.on_way) {
             let last = group.batch.last();
             if last <= progress {
-                self.landed(group, (here, here))?;
+                // It was committed somewhere before, and others may have seen it since.
+                self.landed(group, Lsn::ZERO, (here, here))?;
             } else {
                 ledger.commits_not(origin, last);
                 group.decided.undo(&ledger);
@@ -503,7 +504,7 @@ impl Stream {
             Ok(places) => {
                 let groups = &self.options.control.fast_groups;
                 groups.fetch_add(1, Ordering::Relaxed);
-                self.landed(group, places)?;
+                self.landed(group, places.0, places)?;
                 self.goes_on(feed, last);
                 return Ok(());
             }
@@ -613,7 +614,7 @@ impl Stream {
                 Ok(places) => {
                     let groups = &self.options.control.careful_groups;
                     groups.fetch_add(1, Ordering::Relaxed);
-                    self.landed(group, places)?;
+                    self.landed(group, places.0, places)?;
                     self.goes_on(feed, last);
                     return Ok(None);
                 }
@@ -645,14 +646,21 @@ impl Stream {
         feed.single = self.single;
     }
 
-    /// A group is committed between these places of the local WAL.
-    fn landed(&mut self, group: Group, (before, after): (Lsn, Lsn)) -> Result<(), Error> {
+    /// A group is committed behind a place of the local WAL; its rows, and then its commit, stand before
+    /// two others.
+    fn landed(
+        &mut self,
+        group: Group,
+        behind: Lsn,
+        (before, after): (Lsn, Lsn),
+    ) -> Result<(), Error> {
         let o = &self.options;
         let (batch, decided) = (&group.batch, &group.decided);
         let place = Landed {
             origin: batch.origin,
             last: batch.last(),
             before,
+            behind,
             after,
             generation: self.generation,
         };

@@ -9,7 +9,7 @@ use super::Error;
 use super::batch::RowKey;
 use super::careful::{self, Context, Decided};
 use super::history;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, OWN};
 use super::policy;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
@@ -73,6 +73,11 @@ pub(super) async fn write(
         // any more because something else is on its way to their place.
         let mut beneath = ctx.ledger.beneath(mapping.identity.relation);
         beneath.retain(|_, e| e.version < version && !seen(header, position, e));
+        // But what the transaction itself has written over it has recorded.
+        ctx.ledger.with_index(|index| {
+            let own = |e: Entry| e.source == Some(position);
+            beneath.retain(|key, _| !index.row(*key).is_some_and(own));
+        });
         let known = Known {
             interesting,
             beneath,
@@ -130,12 +135,17 @@ async fn row_by_row(
     known: &Known,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    let relation = mapping.identity.relation;
     let names: Vec<&str> = mapping
         .key_cells()
         .filter_map(|i| mapping.columns.get(i))
         .map(|c| c.quoted.as_str())
         .collect();
-    let sql = format!("select {} from {}", names.join(", "), mapping.table.quoted);
+    let sql = format!(
+        "select {OWN}, {} from {} t",
+        names.join(", "),
+        mapping.table.quoted
+    );
     // Prepared, because only then the rows come in binary.
     let at = writer
         .bind(&format!("m{}keys", mapping.number), &sql, &[])
@@ -148,16 +158,27 @@ async fn row_by_row(
     // What is lost with the table, and its versions.
     let mut lost: HashMap<KeyHash, Entry> = HashMap::new();
     for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+        let Some((own, row)) = row.split_first() else {
+            continue;
+        };
+        let own = own.as_ref().is_some_and(|own| own.as_ref() != [0]);
         let key = careful::key_row(mapping, row)?;
         let entry = known.interesting.get(&key.hash);
         // What is still on its way is not the row here: its own transaction records it.
         let stands = entry.filter(|e| careful::here(ctx, e, &committed));
-        let stands = stands.or_else(|| known.beneath.get(&key.hash));
+        let beneath = || known.beneath.get(&key.hash).filter(|_| own);
+        let stands = stands.or_else(beneath);
         let sources = entry.into_iter().chain(stands).filter_map(|e| e.source);
         for source in sources.filter(|s| s.origin == ctx.me) {
             ours = ours.max(source.lsn);
         }
-        if entry.is_some_and(|e| e.version > version) {
+        // Under a policy more counts than the two versions: then the index tells.
+        let stays = |e: &Entry| {
+            let now = || ctx.ledger.with_index(|index| index.get(relation, key.hash));
+            let above = e.version.is_ranked() && e.version != version;
+            e.version > version || (above && now().is_some_and(|now| !now.deleted))
+        };
+        if entry.is_some_and(stays) {
             continue;
         }
         if let Some(stands) = stands {

@@ -548,6 +548,27 @@ pub(super) enum Locks {
 }
 
 impl Locks {
+    /// For each of `count` rows whether it is there and this site wrote it.
+    pub(super) fn own(self, outcomes: &[Outcome], count: usize) -> Vec<bool> {
+        let own =
+            |row: &[Option<Bytes>]| matches!(row.get(2), Some(Some(own)) if own.as_ref() != [0]);
+        match self {
+            Locks::Set(at) => {
+                let mut all = vec![false; count];
+                for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
+                    if let Some(slot) = ord(row).and_then(|i| all.get_mut(i)) {
+                        *slot = own(row);
+                    }
+                }
+                all
+            }
+            Locks::Each(first) => (first..first + count)
+                .map(|at| outcomes.get(at).and_then(|o| o.rows.first()))
+                .map(|row| row.is_some_and(|row| own(row)))
+                .collect(),
+        }
+    }
+
     /// For each of `count` rows: `None` if it is not there, else whether something local that may
     /// not be captured yet wrote it.
     pub(super) fn found(self, outcomes: &[Outcome], count: usize) -> Vec<Option<bool>> {
@@ -560,12 +581,7 @@ impl Locks {
             Locks::Set(at) => {
                 let mut found = vec![None; count];
                 for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-                    let ord = row
-                        .first()
-                        .and_then(|c| c.as_ref())
-                        .and_then(|c| c.as_ref().try_into().ok());
-                    let ord = usize::try_from(ord.map_or(0, i64::from_be_bytes)).unwrap_or(0);
-                    if let Some(slot) = ord.checked_sub(1).and_then(|i| found.get_mut(i)) {
+                    if let Some(slot) = ord(row).and_then(|i| found.get_mut(i)) {
                         *slot = Some(recent(row));
                     }
                 }
@@ -581,6 +597,14 @@ impl Locks {
                 .collect(),
         }
     }
+}
+
+/// Which row of a set an answer is about.
+fn ord(row: &[Option<Bytes>]) -> Option<usize> {
+    let ord = row.first()?.as_ref()?.as_ref().try_into().ok();
+    usize::try_from(i64::from_be_bytes(ord?))
+        .ok()?
+        .checked_sub(1)
 }
 
 fn guard_failed(error: crate::pg::Error) -> Error {

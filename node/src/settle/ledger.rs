@@ -721,17 +721,15 @@ impl Ledger {
 impl Inner {
     fn commits_after(&mut self, origin: NodeId, last: Lsn, reached: Lsn) {
         self.reached = self.reached.max(reached);
-        for mark in self
-            .marks
-            .iter_mut()
-            .filter(|m| m.origin == origin && m.last <= last)
-        {
+        // Those that have landed did so before.
+        let on_way = |m: &&mut Mark| m.origin == origin && m.last <= last && m.before.is_none();
+        for mark in self.marks.iter_mut().filter(on_way) {
             mark.after = mark.after.max(reached);
         }
     }
 
     fn committed(&mut self, group: &Landed) {
-        self.commits_after(group.origin, group.last, group.before);
+        self.commits_after(group.origin, group.last, group.behind);
         self.reached = self.reached.max(group.after);
         let marks = self.marks.iter_mut();
         for mark in marks.filter(|m| m.origin == group.origin && m.last <= group.last) {

@@ -64,6 +64,7 @@ fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<Ke
         origin: version.origin,
         last: intent.entry.source.unwrap().lsn,
         before: Lsn(1000),
+        behind: Lsn(1000),
         after: Lsn(1001),
         generation,
     };
@@ -259,4 +260,49 @@ fn a_group_that_comes_again_is_not_seen_before_it_is_back() {
     ledger.broke(0);
     ledger.commits_after(B, Lsn(100), Lsn(5000), 0);
     assert_eq!(ledger.reached(), Lsn(1001).min(Lsn(900)));
+}
+
+fn lands(ledger: &Ledger, intent: Intent<'_>, behind: u64, (before, after): (u64, u64)) {
+    let version = intent.entry.version;
+    let group = Landed {
+        origin: version.origin,
+        last: intent.entry.source.unwrap().lsn,
+        before: Lsn(before),
+        behind: Lsn(behind),
+        after: Lsn(after),
+        generation: 0,
+    };
+    let key = (intent.relation, intent.key, version);
+    assert!(ledger.landed(&group, [key], &[], |_, _| false).is_some());
+}
+
+/// Capture is behind: it meets a transaction that came between two groups when both have landed.
+#[test]
+fn a_group_that_has_landed_is_not_put_off_by_the_next_one() {
+    let ledger = Ledger::new(ME);
+    let first = intent(7, version(10, B), 100, false);
+    announce(&ledger, first).unwrap();
+    lands(&ledger, first, 1000, (1000, 1010));
+    let second = intent(8, version(20, B), 200, false);
+    announce(&ledger, second).unwrap();
+    ledger.commits_after(B, Lsn(200), Lsn(2000), 0);
+    lands(&ledger, second, 2010, (2010, 2020));
+    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    assert_eq!(between.vector.get(B), Lsn(100));
+    assert_eq!(between.seen.get(B), Lsn(100));
+    assert!(between.stamp > Stamp(10) && between.stamp < Stamp(20));
+}
+
+/// The answer to a group is lost with its session, and a new one finds it committed: perhaps a while ago.
+#[test]
+fn a_group_whose_answer_is_lost_may_have_been_seen_since() {
+    let ledger = Ledger::new(ME);
+    ledger.reaches(Lsn(900));
+    let group = intent(7, version(10, B), 100, false);
+    announce(&ledger, group).unwrap();
+    ledger.begins_at(Lsn(2000));
+    lands(&ledger, group, 0, (2000, 2000));
+    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    assert_eq!(since.vector.get(B), Lsn(100));
+    assert!(since.stamp > Stamp(10));
 }

@@ -29,6 +29,7 @@ mod nothing_twice;
 mod passed_by;
 mod pause_and_resume;
 mod policies;
+mod policy_and_crash;
 mod policy_function;
 mod policy_park;
 mod primary_key_change;

@@ -10,16 +10,16 @@ use everywrite_tests::wait;
 const TRUNCATING: &str = "select count(*) from pg_locks where relation = 'items'::regclass \
     and mode = 'AccessExclusiveLock' and granted = ";
 
-/// Nobody replays anybody, but b everything.
-async fn only_b_replays() -> Cluster {
-    let cluster = Cluster::start().await.unwrap();
-    for (site, others) in [(0, ["b", "c"]), (2, ["a", "b"])] {
+/// Nobody replays anybody from now on, but b everything.
+async fn only_b_replays(cluster: &Cluster) {
+    for (site, others) in [(0, [1, 2]), (2, [0, 1])] {
         for other in others {
-            let pause = format!("select everywrite.pause('{other}')");
-            cluster.site(site).execute(&pause).await.unwrap();
+            let (site, other) = (cluster.site(site), cluster.site(other));
+            let pause = format!("select everywrite.pause('{}')", other.node.name());
+            site.execute(&pause).await.unwrap();
+            site.wait_state(other, OriginState::Paused).await.unwrap();
         }
     }
-    cluster
 }
 
 async fn go_on(cluster: &Cluster) {
@@ -51,7 +51,8 @@ fn once(kind: &str) -> Vec<(String, Option<String>)> {
 /// Capture at b is behind: it meets the row when the TRUNCATE has been announced and has locked the table.
 #[tokio::test]
 async fn a_truncate_that_capture_meets_before_the_row() {
-    let cluster = only_b_replays().await;
+    let cluster = Cluster::start().await.unwrap();
+    only_b_replays(&cluster).await;
     let (a, b) = (cluster.site(0), cluster.site(1));
     let sender = "select active_pid from pg_replication_slots where slot_name = 'everywrite'";
     let sender: u32 = b.value(sender).await.unwrap().parse().unwrap();
@@ -76,7 +77,8 @@ async fn a_truncate_that_capture_meets_before_the_row() {
 /// The TRUNCATE is announced and waits for the table when a later row of c is announced too.
 #[tokio::test]
 async fn a_newer_row_behind_a_truncate() {
-    let cluster = only_b_replays().await;
+    let cluster = Cluster::start().await.unwrap();
+    only_b_replays(&cluster).await;
     let (a, b, c) = (cluster.site(0), cluster.site(1), cluster.site(2));
     // So that b knows c's table before it is locked.
     c.execute("insert into items values (9, 3, 'first')")
@@ -118,10 +120,30 @@ async fn a_newer_row_behind_a_truncate() {
     cluster.finish().unwrap();
 }
 
+/// A transaction writes over the row and removes what it has written there itself: one loss.
+#[tokio::test]
+async fn a_truncate_behind_an_insert_of_its_own() {
+    let cluster = Cluster::start().await.unwrap();
+    only_b_replays(&cluster).await;
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    b.execute("insert into items values (1, 1, 'own')")
+        .await
+        .unwrap();
+    cluster.received(0, 1).await.unwrap();
+    let both = "begin; insert into items values (1, 2, 'passing'); truncate items; commit";
+    a.execute(both).await.unwrap();
+    cluster.caught_up(1, 0).await.unwrap();
+    assert_eq!(lost(b, "own").await, once("insert_exists"));
+    assert_eq!(lost(b, "passing").await, vec![]);
+    go_on(&cluster).await;
+    cluster.finish().unwrap();
+}
+
 /// A row of c is announced and cannot be applied for the moment; then comes a TRUNCATE that is newer.
 #[tokio::test]
 async fn a_truncate_over_a_row_that_is_held() {
-    let mut cluster = only_b_replays().await;
+    let mut cluster = Cluster::start().await.unwrap();
+    only_b_replays(&cluster).await;
     cluster.expect_errors(&["strict"]);
     let (a, b, c) = (cluster.site(0), cluster.site(1), cluster.site(2));
     b.execute("alter table items add constraint strict check (n <> 13)")
@@ -153,12 +175,7 @@ async fn a_newer_row_over_a_delete_that_is_held() {
     let begin = "insert into items values (1, 0, 'begin')";
     cluster.site(0).execute(begin).await.unwrap();
     cluster.converged().await.unwrap();
-    for (site, others) in [(0, ["b", "c"]), (2, ["a", "b"])] {
-        for other in others {
-            let pause = format!("select everywrite.pause('{other}')");
-            cluster.site(site).execute(&pause).await.unwrap();
-        }
-    }
+    only_b_replays(&cluster).await;
     let (a, b, c) = (cluster.site(0), cluster.site(1), cluster.site(2));
     b.execute("alter table items add constraint strict check (n <> 13)")
         .await

@@ -65,8 +65,10 @@ pub struct Landed {
     pub origin: NodeId,
     /// Its end in the origin's stream.
     pub last: Lsn,
-    /// A place in the local WAL behind which its commit stands, and all its rows before.
+    /// A place in the local WAL before which all its rows stand.
     pub before: Lsn,
+    /// A place behind which its commit stands: the same, if that was read before the commit.
+    pub behind: Lsn,
     /// A place before which its commit stands: what ends behind it has seen the group.
     pub after: Lsn,
     /// When the session that says so began: see [`Ledger::watch_server`](super::Ledger::watch_server).
