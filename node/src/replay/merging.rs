@@ -278,10 +278,10 @@ impl Worker {
     async fn merge(&mut self, client: &Client, waiting: &Waiting) -> Result<Merged, Error> {
         client.batch_execute("begin").await?;
         match self.merge_in_transaction(client, waiting).await {
-            Ok(Some(merged)) => return Ok(merged),
+            Ok(Some(merged)) => Ok(merged),
             Ok(None) => {
                 client.batch_execute("rollback").await?;
-                return Ok(Merged::NotYet);
+                Ok(Merged::NotYet)
             }
             Err(error) => {
                 let Some(db) = error.as_db_error() else {
@@ -365,7 +365,7 @@ impl Worker {
 fn told(db: &tokio_postgres::error::DbError) -> String {
     let mut text = db.message().to_owned();
     for more in [db.detail(), db.hint()].into_iter().flatten() {
-        text.push_str(". ");
+        text.push_str(if text.ends_with('.') { " " } else { ". " });
         text.push_str(more);
     }
     text

@@ -204,19 +204,6 @@ async fn nothing_is_lost_under_load_and_crashes() {
             .iter()
             .filter(|(at, thing)| *at == id && !things.contains(&thing.as_str()))
             .collect();
-        if let Some((_, thing)) = missing.first() {
-            for site in &cluster.sites {
-                let sql = format!(
-                    "select string_agg(h::text, e'\\n' order by id) from everywrite.conflict_history h where \"key\" = '{{\"id\": {id}}}'"
-                );
-                println!(
-                    "at {}: {}",
-                    site.node.name(),
-                    site.value(&sql).await.unwrap()
-                );
-            }
-            println!("missing {thing}");
-        }
         assert!(missing.is_empty(), "{id}: {missing:?} of {things:?}");
     }
 }
@@ -338,7 +325,9 @@ async fn a_function_that_fails_is_tried_again() {
     wait::until("the open conflict in the status", wait::LIMIT, async || {
         let status = b.node.status().await.map_err(|err| format!("{err:#}"))?;
         let open: Vec<_> = status.open_conflicts.iter().map(|o| o.merging).collect();
-        (open == [1]).then_some(()).ok_or(format!("{open:?}"))
+        (open == [1])
+            .then_some(())
+            .ok_or_else(|| format!("{open:?}"))
     })
     .await
     .unwrap();
