@@ -33,11 +33,20 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'stati
     }
 }
 
+fn coming(origin: NodeId, last: Lsn, newest: Stamp) -> Coming {
+    Coming {
+        origin,
+        last,
+        newest,
+        merges: false,
+    }
+}
+
 fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| false)
+    ledger.announce(coming(origin, last, stamp), one, |_, _, _| false, |_| false)
 }
 
 /// Announces what the index finds nothing against.
@@ -45,7 +54,7 @@ fn announce_blindly(ledger: &Ledger, intent: Intent<'_>) -> Announcement {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    let announced = ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| true);
+    let announced = ledger.announce(coming(origin, last, stamp), one, |_, _, _| false, |_| true);
     announced.unwrap()
 }
 
@@ -287,7 +296,7 @@ fn a_group_that_has_landed_is_not_put_off_by_the_next_one() {
     announce(&ledger, second).unwrap();
     ledger.commits_after(B, Lsn(200), Lsn(2000), 0);
     lands(&ledger, second, 2010, (2010, 2020));
-    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[], &[]);
     assert_eq!(between.vector.get(B), Lsn(100));
     assert_eq!(between.seen.get(B), Lsn(100));
     assert!(between.stamp > Stamp(10) && between.stamp < Stamp(20));
@@ -302,7 +311,7 @@ fn a_group_whose_answer_is_lost_may_have_been_seen_since() {
     announce(&ledger, group).unwrap();
     ledger.begins_at(Lsn(2000));
     lands(&ledger, group, 0, (2000, 2000));
-    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[], &[]);
     assert_eq!(since.vector.get(B), Lsn(100));
     assert!(since.stamp > Stamp(10));
 }
