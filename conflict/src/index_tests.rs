@@ -252,6 +252,19 @@ fn landing_tells_what_has_overtaken() {
 }
 
 #[test]
+fn an_entry_announced_again_keeps_the_later_place() {
+    let mut index = Index::new();
+    let at_place = |lsn| Entry {
+        local_lsn: Lsn(lsn),
+        ..entry(4, 40)
+    };
+    for lsn in [7, 9, 8] {
+        index.announce(TABLE, key(1), at_place(lsn));
+    }
+    assert_eq!(index.get(TABLE, key(1)), Some(at_place(9)));
+}
+
+#[test]
 fn a_row_stands_with_its_own_version_only() {
     let mut index = Index::new();
     assert_eq!(index.standing(TABLE, key(1), |_| true), Version::OLD);
