@@ -2,6 +2,7 @@
 
 use everywrite_tests::cluster::{Cluster, Plan, Site};
 use everywrite_tests::postgres::DATABASE;
+use everywrite_tests::wait;
 
 const SCHEMA: &str = "create table items (id int primary key, n int, note text, code text unique);";
 
@@ -237,8 +238,14 @@ async fn it_stays_until_a_person_decides() {
     assert_eq!(parked(&cluster).await, ["", "a", ""]);
     let left = "select count(*)::text from everywrite.conflicts";
     assert_eq!(cluster.site(1).value(left).await.unwrap(), "1");
-    let metrics = cluster.site(1).node.metrics().await.unwrap();
-    assert!(metrics.contains(r#"state="parked""#), "{metrics}");
+    wait::until("what is parked in the metrics", wait::LIMIT, async || {
+        let metrics = cluster.site(1).node.metrics().await;
+        let metrics = metrics.map_err(|err| format!("{err:#}"))?;
+        let line = r#"everywrite_replay_open_conflicts{table="public.items",state="parked"} 1"#;
+        metrics.contains(line).then_some(()).ok_or(metrics)
+    })
+    .await
+    .unwrap();
     let (ok, text) = cluster.site(1).node.run(&["status"]).unwrap();
     assert!(ok && text.contains("parked"), "{text}");
     assert_eq!(cluster.site(1).value(&retry()).await.unwrap(), "updated");

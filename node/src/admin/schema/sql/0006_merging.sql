@@ -13,7 +13,7 @@ comment on column everywrite.conflict_history.done is
 comment on column everywrite.conflict_history.error is 'why the last attempt to merge failed';
 -- A key may be larger than an index takes.
 create index conflict_history_open on everywrite.conflict_history
-    (schema_name, table_name, jsonb_hash(key))
+    (decision, schema_name, table_name, jsonb_hash(key))
     where decision in ('merging', 'parked') and done_at is null;
 
 create or replace view everywrite.conflicts as
