@@ -192,6 +192,9 @@ fn met(case: &Case<'_>) -> Option<Met> {
             local: None,
         });
     }
+    if update.columns.is_empty() {
+        return None;
+    }
     let adds = |merge: Merge| merge == Merge::Delta;
     let others = merging.unseen.iter();
     let greatest = others

@@ -28,7 +28,15 @@ pub(super) async fn write(
         origin,
         lsn: header.position,
     };
+    // Updates of merged rows that it has not seen: the announcement takes them away.
+    let mut merged = Vec::new();
     for &(ref mapping, version) in tables {
+        merged.push(ctx.ledger.with_index(|index| {
+            let claims = |p: Position| {
+                (p.origin == origin && p.lsn <= header.position) || header.vector.covers(p)
+            };
+            index.all_below(mapping.identity.relation, version, claims)
+        }));
         let entry = Entry {
             version,
             source: Some(position),
@@ -61,14 +69,17 @@ pub(super) async fn write(
         careful::durable(ctx, ctx.ledger.stamped_to()).await?;
     }
     let mut plain = Vec::new();
-    for &(ref mapping, version) in tables {
+    for (&(ref mapping, version), merged) in tables.iter().zip(merged) {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
-        let interesting = ctx.ledger.with_index(|index| {
+        let mut interesting = ctx.ledger.with_index(|index| {
             let concerns = |(_, e): &(KeyHash, Entry)| {
                 !e.deleted && (e.version > version || !seen(header, position, e))
             };
             index.iter().filter(concerns).collect::<HashMap<_, _>>()
         });
+        for (key, entry) in merged {
+            interesting.entry(key).or_insert(entry);
+        }
         // Own rows that were captured since the announcement, and such that the index does not name
         // any more because something else is on its way to their place.
         let mut beneath = ctx.ledger.beneath(mapping.identity.relation);

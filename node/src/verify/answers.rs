@@ -570,10 +570,28 @@ async fn history(client: &Client, shape: &Shape, asked: &History) -> Result<Said
     Ok(Said::Keys(Keys { keys, last }))
 }
 
+/// Whether rows of a table are merged by columns.
+async fn merged(client: &Client, spec: &Spec) -> Result<bool, Error> {
+    let found = client
+        .query_opt(
+            "select from everywrite.policies where schema_name = $1 and table_name = $2 and policy = 'column_wise'",
+            &[&spec.schema, &spec.table],
+        )
+        .await?;
+    Ok(found.is_some())
+}
+
 async fn repair(client: &Client, shape: &Shape, asked: &Repair) -> Result<Said, Error> {
     let fits = |row: &RepairRow| row.key.values.len() == shape.key_columns();
     if asked.rows.len() > KEYS_MAX || !asked.rows.iter().all(fits) {
         return Err(Error::Refused("these are not this table's keys".to_owned()));
+    }
+    if merged(client, &asked.spec).await? {
+        return Err(Error::Refused(
+            "its rows are merged by columns, and one that is written as it is changes no column: set the policy \
+             last_update_wins first"
+                .to_owned(),
+        ));
     }
     let Some(sql) = shape.repair(asked.delete) else {
         return Err(Error::Refused(

@@ -22,6 +22,8 @@ mod half_open;
 mod insert_against_insert;
 mod known_conflicts;
 mod large_transaction;
+mod merged_columns;
+mod merged_columns_crashes;
 mod multi_row_transactions;
 mod named_cases;
 mod new_table;

@@ -1,5 +1,6 @@
 -- Policies that merge the columns of a row. What two sites change in different columns both stays; some
--- columns are added up, or keep the greatest or least value.
+-- columns are added up, or keep the greatest or least value. What version 6 says of set_policy and of the view
+-- everywrite.conflicts stands here once more, with what is added.
 alter table everywrite.policy_log add column begun_at timestamptz;
 comment on column everywrite.policy_log.begun_at is
     'for column_wise: since when this site merges; until every site has taken the change in, whole rows are decided';
@@ -36,9 +37,13 @@ select c.id,
            || ' ' || c.incoming_position_lsn as incoming_position,
        c.local_xid,
        c.incoming_xid,
-       case c.decision when 'applied' then coalesce(l.name, c.local_origin::text)
-                       when 'kept local' then coalesce(i.name, c.incoming_origin::text)
+       case when c.decision = 'applied' then coalesce(l.name, c.local_origin::text)
+            when c.decision in ('kept local', 'merging', 'parked')
+            then coalesce(i.name, c.incoming_origin::text)
        end as lost_by,
+       c.done,
+       c.done_at,
+       c.done_by,
        c.note
   from everywrite.conflict_history c
   left join everywrite.nodes s on s.id = c.site
@@ -241,19 +246,40 @@ begin
                   detail = 'The change reaches the stream through this table.',
                   hint = 'Let the owner run: alter publication everywrite add table everywrite.policy_log.';
     end if;
-    if policy in ('union', 'function', 'park') then
+    if policy = 'union' then
         raise exception 'the policy "%" is not available in this release', policy
             using errcode = 'feature_not_supported',
-                  hint = 'There are last_update_wins, first_update_wins, node_priority, stop, column_wise, '
-                         'delta, greatest and least.';
-    elsif policy not in ('last_update_wins', 'first_update_wins', 'node_priority', 'stop', 'column_wise',
-                         'delta', 'greatest', 'least') then
+                  hint = 'There are last_update_wins, first_update_wins, node_priority, column_wise, delta, greatest, '
+                         'least, function, park and stop.';
+    elsif policy not in (
+        'last_update_wins', 'first_update_wins', 'node_priority', 'column_wise', 'delta', 'greatest', 'least',
+        'function', 'park', 'stop') then
         raise exception 'there is no policy "%"', policy
             using errcode = 'invalid_parameter_value',
-                  hint = 'There are last_update_wins, first_update_wins, node_priority, stop, column_wise, '
-                         'delta, greatest and least.';
+                  hint = 'There are last_update_wins, first_update_wins, node_priority, column_wise, delta, greatest, '
+                         'least, function, park and stop.';
     end if;
-    if policy = 'stop' then
+    if policy = 'function' then
+        if coalesce(kind, 'all') not in ('all', 'insert_exists', 'update_origin_differs') then
+            raise exception 'the policy "function" is not for conflicts of the kind "%"', kind
+                using errcode = 'invalid_parameter_value',
+                      detail = 'It merges two rows with one key: insert_exists and update_origin_differs.',
+                      hint = 'Give one of these, or ''all'' for both. Where only one side has a row the last '
+                             'update wins.';
+        end if;
+        known := '{function}';
+        perform everywrite.merge_function(relation, options);
+    elsif policy = 'park' then
+        if coalesce(kind, 'all') not in (
+            'all', 'insert_exists', 'update_origin_differs', 'update_exists', 'update_deleted',
+            'delete_origin_differs', 'insert_deleted') then
+            raise exception 'the policy "park" is not for conflicts of the kind "%"', kind
+                using errcode = 'invalid_parameter_value',
+                      detail = 'It keeps one write of two aside: insert_exists, update_origin_differs, '
+                               'update_exists, update_deleted, delete_origin_differs, insert_deleted.',
+                      hint = 'Give one of these, or ''all''.';
+        end if;
+    elsif policy = 'stop' then
         if coalesce(kind, 'all') not in (
             'all', 'insert_exists', 'update_origin_differs', 'update_exists', 'update_missing',
             'update_deleted', 'delete_origin_differs', 'delete_missing', 'insert_deleted',
@@ -299,6 +325,7 @@ begin
     end if;
 end
 $$;
+
 create or replace function everywrite.policy_was_set(
     schema_name text, table_name text, number integer, origin integer, policy text, kind text, sites text,
     options text)
