@@ -287,7 +287,7 @@ fn a_group_that_has_landed_is_not_put_off_by_the_next_one() {
     announce(&ledger, second).unwrap();
     ledger.commits_after(B, Lsn(200), Lsn(2000), 0);
     lands(&ledger, second, 2010, (2010, 2020));
-    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    let between = ledger.capture(Lsn(1500), Stamp(5), &[], &[], &[]);
     assert_eq!(between.vector.get(B), Lsn(100));
     assert_eq!(between.seen.get(B), Lsn(100));
     assert!(between.stamp > Stamp(10) && between.stamp < Stamp(20));
@@ -302,7 +302,7 @@ fn a_group_whose_answer_is_lost_may_have_been_seen_since() {
     announce(&ledger, group).unwrap();
     ledger.begins_at(Lsn(2000));
     lands(&ledger, group, 0, (2000, 2000));
-    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[]);
+    let since = ledger.capture(Lsn(1500), Stamp(5), &[], &[], &[]);
     assert_eq!(since.vector.get(B), Lsn(100));
     assert!(since.stamp > Stamp(10));
 }
