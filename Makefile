@@ -9,6 +9,8 @@ SEED ?=
 SECONDS ?= 60
 NODES ?= 3
 FAULTS ?=
+# For `make sim`: how many runs, and from which seed (empty: from the clock).
+N ?= 20000
 # For `make matrix`.
 MAJORS ?= 16 17 18
 # For `make counts`: 1 makes what is counted now the table.
@@ -21,7 +23,7 @@ DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
 export SEED SECONDS NODES FAULTS
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test soak chaos bench verify-bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
+.PHONY: help build demo demo-down test sim mutations soak chaos bench verify-bench wan scale floor micro counts matrix fmt lint clean postgres valgrind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +48,12 @@ test: postgres ## format, lints, unit, property and integration tests, instructi
 	$(CARGO) test --workspace --exclude everywrite-tests --no-fail-fast -- --test-threads=$(TEST_THREADS)
 	$(MAKE) counts ACCEPT=
 	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
+
+sim: ## N= simulated clusters from SEED= on: the real cores, any network, any clocks, crashes
+	EVERYWRITE_N=$(N) EVERYWRITE_START=$(SEED) $(CARGO) test -q --profile sim -p everywrite-conflict --test simulation many_seeds -- --ignored
+
+mutations: ## breaks the cores one way after the other: some simulated cluster has to fail within a minute (ONLY=name)
+	@ONLY="$(ONLY)" EVERYWRITE_START=$(SEED) CARGO="$(CARGO)" conflict/tests/mutations/run.sh
 
 soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak

@@ -73,6 +73,24 @@ fn what_capture_has_not_passed_stays_and_is_not_looked_through_each_time() {
     assert!(index.is_empty());
 }
 
+/// Whatever is written again and again, and however far stability is behind at times.
+#[test]
+fn it_holds_little_more_than_what_is_not_stable() {
+    let mut index = Index::new();
+    for n in 1..=60_000u64 {
+        let key = if n % 3 == 0 { key(n % 500) } else { key(n) };
+        index.announce(TABLE, key, entry(n as i64, n));
+        let away = (20_000..30_000).contains(&n);
+        let settled = if away { 19_000 } else { n.saturating_sub(1000) };
+        if n % 100 == 0 {
+            index.forget(&stable(settled), Lsn::ZERO);
+            let unstable = |e: &Entry| e.source.is_some_and(|s| s.lsn > Lsn(settled));
+            let unstable = index.iter().filter(|(_, e)| unstable(e)).count();
+            invariants::bounded(index.len(), unstable, DUE_COUNT).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_write_that_does_not_land_holds_up_no_other() {
     let mut index = Index::new();
@@ -231,6 +249,19 @@ fn landing_tells_what_has_overtaken() {
     assert_eq!(index.landed(TABLE, key(1), version(4), Lsn(3)), Some(newer));
     assert_eq!(index.landed(TABLE, key(1), version(5), Lsn(4)), None);
     assert_eq!(index.get(TABLE, key(1)).unwrap().local_lsn, Lsn(4));
+}
+
+#[test]
+fn an_entry_announced_again_keeps_the_later_place() {
+    let mut index = Index::new();
+    let at_place = |lsn| Entry {
+        local_lsn: Lsn(lsn),
+        ..entry(4, 40)
+    };
+    for lsn in [7, 9, 8] {
+        index.announce(TABLE, key(1), at_place(lsn));
+    }
+    assert_eq!(index.get(TABLE, key(1)), Some(at_place(9)));
 }
 
 #[test]

@@ -86,6 +86,14 @@ pub enum Broken {
         /// The row.
         row: String,
     },
+    /// The index dropped a version, and what has not seen it can still come.
+    #[error("the index forgot {entry:?}, and {coming:?} is still to come, which has not seen it")]
+    StillComes {
+        /// What it dropped.
+        entry: Box<Entry>,
+        /// Which transaction.
+        coming: Position,
+    },
     /// The index holds more than what matters.
     #[error("the index holds {held} keys, of which {unstable} are not stable")]
     Unbounded {
@@ -227,6 +235,19 @@ pub fn nothing_hidden<R: Debug>(
             row: format!("{row:?}"),
         }),
     }
+}
+
+/// Of what the index has forgotten nothing may come that has not seen it: `coming` is a transaction that is
+/// still to be applied here, and `vector` what it has seen.
+pub fn forgotten_is_seen(entry: &Entry, coming: Position, vector: &Vector) -> Result<(), Broken> {
+    let later = |s: Position| s.origin == coming.origin && s.lsn <= coming.lsn;
+    if entry.source.is_some_and(|s| later(s) || vector.covers(s)) {
+        return Ok(());
+    }
+    Err(Broken::StillComes {
+        entry: Box::new(*entry),
+        coming,
+    })
 }
 
 /// The index is bounded by what matters: of the keys it holds at most a third more than the `unstable`

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use everywrite_conflict::{
     Entry, Index, KeyHash, KeyHasher, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version,
 };
-use everywrite_node::settle::{Intent, Landed, Ledger};
+use everywrite_node::settle::{Coming, Intent, Landed, Ledger};
 
 use crate::{Path, Work};
 
@@ -149,10 +149,12 @@ fn group(rounds: usize) -> Work {
             entry: entry(group),
         });
         let announced = ledger.announce(
-            ORIGIN,
-            last,
-            Stamp(group as i64),
-            false,
+            Coming {
+                origin: ORIGIN,
+                last,
+                newest: Stamp(group as i64),
+                merges: false,
+            },
             intents,
             |_, _, _| false,
             |priors| priors.iter().all(Option::is_none),

@@ -12,8 +12,11 @@
 //!   in the end and H one that F has not seen. H reaches F's site when F stands there (nothing is above
 //!   it), loses, and is merged: then F did not stand in the end.
 //! - **Whose turn is over.** When a write U of another site that has not seen w beats w, what waited to be
-//!   merged into w waits no more: U's site meets it too. If U has seen w it stands on it, and what lost to w is
-//!   still to be merged.
+//!   merged into w and U has not seen either is met by U's site too: it waits here no more. What U has seen may
+//!   have lost there before, to a write that is not this site's, and whose site met it when that had lost as
+//!   well: it is merged here, into U. And if U has seen w, it stands on it.
+//! - **Again.** So a row may be merged into one that has it already: two rows do not tell what they have in
+//!   common. A function that adds up counts that twice; one for which merging again changes nothing does not.
 //! - **An end.** Two sites that merge at the same time make two writes that have not seen each other, which
 //!   are merged again, and so on for ever if the function never says "nothing new". So after [`FREE`] merges
 //!   of a key with no application's write of this site in between, a site merges only into a write that is
@@ -24,8 +27,7 @@
 //!   the other; and what is made after the last write of an application and the last free merge are everywhere
 //!   meets nothing that it has not seen.
 //!
-//! A function that is not commutative, associative or idempotent costs what the user makes of that, never
-//! convergence: each result is one write, with one version.
+//! Whatever the function does, all sites hold the same row: each result is one write, with one version.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Shows that the simulation bites. Each patch beside this file breaks one core, or one thing that a site of the
 # model does around the cores; some seed has to fail within a minute. The first line of a patch says which invariant
-# it breaks and how. ONLY=part of a name, SECONDS_EACH=60, EVERYWRITE_START=seed.
+# it breaks and how. ONLY=part of a name, SECONDS_EACH=60, EVERYWRITE_START=first seed.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
@@ -30,7 +30,7 @@ for patch in "$here"/*.patch; do
     if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p everywrite-conflict \
         --test simulation --no-run) >"$target/log" 2>&1; then
         started=$(date +%s)
-        (cd "$copy" && EVERYWRITE_N=100000000 EVERYWRITE_SECONDS=${SECONDS_EACH:-60} CARGO_TARGET_DIR="$target" \
+        (cd "$copy" && EVERYWRITE_N=100000000 EVERYWRITE_START=${EVERYWRITE_START:-0} EVERYWRITE_SECONDS=${SECONDS_EACH:-60} CARGO_TARGET_DIR="$target" \
             $CARGO test -q --profile sim -p everywrite-conflict --test simulation many_seeds -- --ignored) \
             >"$target/log" 2>&1
     fi

@@ -7,30 +7,34 @@ use crate::world::run;
 
 /// Runs that fail without a rule: tried first, so that the test is fast. If the schedules change,
 /// others are looked for.
-const KNOWN: [(Rule, u64, usize); 19] = [
-    (Rule::Hybrid, 1, 8),
-    (Rule::Travel, 0, 8),
-    (Rule::Set, 3, 3),
-    (Rule::Current, 148, 5),
-    (Rule::Stable, 5, 7),
-    (Rule::Durable, 6, 8),
-    (Rule::Flight, 525, 6),
-    (Rule::Base, 9, 5),
-    (Rule::Sure, 1943, 8),
-    (Rule::Repair, 453, 5),
-    (Rule::Captured, 9, 6),
-    (Rule::Undo, 6, 8),
-    (Rule::AtCapture, 20, 0),
-    (Rule::Split, 12, 6),
+const KNOWN: [(Rule, u64, usize); 17] = [
+    (Rule::Hybrid, 2, 6),
+    (Rule::Travel, 0, 1),
+    (Rule::Set, 0, 0),
+    (Rule::Current, 4, 2),
+    (Rule::Stable, 1, 12),
+    (Rule::Durable, 9, 0),
+    (Rule::Base, 0, 9),
+    (Rule::Repair, 80, 13),
+    (Rule::Captured, 42, 7),
+    (Rule::Undo, 0, 11),
+    (Rule::AtCapture, 0, 11),
+    (Rule::Split, 147, 12),
     (Rule::Very, 0, 3),
-    (Rule::Restore, 25, 1),
-    (Rule::Inherit, 0, 10),
-    (Rule::Epoch, 0, 9),
-    (Rule::Known, 7, 11),
+    (Rule::Restore, 5, 16),
+    (Rule::Inherit, 0, 11),
+    (Rule::Epoch, 0, 10),
+    (Rule::Known, 0, 9),
 ];
 
 /// These need two rare things at once, and thousands of runs may go well without them.
-const RARE: [Rule; 3] = [Rule::Keep, Rule::Tail, Rule::Looked];
+const RARE: [Rule; 5] = [
+    Rule::Keep,
+    Rule::Tail,
+    Rule::Looked,
+    Rule::Flight,
+    Rule::Sure,
+];
 
 /// The first run, by seed and shape, that fails without a rule and not with it.
 fn bites(rule: Rule, seeds: u64) -> Option<(u64, usize, String)> {

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use everywrite_conflict::invariants::{self, Broken};
 use everywrite_conflict::policy::Epoch;
-use everywrite_conflict::{Entry, NodeId, Position, Vector, Version, invariants};
+use everywrite_conflict::{Entry, NodeId, Position, Vector, Version};
 
 use crate::data::{self, KEYS, Key, Op, TABLES, Transaction};
 use crate::rules::Rule;
@@ -105,7 +106,54 @@ impl World {
         let captured = self.sites[me].borrow().daemon.captured;
         for entry in dropped {
             invariants::forgets_only_stable(entry, &everywhere, captured)
+                .and_then(|()| self.nothing_comes_that_has_not_seen(me, entry))
                 .map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn nothing_comes_that_has_not_seen(&self, me: usize, entry: &Entry) -> Result<(), Broken> {
+        let here = self.sites[me].borrow().daemon.applied.clone();
+        for site in self.sites.iter().enumerate().filter(|(x, _)| *x != me) {
+            let site = site.1.borrow();
+            let from = site
+                .journal
+                .partition_point(|t| t.position <= here.get(site.me));
+            for t in &site.journal[from..] {
+                let (origin, lsn) = (site.me, t.position);
+                invariants::forgotten_is_seen(entry, Position { origin, lsn }, &t.vector)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every row is one that somebody has written, not half of one and half of another.
+    pub(crate) fn whole_rows(&self, me: usize) -> Result<(), String> {
+        let site = self.sites[me].borrow();
+        for (key, row) in &site.server.now.rows {
+            let written =
+                |s: &RefCell<Site>| s.borrow().server.written.get(&(*key, row.plain)).copied();
+            let toast = self.sites.iter().find_map(written);
+            if toast != Some(row.toast) {
+                return Err(format!(
+                    "site {me}, key {key}: {row:?} was written with {toast:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// No two rows have one unique value: a server would have refused the second one.
+    pub(crate) fn unique_values(&self, me: usize) -> Result<(), String> {
+        let site = self.sites[me].borrow();
+        let mut taken = BTreeSet::new();
+        for (key, row) in &site.server.now.rows {
+            let free = row.value.is_none_or(|v| taken.insert((key % TABLES, v)));
+            if !free {
+                return Err(format!(
+                    "site {me}, key {key}: {row:?} has the value of another"
+                ));
+            }
         }
         Ok(())
     }
@@ -124,9 +172,10 @@ impl World {
             drop(site);
             self.forget(me)?;
             let site = self.sites[me].borrow();
-            if site.rules.has(Rule::Captured) && !site.daemon.index.is_empty() {
-                let left: Vec<_> = site.daemon.index.iter().collect();
-                return Err(format!("site {me} still remembers {left:?}"));
+            let bounded = invariants::bounded(site.daemon.index.len(), 0, 0);
+            if site.rules.has(Rule::Captured) {
+                let left = || site.daemon.index.iter().collect::<Vec<_>>();
+                bounded.map_err(|e| format!("site {me}: {e}: {:?}", left()))?;
             }
         }
         Ok(())

@@ -121,7 +121,8 @@ impl Site {
             return false;
         };
         let position = last.position;
-        invariants::origin_order(origin, from, first.previous, first.position).unwrap();
+        invariants::origin_order(origin, from, first.previous, first.position)
+            .unwrap_or_else(|broken| panic!("{broken}"));
         let mut fold = Fold::new();
         for (number, transaction) in group.iter().enumerate() {
             transaction.fold_into(&mut fold, number as u32);

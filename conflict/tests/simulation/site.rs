@@ -266,8 +266,10 @@ impl Site {
         if self.rules.complete() {
             // What the server had at the commit, whatever the daemon believes of it.
             let last = self.journal.last().map_or(Stamp::MIN, |t| t.stamp);
-            invariants::clocks(stamp, last, record.newest).unwrap();
-            invariants::names_what_was_there(self.me, &self.daemon.claims, &record.there).unwrap();
+            let claims = &self.daemon.claims;
+            invariants::clocks(stamp, last, record.newest)
+                .and_then(|()| invariants::names_what_was_there(self.me, claims, &record.there))
+                .unwrap_or_else(|broken| panic!("{broken}"));
         }
         if !self.rules.has(Rule::Hybrid) {
             stamp = time;

@@ -107,3 +107,30 @@ fn crc(place: Place) -> u32 {
     let crc = crc32c::crc32c(&place.sequence.to_be_bytes());
     crc32c::crc32c_append(crc, &place.offset.to_be_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_off_is_noted_later_and_never_something_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mark = Mark::open(dir.path()).unwrap();
+        let place = |offset| Place {
+            sequence: 1,
+            offset,
+        };
+        for offset in 1..1_000 {
+            mark.note_at_times(place(offset)).unwrap();
+            assert!(mark.read().unwrap() <= place(offset));
+        }
+        mark.note_due().unwrap();
+        assert!(!mark.is_due());
+        assert_eq!(mark.read(), Some(place(999)));
+        // A place that was moved back stays so.
+        mark.note_at_times(place(1_000)).unwrap();
+        mark.note_durably(place(500)).unwrap();
+        mark.note_due().unwrap();
+        assert_eq!(mark.read(), Some(place(500)));
+    }
+}

@@ -129,7 +129,7 @@ pub(super) async fn run(
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
                 _ = own.changed(), if !news.own => {}
-                () = changed(&mut any, last.others + timing.beats), if !news.others => {}
+                () = changed(&mut any, now + timing.beats), if !news.others => {}
                 _ = connected.changed() => {}
                 _ = direct.changed() => {}
             }
@@ -159,8 +159,8 @@ pub(super) async fn run(
     }
 }
 
-/// Returns when a beat is new, not before `from`: others' beats are not urgent, and each would wake
-/// who sends to each peer. May be dropped while it waits.
+/// Returns when a beat is new, not before `from`: others' beats are not urgent, most of them concern no
+/// peer, and each would wake who sends to each. May be dropped while it waits.
 async fn changed(any: &mut watch::Receiver<u64>, from: Instant) {
     tokio::time::sleep_until(from).await;
     let _ = any.changed().await;

@@ -630,7 +630,6 @@ fn unique_history(
             version: case.slot.version(),
             position: batch.position(case.slot),
             xid: batch.header(case.slot.folded.last).map_or(0, |h| h.xid),
-            saw: aside.map(|_| batch.seen(case.slot.folded.last).get(ctx.me)),
             unlocked: None,
         },
     );
@@ -669,12 +668,10 @@ fn record(
         if open && applied && kind != Kind::UpdateMissing {
             // What lost to the row that goes has perhaps met the new one elsewhere.
             let seen = batch.seen(case.slot.folded.last);
-            writer.superseded(mapping, entry.key, ctx.me, batch.origin, &seen);
+            writer.superseded(mapping, entry.key, batch.origin, &seen);
         } else if open && !applied {
             let aside = policy::aside(ctx, mapping, kind, row.is_some(), case.stored.as_ref())?;
             entry.outcome = history::Outcome::of(applied, aside);
-            let saw = || batch.seen(case.slot.folded.last).get(ctx.me);
-            entry.saw = aside.map(|_| saw());
             decided.aside |= aside.is_some();
         }
         entries.push(entry);
@@ -707,7 +704,6 @@ pub(super) fn met<'a>(
         version: slot.version(),
         position: batch.position(slot),
         xid: batch.header(slot.folded.last).map_or(0, |h| h.xid),
-        saw: None,
         unlocked: None,
     }
 }

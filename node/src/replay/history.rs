@@ -1,7 +1,7 @@
 //! An entry of the conflict history on its way.
 
 use everywrite_conflict::policy::Aside;
-use everywrite_conflict::{Entry as Stored, Kind, Lsn, NodeId, Position, Version};
+use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
 
 use super::image::Image;
 use super::mapping::Mapping;
@@ -68,8 +68,6 @@ pub(super) struct Entry<'a> {
     pub position: Position,
     /// Its transaction id at its origin.
     pub xid: u32,
-    /// Up to where in the own journal its transaction had seen, if something is still open.
-    pub saw: Option<Lsn>,
     /// The local row is not locked: it is left out if a local transaction from this id on wrote it,
     /// because then it may be newer than what the index says.
     pub unlocked: Option<u32>,
@@ -89,7 +87,7 @@ pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
 }
 
 /// Element and array types of what an entry says besides its rows, in the order of [`Entry::facts`].
-const FACTS: [(u32, u32); 14] = [
+const FACTS: [(u32, u32); 13] = [
     (TEXT, TEXT_ARRAY),
     (TEXT, TEXT_ARRAY),
     (INT8, INT8_ARRAY),
@@ -103,7 +101,6 @@ const FACTS: [(u32, u32); 14] = [
     (INT8, INT8_ARRAY),
     (BOOL, BOOL_ARRAY),
     (XID, XID_ARRAY),
-    (LSN, LSN_ARRAY),
 ];
 
 /// A fact in binary form.
@@ -143,8 +140,8 @@ impl Fact {
 impl Entry<'_> {
     /// Kind, decision; stamp, origin and position of the local row; the same of the incoming one; the
     /// incoming transaction's id; whether the local key names the entry; up to which transaction id
-    /// the local row is looked at; what the incoming transaction had seen of the own ones.
-    fn facts(&self) -> [Fact; 14] {
+    /// the local row is looked at.
+    fn facts(&self) -> [Fact; 13] {
         let local = self.local.map(|l| l.version);
         let source = self.local.and_then(|l| l.source);
         let (version, position) = (Some(self.version), Some(self.position));
@@ -163,8 +160,6 @@ impl Entry<'_> {
             Fact::Bool(self.names_local),
             self.unlocked
                 .map_or(Fact::Null, |xid| Fact::Int4(xid.to_be_bytes())),
-            self.saw
-                .map_or(Fact::Null, |lsn| Fact::Int8(lsn.0.to_be_bytes())),
         ]
     }
 }
@@ -220,7 +215,7 @@ const STANDS: &str = "(u.h13 is null or pg_catalog.age(o.xmin) > pg_catalog.age(
 pub(super) fn superseded_sql(mapping: &Mapping) -> (String, Vec<u32>) {
     let shape = Shape::new(mapping, true, &[]);
     let mut types: Vec<u32> = shape.key.iter().map(|&i| mapping.oid(i)).collect();
-    types.extend([INT4, LSN, INT4_ARRAY, LSN_ARRAY]);
+    types.extend([INT4, INT4_ARRAY, LSN_ARRAY]);
     (shape.superseded(), types)
 }
 
@@ -262,13 +257,8 @@ impl<'a> Shape<'a> {
         row.chain(key).chain(facts).collect()
     }
 
-    /// Closes what is open of a key that another write has won, unless nobody else would see to it.
-    /// What that write had not seen its site meets too. What it had seen it replaced there, or it had lost
-    /// there already, to a write of this site that came before: then it is still to be seen to here. That no
-    /// write of this site had come there since the lost one was made says it was the former.
-    ///
-    /// Parameters: the key; the winner's origin; up to where it had seen this site; and the same of all sites
-    /// that it had seen, as arrays of sites and places.
+    /// Closes what is open of a key that another write has won and that write had not seen: its site meets it
+    /// too. Parameters: the key, the winner's origin, and what it had seen as arrays of sites and places.
     fn superseded(&self) -> String {
         let key: Vec<String> = self.key.iter().map(|i| format!("k{i}")).collect();
         let values = (1..).zip(&key).map(|(n, k)| format!("${n} as {k}"));
@@ -280,16 +270,15 @@ impl<'a> Shape<'a> {
              where h.schema_name = {} and h.table_name = {} and h.key = {key} \
              and pg_catalog.jsonb_hash(h.key) = pg_catalog.jsonb_hash({key}) \
              and h.decision in ('merging', 'parked') and h.done_at is null \
-             and not (${} > coalesce(h.incoming_saw, '0/0') and (h.incoming_position_origin = ${} \
-             or exists (select from unnest(${}, ${}) as v (site, lsn) \
-             where v.site = h.incoming_position_origin and v.lsn >= h.incoming_position_lsn)))",
+             and h.incoming_position_origin <> ${} \
+             and not exists (select from unnest(${}, ${}) as v (site, lsn) \
+             where v.site = h.incoming_position_origin and v.lsn >= h.incoming_position_lsn)",
             values.collect::<Vec<_>>().join(", "),
             literal(&self.mapping.table.schema),
             literal(&self.mapping.table.name),
-            n + 2,
             n + 1,
+            n + 2,
             n + 3,
-            n + 4,
             key = self.key_object("k"),
         )
     }
@@ -330,11 +319,11 @@ impl<'a> Shape<'a> {
         format!(
             "with decided as (insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
              incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
-             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid, incoming_saw) \
+             incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
              select (select n.id from everywrite.nodes n where n.local), {}, {}, \
              case when u.h12 then {} else {} end, \
              u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {} and {STANDS}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
-             u.h8, u.h9, u.h10, u.h11, u.h14 from {from} returning id, site, decision, local_origin) \
+             u.h8, u.h9, u.h10, u.h11 from {from} returning id, site, decision, local_origin) \
              select everywrite.tell_lost(pg_catalog.array_agg(id order by id)) from decided \
              where decision = 'applied' and local_origin = site",
             literal(&mapping.table.schema),

@@ -160,7 +160,6 @@ async fn record<'a>(
                 lsn: header.map_or(Lsn::ZERO, |h| h.position),
             },
             xid: header.map_or(0, |h| h.xid),
-            saw: None,
             unlocked: None,
         });
     }

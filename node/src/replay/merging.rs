@@ -42,13 +42,15 @@ const SOON: Duration = Duration::from_millis(100);
 const AT_ONCE: i64 = 500;
 /// The first pause after a function has failed, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How often is counted what is open.
+const COUNT: Duration = Duration::from_secs(1);
 /// A table's first merges are done with swapped arguments too, and then one in so many.
 const SAMPLE: u64 = 16;
 /// The function breaks its contract.
 const CONTRACT: &str = "EW010";
 
 const SESSION: &str = "set synchronous_commit = local; set session_replication_role = replica; \
-    set search_path = pg_catalog; set row_security = off; set statement_timeout = '20s'; set lock_timeout = '5s'; \
+    set search_path = pg_catalog; set row_security = off; set statement_timeout = '5s'; set lock_timeout = '500ms'; \
     set idle_in_transaction_session_timeout = 0; set default_transaction_isolation = 'read committed'";
 
 /// A table's schema and name.
@@ -96,6 +98,7 @@ pub async fn run(
         turns: Turns::default(),
         failed: HashMap::new(),
         merges: HashMap::new(),
+        counted: None,
     };
     loop {
         let passed = tokio::select! {
@@ -150,6 +153,7 @@ struct Worker {
     failed: HashMap<i64, Failed>,
     /// How many were merged by the function, for the sample.
     merges: HashMap<Name, u64>,
+    counted: Option<Instant>,
 }
 
 impl Worker {
@@ -190,7 +194,12 @@ impl Worker {
             .broken
             .lock()
             .retain(|table, _| tables.contains(table));
-        self.tell(open(&client).await?);
+        if self.counted.is_none_or(|at| at.elapsed() >= COUNT) {
+            self.tell(open(&client).await?);
+            self.counted = Some(Instant::now());
+        } else {
+            pause = pause.min(COUNT);
+        }
         self.client = Some(client);
         let now = Instant::now();
         let soonest = self.failed.values().map(|f| f.again.duration_since(now));
@@ -278,10 +287,10 @@ impl Worker {
     async fn merge(&mut self, client: &Client, waiting: &Waiting) -> Result<Merged, Error> {
         client.batch_execute("begin").await?;
         match self.merge_in_transaction(client, waiting).await {
-            Ok(Some(merged)) => return Ok(merged),
+            Ok(Some(merged)) => Ok(merged),
             Ok(None) => {
                 client.batch_execute("rollback").await?;
-                return Ok(Merged::NotYet);
+                Ok(Merged::NotYet)
             }
             Err(error) => {
                 let Some(db) = error.as_db_error() else {
@@ -365,7 +374,7 @@ impl Worker {
 fn told(db: &tokio_postgres::error::DbError) -> String {
     let mut text = db.message().to_owned();
     for more in [db.detail(), db.hint()].into_iter().flatten() {
-        text.push_str(". ");
+        text.push_str(if text.ends_with('.') { " " } else { ". " });
         text.push_str(more);
     }
     text

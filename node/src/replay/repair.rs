@@ -305,7 +305,6 @@ impl Looks {
                     version: entry.version,
                     position: source,
                     xid: 0,
-                    saw: None,
                     unlocked: None,
                 },
             );

@@ -35,7 +35,7 @@ use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Landed, Ledger, progress};
+use crate::settle::{Announcement, Coming, Landed, Ledger, progress};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -363,10 +363,12 @@ impl Stream {
             let batch = &*batch;
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
             o.context.ledger.announce(
-                batch.origin,
-                batch.last(),
-                batch.newest(),
-                batch.merges,
+                Coming {
+                    origin: batch.origin,
+                    last: batch.last(),
+                    newest: batch.newest(),
+                    merges: batch.merges,
+                },
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {

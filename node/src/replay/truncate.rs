@@ -204,7 +204,6 @@ async fn row_by_row(
             version,
             position,
             xid: header.xid,
-            saw: None,
             unlocked: None,
         })
         .collect();

@@ -482,7 +482,6 @@ impl Writer {
         &mut self,
         mapping: &Mapping,
         key_row: &Image,
-        me: NodeId,
         origin: NodeId,
         seen: &Vector,
     ) {
@@ -497,7 +496,6 @@ impl Writer {
         let bind = self.statement(mapping, &Statement::Superseded);
         bind_cells(bind, mapping, &key, &cells)
             .binary(Some(&i32::from(origin.0).to_be_bytes()))
-            .binary(Some(&seen.get(me).0.to_be_bytes()))
             .array(sites)
             .array(places)
             .execute();

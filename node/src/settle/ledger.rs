@@ -38,7 +38,7 @@ use everywrite_conflict::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use facts::{Announcement, Asked, Intent, Landed, Lost, Stamped, Touched};
+pub use facts::{Announcement, Asked, Coming, Intent, Landed, Lost, Stamped, Touched};
 pub use merged::Merged;
 
 use crate::journal::columns::Height;
@@ -399,21 +399,24 @@ impl Ledger {
         self.captured.subscribe()
     }
 
-    /// Announces a group of `origin` that ends at `last`. `fast` looks at what the index held of
+    /// Announces a group. `fast` looks at what the index held of
     /// each key before (in the order of the intents) and says whether the group may be written
     /// without looking at the rows. `None`: another session is deciding one of the keys (`mine`
     /// says which decisions are the caller's own), and what it decides is what this group will
     /// meet; ask again.
     pub fn announce<'a>(
         &self,
-        origin: NodeId,
-        last: Lsn,
-        newest: Stamp,
-        merges: bool,
+        group: Coming,
         mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
+        let Coming {
+            origin,
+            last,
+            newest,
+            merges,
+        } = group;
         let mut inner = self.inner.lock();
         let open = |i: Intent<'_>| {
             let entry = inner.index.get(i.relation, i.key);

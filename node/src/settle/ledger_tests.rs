@@ -33,11 +33,20 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'stati
     }
 }
 
+fn coming(origin: NodeId, last: Lsn, newest: Stamp) -> Coming {
+    Coming {
+        origin,
+        last,
+        newest,
+        merges: false,
+    }
+}
+
 fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| false)
+    ledger.announce(coming(origin, last, stamp), one, |_, _, _| false, |_| false)
 }
 
 /// Announces what the index finds nothing against.
@@ -45,7 +54,7 @@ fn announce_blindly(ledger: &Ledger, intent: Intent<'_>) -> Announcement {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    let announced = ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| true);
+    let announced = ledger.announce(coming(origin, last, stamp), one, |_, _, _| false, |_| true);
     announced.unwrap()
 }
 

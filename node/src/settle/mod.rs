@@ -14,7 +14,8 @@ pub use beats::{Beat, Beats};
 pub(crate) use changed::changed;
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched, describe,
+    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched,
+    describe,
 };
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

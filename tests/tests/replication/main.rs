@@ -31,6 +31,7 @@ mod pause_and_resume;
 mod policies;
 mod policy_and_crash;
 mod policy_function;
+mod policy_park;
 mod primary_key_change;
 mod read_your_writes;
 mod relay;

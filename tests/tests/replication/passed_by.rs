@@ -18,8 +18,9 @@ async fn a_third_sites_write_waits_for_a_group_behind_a_local_write() {
     let begin = "insert into items values (1, 0, 'begin'); insert into busy values (1, 0)";
     a.execute(begin).await.unwrap();
     cluster.converged().await.unwrap();
-    // b writes without having seen what a writes.
-    b.execute("select everywrite.pause('a')").await.unwrap();
+    // b writes without having seen what the others write.
+    let alone = "select everywrite.pause('a'), everywrite.pause('c')";
+    b.execute(alone).await.unwrap();
 
     let holder = a.sql().await.unwrap();
     let lock = "begin; lock table busy in exclusive mode";
@@ -42,7 +43,8 @@ async fn a_third_sites_write_waits_for_a_group_behind_a_local_write() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     holder.batch_execute("commit").await.unwrap();
 
-    b.execute("select everywrite.resume('a')").await.unwrap();
+    let again = "select everywrite.resume('a'), everywrite.resume('c')";
+    b.execute(again).await.unwrap();
     cluster.converged().await.unwrap();
     let note = "select note from items where id = 1";
     assert_eq!(a.value(note).await.unwrap(), "b");

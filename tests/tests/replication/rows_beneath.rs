@@ -4,6 +4,7 @@
 
 use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::{Cluster, Site};
+use everywrite_tests::conflicts::Conflict;
 use everywrite_tests::process::{Signal, signal_to};
 use everywrite_tests::wait;
 
@@ -35,7 +36,7 @@ async fn go_on(cluster: &Cluster) {
 /// How often, and as lost to what, the history of a site lists a row.
 async fn lost(site: &Site, note: &str) -> Vec<(String, Option<String>)> {
     let conflicts = site.conflicts().await.unwrap();
-    let wrong = conflicts.iter().find_map(|c| c.contradiction());
+    let wrong = conflicts.iter().find_map(Conflict::contradiction);
     assert_eq!(wrong, None);
     let lost = conflicts
         .iter()

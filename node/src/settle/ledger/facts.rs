@@ -58,6 +58,19 @@ pub struct Intent<'a> {
     pub seen: Option<&'a Vector>,
 }
 
+/// A group that is about to be sent to the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Coming {
+    /// Whose.
+    pub origin: NodeId,
+    /// Its end in the origin's stream.
+    pub last: Lsn,
+    /// The greatest stamp in it.
+    pub newest: Stamp,
+    /// It has rows that are merged by columns, or may have.
+    pub merges: bool,
+}
+
 /// A group that is committed here.
 #[derive(Clone, Copy, Debug)]
 pub struct Landed {

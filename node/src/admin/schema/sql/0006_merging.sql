@@ -3,20 +3,17 @@
 
 -- decision: applied, kept local, parked; merging until the merge is done, then merged.
 alter table everywrite.conflict_history
-    add column incoming_saw  pg_lsn,
     add column done_at       timestamptz,
     add column done_by       text,
     add column done          text,
     add column attempts      integer,
     add column error         text;
-comment on column everywrite.conflict_history.incoming_saw is
-    'of what is open: up to where the incoming transaction had seen those of this site';
 comment on column everywrite.conflict_history.done is
     'what became of what was parked (retried, discarded) or to be merged (merged, superseded)';
 comment on column everywrite.conflict_history.error is 'why the last attempt to merge failed';
 -- A key may be larger than an index takes.
 create index conflict_history_open on everywrite.conflict_history
-    (schema_name, table_name, jsonb_hash(key))
+    (decision, schema_name, table_name, jsonb_hash(key))
     where decision in ('merging', 'parked') and done_at is null;
 
 create or replace view everywrite.conflicts as
