@@ -276,12 +276,13 @@ impl Writer {
         if state.shapes.len() != self.shapes.len() {
             state.shapes.clone_from(&self.shapes);
         }
-        drop(state);
+        // Under the lock: a reader that has just come by must not be ahead of the end.
         self.shared.end.send_if_modified(|end| {
             let changed = *end != self.chain.end;
             *end = self.chain.end;
             changed
         });
+        drop(state);
         self.shared.written.send_modify(|n| *n += 1);
         // Whoever waits for these bytes does not wait for this.
         if let Some(tail) = self.tail {
