@@ -9,8 +9,8 @@ target=${CARGO_TARGET_DIR:-$root/target}/mutations
 copy=$target/source
 CARGO=${CARGO:-cargo}
 mkdir -p "$copy"
-# Only what has changed is copied, or all would be built again.
-(cd "$root" && git ls-files --cached --others --exclude-standard) | (cd "$root" && tar cf - -T - 2>/dev/null) | (cd "$copy" && tar xf -)
+# With new times, or what was built from the last mutation would be taken for what is built from this.
+(cd "$root" && git ls-files --cached --others --exclude-standard) | (cd "$root" && tar cf - -T - 2>/dev/null) | (cd "$copy" && tar xmf -)
 status=0
 begun=$(date +%s)
 printf '%-30s %-10s %-26s %8s  %s\n' mutation breaks 'seed that failed' seconds how

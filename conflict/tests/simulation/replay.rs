@@ -197,7 +197,7 @@ impl Site {
         let busy = |key: Key| {
             let entry = daemon.index.get(data::relation(key), data::hash(key));
             // A second look, or a decision that is not committed.
-            let entry = entry.filter(|e| e.in_flight());
+            let entry = entry.filter(Entry::in_flight);
             entry.is_some_and(|e| e.source.is_none_or(|s| s.origin != origin))
                 || others.iter().any(|flight| touches(flight, key))
         };
@@ -607,7 +607,7 @@ impl Site {
                 Outcome::Lost { key, version, .. } => {
                     let key = keys[&key];
                     let comes = set.iter().find(|s| s.0 == key).map(|s| s.2.plain);
-                    history.extend(comes.or(rows.get(&key).map(|r| r.plain)));
+                    history.extend(comes.or_else(|| rows.get(&key).map(|r| r.plain)));
                     rows.remove(&key);
                     lost.push((key, version));
                 }
