@@ -138,3 +138,24 @@ impl Policy {
 /// A TRUNCATE stands above every write of its epoch that it has not seen: it has replaced rows of any
 /// height.
 pub(crate) const TRUNCATE: i64 = i64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_merges_where_both_sides_have_a_row() {
+        let all = Policy::Function(None);
+        let merged: Vec<Kind> = Kind::ALL
+            .into_iter()
+            .filter(|k| all.aside(*k) == Some(Aside::Merge))
+            .collect();
+        assert_eq!(merged, [Kind::InsertExists, Kind::UpdateOriginDiffers]);
+        let one = Policy::Function(Some(Kind::InsertExists));
+        assert_eq!(one.aside(Kind::UpdateOriginDiffers), None);
+        let parked = Policy::Park(Some(Kind::UpdateDeleted));
+        assert_eq!(parked.aside(Kind::UpdateDeleted), Some(Aside::Park));
+        assert_eq!(parked.aside(Kind::InsertExists), None);
+        assert_eq!(Policy::Stop(None).aside(Kind::InsertExists), None);
+    }
+}

@@ -359,7 +359,7 @@ fn float(number: u64) -> f64 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::ConflictCount;
+    use super::super::{ConflictCount, OpenConflicts};
     use super::*;
 
     fn busy() -> Status {
@@ -387,6 +387,12 @@ mod tests {
                 table: "stock".into(),
                 kind: "update_origin_differs".into(),
                 conflicts: 3,
+            }],
+            open_conflicts: vec![OpenConflicts {
+                schema: "public".to_owned(),
+                table: "stock".to_owned(),
+                merging: 2,
+                parked: 1,
             }],
             ..Status::default()
         }
@@ -429,6 +435,7 @@ mod tests {
             r#"everywrite_replay_lag_bytes{origin="b"} 4096"#,
             r#"everywrite_replay_groups_total{origin="b",path="careful"} 2"#,
             r#"everywrite_replay_conflicts_total{table="public.stock",kind="update_origin_differs"} 3"#,
+            r#"everywrite_replay_open_conflicts{table="public.stock",state="merging"} 2"#,
             r#"everywrite_link_round_trip_seconds{peer="b"} 0.0015"#,
             r#"everywrite_link_clock_skew_seconds{peer="b"} NaN"#,
             "everywrite_node_ready 1",

@@ -171,3 +171,24 @@ fn refuses_names_that_would_not_come_back() {
         Err(EncodeError::ZeroInName("schema"))
     ));
 }
+
+#[test]
+fn a_policy_of_a_kind_that_is_not_known_is_none() {
+    let policy = |policy: &str, kind: &str| SetPolicy {
+        schema: "s".to_owned(),
+        table: "t".to_owned(),
+        number: 1,
+        policy: policy.to_owned(),
+        kind: kind.to_owned(),
+        sites: Vec::new(),
+        options: "{}".to_owned(),
+    };
+    for name in ["stop", "function", "park"] {
+        for kind in ["all", "insert_exists"] {
+            let setting = policy(name, kind).setting(NodeId(1));
+            assert_eq!(setting.unwrap().policy.as_str(), name);
+        }
+        assert!(policy(name, "of_tomorrow").setting(NodeId(1)).is_none());
+    }
+    assert!(policy("of_tomorrow", "all").setting(NodeId(1)).is_none());
+}
