@@ -26,7 +26,7 @@ pub(crate) fn changed(
     old: Option<&Tuple<'_>>,
     new: &Tuple<'_>,
 ) -> Vec<Changed> {
-    let mut before = old.map(|old| old.iter());
+    let mut before = old.map(Tuple::iter);
     let mut changes = Vec::new();
     for (cell, (column, now)) in relation.columns.iter().zip(new.iter()).enumerate() {
         let was = before.as_mut().and_then(Iterator::next);

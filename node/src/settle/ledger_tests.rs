@@ -36,7 +36,7 @@ fn announce(ledger: &Ledger, intent: Intent<'_>) -> Option<Announcement> {
     let Version { stamp, origin, .. } = intent.entry.version;
     let last = intent.entry.source.unwrap().lsn;
     let one = std::iter::once(intent);
-    ledger.announce(origin, last, stamp, one, |_, _, _| false, |_| false)
+    ledger.announce(origin, last, stamp, false, one, |_, _, _| false, |_| false)
 }
 
 fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<KeyHash>> {
@@ -102,7 +102,7 @@ fn a_local_write_that_lost_to_a_decision_taken_back_is_known_again() {
         deleted: false,
         version: None,
     };
-    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[]);
+    let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[], &[]);
     ledger.keep(lost);
     let entry = ledger.with_index(|index| index.get(table(), key));
     assert_eq!(entry.map(|e| e.version), Some(version(stamped.stamp.0, ME)));
@@ -129,11 +129,14 @@ fn a_write_is_ranked_by_what_it_replaced() {
         number: 1,
         origin: C,
     };
-    ledger.set_policy(Setting {
-        relation: table(),
-        epoch,
-        policy: Policy::FirstUpdateWins,
-    });
+    ledger.set_policy(
+        Setting {
+            relation: table(),
+            epoch,
+            policy: Policy::FirstUpdateWins,
+        },
+        None,
+    );
     let touched = |key: u128| Touched {
         relation: table(),
         key: Some(KeyHash(key)),
@@ -146,7 +149,7 @@ fn a_write_is_ranked_by_what_it_replaced() {
         let version = ranks.version(table(), KeyHash(key), plain);
         (version.rank().epoch, version.rank().height)
     };
-    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[]);
+    let first = ledger.capture(Lsn(10), Stamp(5), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&first, 7), (epoch, -5));
     // The local WAL is at 30 when a group of B comes: what ends before has not seen it.
     ledger.reaches(Lsn(30));
@@ -157,9 +160,9 @@ fn a_write_is_ranked_by_what_it_replaced() {
         ..intent(7, version(4, B).ranked(rank), 100, false)
     };
     assert!(announce(&ledger, group).is_some());
-    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[]);
+    let unseen = ledger.capture(Lsn(20), Stamp(6), &[touched(7)], &[], &[]);
     assert_eq!(ranked(&unseen, 7), (epoch, -5), "of what it replaced");
-    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[]);
+    let seen = ledger.capture(Lsn(40), Stamp(7), &[touched(7), touched(8)], &[], &[]);
     assert_eq!(ranked(&seen, 7), (epoch, -4));
     assert_eq!(ranked(&seen, 8), (epoch, -seen.stamp.0));
     let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
