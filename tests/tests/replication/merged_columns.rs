@@ -232,7 +232,10 @@ async fn row_events_win_against_updates_that_have_not_seen_them() {
     assert_eq!(cluster.site(1).value(ROWS).await.unwrap(), "none");
     let truncated =
         "select key::text from everywrite.conflicts where kind = 'truncate_origin_differs'";
-    assert_eq!(cluster.site(1).value(truncated).await.unwrap(), r#"{"id": 4}"#);
+    assert_eq!(
+        cluster.site(1).value(truncated).await.unwrap(),
+        r#"{"id": 4}"#
+    );
     cluster.finish().unwrap();
 }
 

@@ -19,9 +19,11 @@ use super::policies::Capturing;
 use super::{Inner, Intent, Ledger};
 use crate::journal::columns::{Height, Merges};
 
-/// Capture waits so long for answers to commits. They take less than a millisecond, if the server
-/// answers at all.
-const ANSWERS: Duration = Duration::from_secs(10);
+/// Capture waits so long for answers to commits. They take less than a millisecond, or as long as a
+/// crashed server needs to start again.
+const ANSWERS: Duration = Duration::from_secs(60);
+/// A group that a crash of the server took away is not told of: looked for this often.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// An update that a local transaction made of a merged row.
 #[derive(Clone, Debug)]
@@ -110,8 +112,9 @@ impl Ledger {
         let mut sighted = self.sighted.subscribe();
         let known = async {
             while !self.knows_before(position) {
-                if sighted.changed().await.is_err() {
-                    break;
+                tokio::select! {
+                    _ = sighted.changed() => {}
+                    () = tokio::time::sleep(LOOK) => {}
                 }
             }
         };
