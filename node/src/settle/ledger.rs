@@ -404,7 +404,6 @@ impl Ledger {
     /// without looking at the rows. `None`: another session is deciding one of the keys (`mine`
     /// says which decisions are the caller's own), and what it decides is what this group will
     /// meet; ask again.
-    #[expect(clippy::too_many_arguments, reason = "one announcement, said once")]
     pub fn announce<'a>(
         &self,
         group: Coming,
