@@ -4,7 +4,7 @@
 use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::{Cluster, Plan};
 
-pub const SCHEMA: &str = "create table stock (id int primary key, label text, place text, \
+pub(crate) const SCHEMA: &str = "create table stock (id int primary key, label text, place text, \
     balance numeric(12, 2) not null default 0, seen int, low int); \
     alter table stock replica identity full; \
     create table done (id uuid primary key default gen_random_uuid(), k int);";
@@ -16,7 +16,7 @@ const BEGIN: &str =
 const ROWS: &str = "select coalesce(string_agg(stock::text, ' ' order by id), 'none') from stock";
 
 /// Waits until every site merges.
-pub async fn merging(cluster: &Cluster) {
+pub(crate) async fn merging(cluster: &Cluster) {
     for site in &cluster.sites {
         let begun = "select case when begun_at is null then 'no' else policy end \
             from everywrite.policies where table_name = 'stock'";
@@ -24,7 +24,7 @@ pub async fn merging(cluster: &Cluster) {
     }
 }
 
-pub async fn set(cluster: &Cluster, site: usize, options: &str) {
+pub(crate) async fn set(cluster: &Cluster, site: usize, options: &str) {
     let sql = format!("select everywrite.set_policy('stock', 'all', 'column_wise', '{options}')");
     cluster.site(site).execute(&sql).await.unwrap();
     merging(cluster).await;
