@@ -191,13 +191,15 @@ impl Index {
     }
 
     /// A row's own entry, whatever its table's last truncate has made of it.
+    #[inline]
     pub fn row(&self, key: KeyHash) -> Option<Entry> {
         self.own(key)
     }
 
     /// Whether a truncate of the table is known.
+    #[inline]
     pub fn truncates(&self, relation: RelationHash) -> bool {
-        self.truncates.contains_key(&relation)
+        !self.truncates.is_empty() && self.truncates.contains_key(&relation)
     }
 
     /// Keeps the greater version. An equal one adds what was not known: the source of a decided

@@ -119,6 +119,7 @@ impl Index {
     }
 
     /// Whether anything is known of the columns of a row.
+    #[inline]
     pub fn has_registers(&self, key: KeyHash) -> bool {
         !self.merged.is_empty() && self.merged.contains_key(&key)
     }
@@ -156,6 +157,7 @@ impl Index {
     }
 
     /// A row event of that version stands: what had not seen it is lost.
+    #[inline]
     pub(super) fn drop_registers(&mut self, key: KeyHash) {
         if !self.merged.is_empty() {
             self.merged.remove(&key);

@@ -439,10 +439,8 @@ impl Ledger {
         let before = |i: Intent<'_>| {
             // Under a TRUNCATE that is on its way the rows still stand.
             let row = index.truncates(i.relation).then(|| index.row(i.key));
-            let below = match index.has_registers(i.key) {
-                true => unseen_columns(index, &i),
-                false => None,
-            };
+            let registers = index.has_registers(i.key);
+            let below = registers.then(|| unseen_columns(index, &i)).flatten();
             let prior = match i.vector {
                 Some(vector) => index.announce_ranked(i.relation, i.key, i.entry, vector).0,
                 None => index.announce_over(i.relation, i.key, i.entry).0,
@@ -450,7 +448,10 @@ impl Ledger {
             if prior.is_some() {
                 beneath.announced(self.me, &i, row.unwrap_or(prior));
             }
-            below.or(prior)
+            match registers {
+                true => below.or(prior),
+                false => prior,
+            }
         };
         let priors: Vec<Option<Entry>> = intents.clone().map(before).collect();
         let blind_before = inner.blind.iter().filter(|(o, _)| *o != origin).collect();
