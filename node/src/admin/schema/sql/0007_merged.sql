@@ -1,6 +1,6 @@
 -- Policies that merge the columns of a row. What two sites change in different columns both stays; some
--- columns are added up, or keep the greatest or least value. What version 6 says of set_policy and of the view
--- everywrite.conflicts stands here once more, with what is added.
+-- columns are added up, or keep the greatest or least value. set_policy knows the policies of version 6
+-- from here on, too; the view everywrite.conflicts stands here once more, with what is added.
 alter table everywrite.policy_log add column begun_at timestamptz;
 comment on column everywrite.policy_log.begun_at is
     'for column_wise: since when this site merges; until every site has taken the change in, whole rows are decided';
