@@ -4,20 +4,73 @@
 
 use std::collections::BTreeMap;
 
-use everywrite_conflict::policy::columns::{Column, Columns, Event, Merge, Register, Take};
+use everywrite_conflict::policy::columns::{
+    Column, Columns, Event, Merge, Register, Registers, Take,
+};
 use everywrite_conflict::policy::{Epoch, Rank};
 use everywrite_conflict::{HybridClock, Lsn, NodeId, Position, Stamp, Vector, Version};
 
-const MERGES: [Merge; 5] = [
+const MERGES: [Merge; 6] = [
     Merge::LastUpdateWins,
     Merge::LastUpdateWins,
     Merge::Delta,
     Merge::Greatest,
     Merge::Least,
+    // A set of four elements, two bits each: 0 is not there, else it is, with a value.
+    Merge::Union,
 ];
+const ELEMENTS: u8 = 4;
 
 type Key = u8;
 type Row = [i64; MERGES.len()];
+
+/// What an update changed: a column, or an element of one that is a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    column: usize,
+    element: Option<u8>,
+}
+
+impl Part {
+    fn of(column: usize) -> Vec<Part> {
+        let part = |element| Part { column, element };
+        match MERGES[column] {
+            Merge::Union => (0..ELEMENTS).map(|e| part(Some(e))).collect(),
+            _ => vec![part(None)],
+        }
+    }
+
+    /// The bits of the column that are this part.
+    fn bits(self) -> i64 {
+        self.element.map_or(-1, |e| 3 << (2 * e))
+    }
+
+    fn value(self, row: &Row) -> i64 {
+        row[self.column] & self.bits()
+    }
+
+    /// Takes it from `image`.
+    fn copy(self, row: &mut Row, image: &Row) {
+        row[self.column] = row[self.column] & !self.bits() | self.value(image);
+    }
+
+    fn name(self) -> Column {
+        let column = Column::named(&self.column.to_string());
+        self.element.map_or(column, |e| column.element(&[e]))
+    }
+
+    fn merge(self) -> Merge {
+        MERGES[self.column]
+    }
+}
+
+/// A part that changed: the difference, the height.
+#[derive(Clone, Copy, Debug)]
+struct Changed {
+    part: Part,
+    by: i64,
+    height: i64,
+}
 
 /// What can be taken away, to show that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +85,10 @@ enum Rule {
     Changed,
     /// A difference is added, not a value taken.
     Difference,
+    /// An element of a set has a register of its own.
+    Element,
+    /// Only the elements that an update touched are written.
+    Touched,
 }
 
 /// xorshift64*: the same run for the same seed, everywhere.
@@ -50,8 +107,8 @@ impl Rnd {
 enum Op {
     /// An insert, a delete, or an update under a policy that chooses rows.
     Event(Key, Option<Row>),
-    /// For each column that changed: the new value, the difference, the height.
-    Update(Key, Row, Vec<(usize, i64, i64)>),
+    /// The row, and what of it changed.
+    Update(Key, Row, Vec<Changed>),
     /// From here on columns are merged, or not.
     Policy(Epoch, bool),
 }
@@ -101,9 +158,21 @@ impl Site {
         self.without != Some(rule)
     }
 
+    fn name(&self, part: Part) -> Column {
+        match self.has(Rule::Element) {
+            true => part.name(),
+            false => Column::named(&part.column.to_string()),
+        }
+    }
+
     fn write(&mut self, time: i64, rnd: &mut Rnd) {
         let key = rnd.below(3) as Key;
-        let fresh = |rnd: &mut Rnd| [(); MERGES.len()].map(|()| rnd.below(20) as i64);
+        let fresh = |rnd: &mut Rnd| {
+            MERGES.map(|merge| match merge {
+                Merge::Union => rnd.below(256) as i64,
+                _ => rnd.below(20) as i64,
+            })
+        };
         let op = match (rnd.below(10), self.rows.get(&key).copied()) {
             (0, _) => {
                 let number = self.policy.0.number + 1;
@@ -116,14 +185,17 @@ impl Site {
                 let new = fresh(rnd);
                 let mut row = old;
                 let mut changes = Vec::new();
-                for (column, merge) in MERGES.iter().enumerate() {
-                    if rnd.below(2) == 0 && new[column] != old[column] {
-                        row[column] = new[column];
+                for part in (0..MERGES.len()).flat_map(Part::of) {
+                    if rnd.below(2) == 0 && part.value(&new) != part.value(&old) {
+                        part.copy(&mut row, &new);
+                        let (now, was) = (part.value(&new), part.value(&old));
                         let known = self.index.get(&key);
-                        let inherited = known.map(|k| k.inherited(name(column), |_| true));
+                        let inherited = known.map(|k| k.inherited(self.name(part), |_| true));
                         let inherited = inherited.filter(|_| self.has(Rule::Inherit));
-                        let height = merge.height(new[column]).max(inherited.unwrap_or(i64::MIN));
-                        changes.push((column, new[column] - old[column], height));
+                        let height = part.merge().height(now);
+                        let height = height.max(inherited.unwrap_or(i64::MIN));
+                        let by = now - was;
+                        changes.push(Changed { part, by, height });
                     }
                 }
                 match self.policy.1 {
@@ -177,21 +249,23 @@ impl Site {
                 let all = !self.has(Rule::Changed);
                 let belongs = !self.has(Rule::Belongs);
                 let difference = self.has(Rule::Difference);
+                let touched = self.has(Rule::Touched);
+                let names: Vec<Column> = changes.iter().map(|c| self.name(c.part)).collect();
                 let index = self.index.entry(*key).or_default();
                 if !belongs && !index.belongs(|p| t.covers(p)) {
                     return;
                 }
                 let row = self.rows.get_mut(key);
                 let mut row = row.filter(|_| rows);
-                for &(column, by, height) in changes {
-                    let take =
-                        index.update(name(column), MERGES[column], t.register(height), covers);
+                for (&Changed { part, by, height }, name) in changes.iter().zip(names) {
+                    let take = index.update(name, part.merge(), t.register(height), covers);
                     let Some(row) = &mut row else { continue };
                     match take {
                         Take::Difference if difference && t.at.origin != self.me => {
-                            row[column] += by;
+                            row[part.column] += by;
                         }
-                        Take::Value | Take::Difference => row[column] = image[column],
+                        Take::Value if !touched => row[part.column] = image[part.column],
+                        Take::Value | Take::Difference => part.copy(row, image),
                         Take::Nothing => {}
                     }
                 }
@@ -212,10 +286,6 @@ impl Site {
             self.apply(t, false);
         }
     }
-}
-
-fn name(column: usize) -> Column {
-    Column(column as u64)
 }
 
 /// A write is stable at a site when all have it, and the site has what each had written before.
@@ -258,7 +328,7 @@ fn expected(journals: &[Vec<Transaction>]) -> BTreeMap<Key, Row> {
         let Some((event, Some(mut row))) = event else {
             continue;
         };
-        let mut last: [Option<(&Transaction, Version)>; MERGES.len()] = [None; MERGES.len()];
+        let mut last: BTreeMap<Part, (&Transaction, Version)> = BTreeMap::new();
         for t in journals.iter().flatten() {
             let Op::Update(k, image, changes) = &t.op else {
                 continue;
@@ -266,13 +336,13 @@ fn expected(journals: &[Vec<Transaction>]) -> BTreeMap<Key, Row> {
             if *k != key || !t.covers(event.at) {
                 continue;
             }
-            for &(column, by, height) in changes {
+            for &Changed { part, by, height } in changes {
                 let version = t.register(height).version;
-                if MERGES[column] == Merge::Delta {
-                    row[column] += by;
-                } else if last[column].is_none_or(|l| over((t, version), l)) {
-                    last[column] = Some((t, version));
-                    row[column] = image[column];
+                if part.merge() == Merge::Delta {
+                    row[part.column] += by;
+                } else if last.get(&part).is_none_or(|l| over((t, version), *l)) {
+                    last.insert(part, (t, version));
+                    part.copy(&mut row, image);
                 }
             }
         }
@@ -379,6 +449,39 @@ fn merged_columns_converge() {
     assert!(forgotten > 0, "nothing was ever forgotten");
 }
 
+/// A set that changes in many elements at once is looked up, not searched through; it says the same.
+#[test]
+fn many_elements_are_known_like_few() {
+    let origin = NodeId(1);
+    let set = Column::named("tags");
+    let element = |n: u64| set.element(&n.to_be_bytes());
+    let change = |lsn: u64| Register {
+        version: Version::new(Stamp(lsn as i64), origin),
+        source: Position {
+            origin,
+            lsn: Lsn(lsn),
+        },
+    };
+    let mut known = Registers::default();
+    for n in 0..200 {
+        let take = known.update(element(n), Merge::Union, change(n + 1), |_| false);
+        assert_eq!(take, Take::Value);
+    }
+    for n in 0..200 {
+        let earlier = known.update(element(n), Merge::Union, change(n), |_| false);
+        assert_eq!(earlier, Take::Nothing);
+    }
+    assert_eq!(known.len(), 200);
+    for left in [100, 10, 0] {
+        known.forget(|source| source.lsn <= Lsn(200 - left));
+        for n in 0..200 {
+            let found = known.known(element(n)).map(|k| k.register);
+            assert_eq!(found, (n >= 200 - left).then(|| change(n + 1)));
+        }
+    }
+    assert!(known.is_empty());
+}
+
 #[test]
 fn every_rule_is_needed() {
     for rule in [
@@ -387,6 +490,8 @@ fn every_rule_is_needed() {
         Rule::Known,
         Rule::Changed,
         Rule::Difference,
+        Rule::Element,
+        Rule::Touched,
     ] {
         let runs = (0..2000).flat_map(|seed| (2..=4).map(move |count| (seed, count)));
         let mut failing = runs
