@@ -16,13 +16,13 @@ const KEYS: u64 = 4;
 
 /// Writes at every site until told to end; what fails was not committed, or the record beside it says
 /// that it was.
-struct Writers {
+pub(crate) struct Writers {
     end: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<u64>>,
 }
 
 impl Writers {
-    fn start(cluster: &Cluster, statement: fn(&mut Random, usize) -> String) -> Writers {
+    pub(crate) fn start(cluster: &Cluster, statement: fn(&mut Random, usize) -> String) -> Writers {
         let end = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for (index, site) in cluster.sites.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Writers {
         Writers { end, tasks }
     }
 
-    async fn end(self) -> u64 {
+    pub(crate) async fn end(self) -> u64 {
         self.end.store(true, Ordering::Relaxed);
         let mut done = 0;
         for task in self.tasks {
@@ -106,7 +106,7 @@ fn anything(random: &mut Random, site: usize) -> String {
     }
 }
 
-async fn kill(cluster: &mut Cluster, seed: u64, rounds: usize, servers: bool) {
+pub(crate) async fn kill(cluster: &mut Cluster, seed: u64, rounds: usize, servers: bool) {
     let mut random = Random::new(seed);
     for _ in 0..rounds {
         tokio::time::sleep(Duration::from_millis(300 + random.below(700))).await;
