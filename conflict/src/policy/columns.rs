@@ -82,15 +82,6 @@ pub struct Register {
     pub source: Position,
 }
 
-/// A row event that came, against the one that stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It stands now; all registers of the columns are forgotten.
-    Stands,
-    /// It is lost.
-    Lost,
-}
-
 /// What becomes of one column of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
@@ -260,76 +251,5 @@ impl Registers {
         let places = self.places.as_ref().map_or(0, |places| places.capacity());
         self.columns.len() * size_of::<(Column, Known)>()
             + places * 8 / 7 * (size_of::<(Column, usize)>() + 1)
-    }
-}
-
-/// What is unstable of one row: nothing, if it is as everybody has it.
-///
-/// The index keeps the same in two places: the row event as it keeps those of any table, and the
-/// [`Registers`] beside it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Columns {
-    /// The row event that stands, and whether it is a delete.
-    event: Option<(Register, bool)>,
-    columns: Registers,
-}
-
-impl Columns {
-    /// Everybody has the row.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.event.is_none() && self.columns.is_empty()
-    }
-
-    /// An insert or a delete. `covers`: what its transaction claims to have seen.
-    pub fn event(
-        &mut self,
-        event: Register,
-        delete: bool,
-        covers: impl Fn(Position) -> bool,
-    ) -> Event {
-        if let Some((stands, _)) = self.event
-            && !covers(stands.source)
-            && stands.version > event.version
-        {
-            return Event::Lost;
-        }
-        self.event = Some((event, delete));
-        self.columns = Registers::default();
-        Event::Stands
-    }
-
-    /// Whether an update whose transaction claims what `covers` says is one of the row that stands.
-    pub fn belongs(&self, covers: impl Fn(Position) -> bool) -> bool {
-        match self.event {
-            None => true,
-            Some((event, delete)) => !delete && covers(event.source),
-        }
-    }
-
-    /// One column that an update changed, if the update [belongs](Self::belongs) to the row.
-    pub fn update(
-        &mut self,
-        column: Column,
-        merge: Merge,
-        change: Register,
-        covers: impl Fn(Position) -> bool,
-    ) -> Take {
-        self.columns.update(column, merge, change, covers)
-    }
-
-    /// The height that a local change of a column has at least, because of what it replaces.
-    pub fn inherited(&self, column: Column, covers: impl Fn(Position) -> bool) -> i64 {
-        self.columns.inherited(column, covers)
-    }
-
-    /// Forgets what is stable.
-    pub fn forget(&mut self, stable: impl Fn(Position) -> bool) {
-        self.event = self.event.filter(|(event, _)| !stable(event.source));
-        self.columns.forget(stable);
     }
 }
