@@ -175,7 +175,9 @@ impl Capture {
                         ..
                     }
                 );
-                self.wait_for_answers(&event, assembler, &feedback).await?;
+                if self.ledger.any_merging() {
+                    self.wait_for_answers(&event, assembler, &feedback).await?;
+                }
                 self.take(event, assembler, &catalog, &mut primary_keys)
                     .await?;
                 if asked {
@@ -201,9 +203,6 @@ impl Capture {
         assembler: &mut Assembler,
         feedback: &Feedback,
     ) -> Result<(), Error> {
-        if !self.ledger.any_merging() {
-            return Ok(());
-        }
         let Event::Data { payload, .. } = event else {
             return Ok(());
         };
