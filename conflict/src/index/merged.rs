@@ -5,7 +5,7 @@
 //! takes the registers away, because what has not seen it is lost.
 
 use super::{Entry, Index};
-use crate::policy::columns::{Column, Known, Merge, Register, Registers, Take};
+use crate::policy::columns::{Column, Merge, Register, Registers, Take};
 use crate::{KeyHash, Position, RelationHash, Vector, Version};
 
 /// The registers of one row.
@@ -15,7 +15,7 @@ pub(super) struct Merged {
     registers: Registers,
 }
 
-/// One column that an update changed.
+/// One column that an update changed, or one element of a column that is a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnChange {
     /// Which.
@@ -183,9 +183,8 @@ impl Index {
     }
 
     pub(super) fn merged_bytes(&self) -> usize {
-        let columns: usize = self.merged.values().map(|m| m.registers.len()).sum();
-        self.merged.capacity() * 8 / 7 * (size_of::<(KeyHash, Merged)>() + 1)
-            + columns * size_of::<(Column, Known)>()
+        let columns: usize = self.merged.values().map(|m| m.registers.bytes()).sum();
+        self.merged.capacity() * 8 / 7 * (size_of::<(KeyHash, Merged)>() + 1) + columns
     }
 }
 

@@ -16,12 +16,15 @@
 //! - A register is kept only while it is unstable. What comes later has seen it, and wins by that.
 //! - A delta is added when its transaction is applied, which happens once (I1). Its register decides
 //!   nothing; it tells that the row was written.
+//! - A column that is a set ([`Merge::Union`]) is a register for each **element**, not one: an update touches
+//!   the elements that it added, removed or, where they have values, gave another one.
 //! - [`Merge::Greatest`] and [`Merge::Least`]: the column's height is its value, and it is
 //!   inherited like the height of a [`Rank`](super::Rank): who lowers a value knowingly lowers it.
 //!
 //! Trap: a merged row was written by nobody. It has no version as a whole, so it cannot be compared with
 //! the holder of a second unique value: tables that have a second unique key cannot be merged.
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{Position, Version};
@@ -39,20 +42,22 @@ pub enum Merge {
     Greatest,
     /// Of changes that have not seen each other the one with the least value.
     Least,
+    /// The column is a set: of each of its elements the change with the greatest version.
+    Union,
 }
 
 impl Merge {
     /// How high a change to `value` stands by itself, for a column of numbers.
     pub const fn height(self, value: i64) -> i64 {
         match self {
-            Merge::LastUpdateWins | Merge::Delta => 0,
+            Merge::LastUpdateWins | Merge::Delta | Merge::Union => 0,
             Merge::Greatest => value,
             Merge::Least => value.saturating_neg(),
         }
     }
 }
 
-/// A column, by the hash of its name.
+/// A column, by the hash of its name; or one element of a column that is a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Column(pub u64);
 
@@ -60,6 +65,11 @@ impl Column {
     /// The column of that name: the same number at every site.
     pub fn named(name: &str) -> Self {
         Column(twox_hash::XxHash3_128::oneshot(name.as_bytes()) as u64)
+    }
+
+    /// One element of this column: the same number at every site that has the same bytes for it.
+    pub fn element(self, element: &[u8]) -> Self {
+        Column(twox_hash::XxHash3_128::oneshot_with_seed(self.0, element) as u64)
     }
 }
 
@@ -70,15 +80,6 @@ pub struct Register {
     pub version: Version,
     /// Which transaction made it.
     pub source: Position,
-}
-
-/// A row event that came, against the one that stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It stands now; all registers of the columns are forgotten.
-    Stands,
-    /// It is lost.
-    Lost,
 }
 
 /// What becomes of one column of an update.
@@ -111,7 +112,12 @@ pub struct Known {
 pub struct Registers {
     // A row has few columns that change at a time: a list is smaller and quicker than a map.
     columns: Vec<(Column, Known)>,
+    // Where each stands, if there are many: a set may change in thousands of elements at once.
+    places: Option<Box<FxHashMap<Column, usize>>>,
 }
+
+/// So many are looked for one by one.
+const LISTED: usize = 32;
 
 impl Registers {
     /// Whether nothing is remembered.
@@ -137,14 +143,15 @@ impl Registers {
             Merge::Delta => Take::Difference,
             _ => Take::Value,
         };
-        let Some((_, known)) = self.columns.iter_mut().find(|(c, _)| *c == column) else {
+        let place = self.place(column);
+        let Some((_, known)) = place.and_then(|n| self.columns.get_mut(n)) else {
             let known = Known {
                 register: change,
                 merge,
                 under: i64::MIN,
                 over: None,
             };
-            self.columns.push((column, known));
+            self.push(column, known);
             return take;
         };
         let stands = known.register;
@@ -197,8 +204,31 @@ impl Registers {
 
     /// What is known of a column.
     pub fn known(&self, column: Column) -> Option<&Known> {
-        let found = self.columns.iter().find(|(c, _)| *c == column);
+        let found = self.columns.get(self.place(column)?);
         found.map(|(_, known)| known)
+    }
+
+    fn place(&self, column: Column) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(&column).copied(),
+            None => self.columns.iter().position(|(c, _)| *c == column),
+        }
+    }
+
+    fn push(&mut self, column: Column, known: Known) {
+        if let Some(places) = &mut self.places {
+            places.insert(column, self.columns.len());
+        }
+        self.columns.push((column, known));
+        if self.places.is_none() && self.columns.len() > LISTED {
+            self.find_places();
+        }
+    }
+
+    fn find_places(&mut self) {
+        let places = self.columns.iter().enumerate();
+        let places = || places.map(|(n, (column, _))| (*column, n)).collect();
+        self.places = (self.columns.len() > LISTED).then(|| Box::new(places()));
     }
 
     /// Every column's change.
@@ -208,78 +238,18 @@ impl Registers {
 
     /// Forgets what is stable.
     pub fn forget(&mut self, stable: impl Fn(Position) -> bool) {
+        let before = self.columns.len();
         self.columns
             .retain(|(_, known)| !stable(known.register.source));
-    }
-}
-
-/// What is unstable of one row: nothing, if it is as everybody has it.
-///
-/// The index keeps the same in two places: the row event as it keeps those of any table, and the
-/// [`Registers`] beside it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Columns {
-    /// The row event that stands, and whether it is a delete.
-    event: Option<(Register, bool)>,
-    columns: Registers,
-}
-
-impl Columns {
-    /// Everybody has the row.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.event.is_none() && self.columns.is_empty()
-    }
-
-    /// An insert or a delete. `covers`: what its transaction claims to have seen.
-    pub fn event(
-        &mut self,
-        event: Register,
-        delete: bool,
-        covers: impl Fn(Position) -> bool,
-    ) -> Event {
-        if let Some((stands, _)) = self.event
-            && !covers(stands.source)
-            && stands.version > event.version
-        {
-            return Event::Lost;
-        }
-        self.event = Some((event, delete));
-        self.columns = Registers::default();
-        Event::Stands
-    }
-
-    /// Whether an update whose transaction claims what `covers` says is one of the row that stands.
-    pub fn belongs(&self, covers: impl Fn(Position) -> bool) -> bool {
-        match self.event {
-            None => true,
-            Some((event, delete)) => !delete && covers(event.source),
+        if self.places.is_some() && self.columns.len() < before {
+            self.find_places();
         }
     }
 
-    /// One column that an update changed, if the update [belongs](Self::belongs) to the row.
-    pub fn update(
-        &mut self,
-        column: Column,
-        merge: Merge,
-        change: Register,
-        covers: impl Fn(Position) -> bool,
-    ) -> Take {
-        self.columns.update(column, merge, change, covers)
-    }
-
-    /// The height that a local change of a column has at least, because of what it replaces.
-    pub fn inherited(&self, column: Column, covers: impl Fn(Position) -> bool) -> i64 {
-        self.columns.inherited(column, covers)
-    }
-
-    /// Forgets what is stable.
-    pub fn forget(&mut self, stable: impl Fn(Position) -> bool) {
-        self.event = self.event.filter(|(event, _)| !stable(event.source));
-        self.columns.forget(stable);
+    /// About how many bytes it has beside itself.
+    pub fn bytes(&self) -> usize {
+        let places = self.places.as_ref().map_or(0, |places| places.capacity());
+        self.columns.len() * size_of::<(Column, Known)>()
+            + places * 8 / 7 * (size_of::<(Column, usize)>() + 1)
     }
 }

@@ -110,6 +110,7 @@ struct ColumnWise {
     delta: Vec<String>,
     greatest: Vec<String>,
     least: Vec<String>,
+    union: Vec<String>,
     floor: BTreeMap<String, serde_json::Number>,
     /// For the sites' tables, see `everywrite.prepare_merging`.
     #[serde(rename = "set_replica_identity")]
@@ -122,6 +123,7 @@ fn column_wise(options: &str) -> Option<Policy> {
     let merges = of(options.delta, Merge::Delta)
         .chain(of(options.greatest, Merge::Greatest))
         .chain(of(options.least, Merge::Least))
+        .chain(of(options.union, Merge::Union))
         .collect();
     let floors = options.floor.into_iter();
     let floors = floors

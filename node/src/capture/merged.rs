@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use everywrite_conflict::RelationHash;
+use everywrite_conflict::policy::columns::Column;
+use rustc_hash::FxHashSet;
 
 use super::Error;
 use super::assembler::Relation;
@@ -66,9 +68,8 @@ pub(super) fn find<'r>(
             None => found.merged.push(merged),
             Some(known) => {
                 // The value that it has in the end counts.
-                known
-                    .columns
-                    .retain(|c| merged.columns.iter().all(|n| n.column != c.column));
+                let newer: FxHashSet<Column> = merged.columns.iter().map(|c| c.column).collect();
+                known.columns.retain(|c| !newer.contains(&c.column));
                 known.columns.extend(merged.columns);
             }
         }

@@ -30,6 +30,8 @@ const CONFIRM: Duration = Duration::from_millis(100);
 /// At a stop capture still comes to the end of the local WAL and says so, if that takes no longer: the next
 /// start then has nothing to decode again, and replay waits for that.
 const LEAVING: Duration = Duration::from_secs(1);
+/// An answer that is out so long is worth a line in the log: longer than a server needs to start again.
+const UNANSWERED: Duration = Duration::from_secs(10);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -54,7 +56,7 @@ pub struct Progress {
     pub changes: AtomicU64,
     /// The end of the server's WAL as last heard.
     pub server_lsn: AtomicU64,
-    /// "streaming", "connecting" and the last error.
+    /// "streaming", "waiting" or "connecting", and why.
     pub state: Mutex<(&'static str, Option<String>)>,
 }
 
@@ -199,6 +201,7 @@ impl Capture {
                         ..
                     }
                 );
+                self.wait_for_answers(&event, assembler, &feedback).await?;
                 self.take(event, assembler, &catalog, &mut primary_keys)
                     .await?;
                 if asked {
@@ -214,6 +217,55 @@ impl Capture {
             round.transactions = assembler.transactions - before;
             pace.took(round, tokio::time::Instant::now());
         }
+    }
+
+    /// Where rows are merged by columns, a local transaction is captured when it is known of every commit of
+    /// replay whether it came before. If an answer stays out, capture stands still, and says so.
+    async fn wait_for_answers(
+        &self,
+        event: &Event,
+        assembler: &mut Assembler,
+        feedback: &Feedback,
+    ) -> Result<(), Error> {
+        if !self.ledger.any_merging() {
+            return Ok(());
+        }
+        let Event::Data { payload, .. } = event else {
+            return Ok(());
+        };
+        let Some(position) = Assembler::commits(payload) else {
+            return Ok(());
+        };
+        if self.ledger.knows_before(position) {
+            return Ok(());
+        }
+        // What came before it need not wait.
+        self.append(assembler).await?;
+        let since = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            tokio::select! {
+                () = self.ledger.know_before(position) => break,
+                () = tokio::time::sleep(FEEDBACK) => {}
+            }
+            self.confirm(assembler, feedback).await?;
+            let Some(out) = self.ledger.unanswered() else {
+                continue;
+            };
+            let text = format!(
+                "it waits for the answer to a commit of what site {} wrote at {}: until it is known whether that came before \
+                 what this site has written since, nothing of it leaves. A session that has lost the answer asks again; \
+                 look at the stream of that site in everywrite.status, and for what its session waits in pg_stat_activity",
+                out.origin, out.lsn
+            );
+            if !told && since.elapsed() >= UNANSWERED {
+                tracing::warn!(origin = %out.origin, position = %out.lsn, "capture stands still: the answer to a commit is out");
+                told = true;
+            }
+            *self.progress.state.lock() = ("waiting", Some(text));
+        }
+        *self.progress.state.lock() = ("streaming", None);
+        Ok(())
     }
 
     async fn take(
@@ -248,11 +300,6 @@ impl Capture {
             let columns = primary_key(catalog, &name.0, &name.1).await?;
             primary_keys.insert(name.clone(), columns);
             key = primary_keys.get(&name).map(Vec::as_slice);
-        }
-        if self.ledger.any_merging()
-            && let Some(position) = Assembler::commits(&payload)
-        {
-            self.ledger.know_before(position).await;
         }
         let mut signal = |s: Signal| self.signal(s);
         if let Assembled::Large(mut large) =

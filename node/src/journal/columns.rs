@@ -8,7 +8,7 @@
 //!  columns := 'W' | u16 tables | table… | height…
 //!  table   := u64 table's hash | u32 number and u16 origin of the policy's change
 //!             | u16 columns | ( u8 merge | name | zero byte )…
-//!  merge   := 1 delta, 2 greatest, 3 least; a column that is not named is merged by last update wins
+//!  merge   := 1 delta, 2 greatest, 3 least, 4 union; a column that is not named is merged by last update wins
 //!  height  := u128 key's hash | u64 column's hash | i64 height
 //! ```
 
@@ -165,6 +165,7 @@ fn code(merge: Merge) -> u8 {
         Merge::Delta => 1,
         Merge::Greatest => 2,
         Merge::Least => 3,
+        Merge::Union => 4,
     }
 }
 
@@ -174,6 +175,7 @@ fn merge(code: u8) -> Result<Merge, Error> {
         1 => Merge::Delta,
         2 => Merge::Greatest,
         3 => Merge::Least,
+        4 => Merge::Union,
         _ => return Err(NEWER),
     })
 }
@@ -191,6 +193,7 @@ mod tests {
             columns: [
                 ("balance".to_owned(), Merge::Delta),
                 ("seen".to_owned(), Merge::Greatest),
+                ("tags".to_owned(), Merge::Union),
             ]
             .into(),
         };

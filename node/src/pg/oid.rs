@@ -15,6 +15,8 @@ pub const INT4: u32 = 23;
 pub const TEXT: u32 = 25;
 /// `xid`.
 pub const XID: u32 = 28;
+/// `jsonb`.
+pub const JSONB: u32 = 3802;
 /// `money`.
 pub const MONEY: u32 = 790;
 /// `date`.
@@ -31,6 +33,12 @@ pub const BOOL_ARRAY: u32 = 1000;
 pub const BYTEA_ARRAY: u32 = 1001;
 /// `int4[]`.
 pub const INT4_ARRAY: u32 = 1007;
+/// `int2[]`.
+pub const INT2_ARRAY: u32 = 1005;
+/// `varchar[]`.
+pub const VARCHAR_ARRAY: u32 = 1015;
+/// `uuid[]`.
+pub const UUID_ARRAY: u32 = 2951;
 /// `xid[]`.
 pub const XID_ARRAY: u32 = 1011;
 /// `text[]`.

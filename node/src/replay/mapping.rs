@@ -44,6 +44,8 @@ pub enum Statement {
         values: Vec<usize>,
         /// To these the difference between two values is added.
         differences: Vec<usize>,
+        /// From these some elements are taken away, and others come.
+        sets: Vec<usize>,
     },
     /// Many rows, as arrays.
     UpdateSet,
@@ -247,7 +249,8 @@ impl Mapping {
             Statement::Merge {
                 values,
                 differences,
-            } => format!("w{}d{}", list(values), list(differences)),
+                sets,
+            } => format!("w{}d{}s{}", list(values), list(differences), list(sets)),
             Statement::UpdateSet => "us".to_owned(),
             Statement::UpdateLargeSet => "ul".to_owned(),
             Statement::Delete => "d".to_owned(),
@@ -355,7 +358,8 @@ impl Mapping {
             Statement::Merge {
                 values,
                 differences,
-            } => self.merge_sql(values, differences),
+                sets,
+            } => self.merge_sql(values, differences, sets),
             Statement::UpdateSet | Statement::UpdateLargeSet => {
                 let set = self.updated(&[]);
                 let all: Vec<usize> = set.iter().chain(&key).copied().collect();
@@ -484,23 +488,36 @@ impl Mapping {
         }
     }
 
-    /// Parameters: the values, then for each difference the value after and before, then the key. The
-    /// difference is taken and added as numeric, so that nothing but the sum can be too large.
-    fn merge_sql(&self, values: &[usize], differences: &[usize]) -> (String, Vec<u32>) {
+    /// Parameters: the values, then for each difference the value after and before, for each set what goes
+    /// and what comes, then the key. The difference is taken and added as numeric, so that nothing but the
+    /// sum can be too large.
+    fn merge_sql(
+        &self,
+        values: &[usize],
+        differences: &[usize],
+        sets: &[usize],
+    ) -> (String, Vec<u32>) {
         let v = values.len();
+        let d = v + 2 * differences.len();
         let value = |(n, &i): (usize, &usize)| format!("{} = ${}", self.column(i), n + 1);
         let add = |(n, &i): (usize, &usize)| {
             let (after, before) = (v + 2 * n + 1, v + 2 * n + 2);
             let column = self.column(i);
             format!("{column} = t.{column}::numeric + (${after}::numeric - ${before}::numeric)")
         };
+        let elements = |(n, &i): (usize, &usize)| {
+            let (goes, comes) = (d + 2 * n + 1, d + 2 * n + 2);
+            let column = self.column(i);
+            format!("{column} = everywrite.merge_elements(t.{column}, ${goes}, ${comes})")
+        };
         let set: Vec<String> = values
             .iter()
             .enumerate()
             .map(value)
             .chain(differences.iter().enumerate().map(add))
+            .chain(sets.iter().enumerate().map(elements))
             .collect();
-        let k = v + 2 * differences.len();
+        let k = d + 2 * sets.len();
         let sql = format!(
             "with u as (update {} t set {} where {} returning 1) \
              select everywrite.expect(count(*), 1) from u",
@@ -509,7 +526,8 @@ impl Mapping {
             self.by_key(|n, _| format!("${}", k + n + 1)),
         );
         let mut types: Vec<u32> = values.iter().map(|&i| self.oid(i)).collect();
-        types.extend(differences.iter().flat_map(|&i| [self.oid(i), self.oid(i)]));
+        let twice = differences.iter().chain(sets);
+        types.extend(twice.flat_map(|&i| [self.oid(i), self.oid(i)]));
         types.extend(self.key_cells().map(|i| self.oid(i)));
         (sql, types)
     }

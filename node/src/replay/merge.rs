@@ -4,16 +4,20 @@
 //!  lock the rows ──► missing, or written by something local that capture may not have passed? barrier
 //!  each: does it belong to the row event that stands?
 //!          ├─ no ──► lost; history
-//!          └─ yes ─► each column: take the value, add the difference, or leave it; history
+//!          └─ yes ─► each column, and element: take the value, add the difference, or leave it; history
 //!  one UPDATE of the columns taken
 //! ```
 //!
 //! It happens inside a careful transaction, behind the row events of the same table. Nothing is announced
 //! before: the row is locked, and whoever else writes it comes before the decision or behind the commit.
 
+use std::collections::BTreeMap;
+
 use everywrite_conflict::policy::Policy;
-use everywrite_conflict::policy::columns::{Merge, Take};
+use everywrite_conflict::policy::columns::{Column, Merge, Take};
 use everywrite_conflict::{Entry, Kind, Lsn, Merging, Position, Update};
+
+use rustc_hash::FxHashSet;
 
 use super::Error;
 use super::batch::{Batch, TableBatch};
@@ -23,7 +27,11 @@ use super::image::Image;
 use super::mapping::Mapping;
 use super::policy;
 use super::updates::Merged;
-use super::writer::{Floor, Guard, Writer};
+use super::writer::{Floor, Guard, Taken, TakenSet, Writer};
+use crate::pg::oid;
+use crate::pg::pgoutput::Cell;
+use crate::pg::pipeline::Array;
+use crate::settle::{Elements, object_of};
 
 /// An update on its way through the decision.
 struct Case<'a> {
@@ -72,7 +80,7 @@ pub(super) async fn write(
     drop(entries);
     let floors = floors(ctx, mapping);
     for case in &cases {
-        change(writer, batch, mapping, case, &floors);
+        change(writer, batch, mapping, case, &floors)?;
     }
     match writer.run().await {
         Err(Error::Guard) => Err(Error::Again("a row came in between")),
@@ -206,14 +214,13 @@ fn met(case: &Case<'_>) -> Option<Met> {
     {
         return None;
     }
-    let taken = |column| {
-        let mut mine = update.columns.iter().zip(&merging.takes);
-        mine.any(|(c, take)| c.column == column && *take == Take::Value)
-    };
+    let mine = update.columns.iter().zip(&merging.takes);
+    let mine = mine.filter(|(_, take)| **take == Take::Value);
+    let taken: FxHashSet<Column> = mine.map(|(c, _)| c.column).collect();
     let outcome = if merging.takes.iter().all(|t| *t == Take::Nothing) {
         history::Outcome::KeptLocal
     } else if merging.takes.iter().all(|t| *t == Take::Value)
-        && others.clone().all(|(column, _, _)| taken(*column))
+        && others.clone().all(|(column, _, _)| taken.contains(column))
     {
         history::Outcome::Applied
     } else {
@@ -250,31 +257,23 @@ fn change(
     mapping: &Mapping,
     case: &Case<'_>,
     floors: &[(usize, String)],
-) {
+) -> Result<(), Error> {
     let update = case.update;
     if !case.merging.belongs {
-        return;
+        return Ok(());
     }
     if !case.present {
         // Somebody took it away outside of replication: it comes back whole.
         writer.write(mapping, &[], &[], &[&update.new], Guard::Decided);
-        return;
+        return Ok(());
     }
-    let of = |wanted: Take| {
-        let takes = update.cells.iter().zip(&case.merging.takes);
-        let mut cells: Vec<usize> = takes
-            .filter(|(_, take)| **take == wanted)
-            .map(|(cell, _)| *cell)
-            .collect();
-        cells.sort_unstable();
-        cells
-    };
-    let (values, differences) = (of(Take::Value), of(Take::Difference));
-    if values.is_empty() && differences.is_empty() {
-        return;
+    let taken = taken(mapping, case)?;
+    if taken.values.is_empty() && taken.differences.is_empty() && taken.sets.is_empty() {
+        return Ok(());
     }
-    writer.merge(mapping, &update.old, &update.new, &values, &differences);
-    for (cell, floor) in floors.iter().filter(|(cell, _)| differences.contains(cell)) {
+    writer.merge(mapping, &update.old, &update.new, &taken);
+    let crossed = |(cell, _): &&(usize, String)| taken.differences.contains(cell);
+    for (cell, floor) in floors.iter().filter(crossed) {
         let header = batch.header(update.writer);
         writer.floor(
             mapping,
@@ -292,4 +291,60 @@ fn change(
             },
         );
     }
+    Ok(())
+}
+
+/// What of an update is written.
+fn taken(mapping: &Mapping, case: &Case<'_>) -> Result<Taken, Error> {
+    let mut taken = Taken::default();
+    let mut sets: BTreeMap<usize, Vec<&[u8]>> = BTreeMap::new();
+    let takes = case.update.parts.iter().zip(&case.merging.takes);
+    for (part, take) in takes {
+        match (take, &part.element) {
+            (Take::Value, Some(element)) => sets.entry(part.cell).or_default().push(element),
+            (Take::Value, None) => taken.values.push(part.cell),
+            (Take::Difference, _) => taken.differences.push(part.cell),
+            (Take::Nothing, _) => {}
+        }
+    }
+    taken.values.sort_unstable();
+    taken.differences.sort_unstable();
+    for (cell, elements) in sets {
+        taken
+            .sets
+            .push(taken_set(mapping, case.update, cell, &elements)?);
+    }
+    Ok(taken)
+}
+
+/// What becomes of a column that is a set: of the elements that are taken those stay, or come, that are in
+/// the row as its transaction left it.
+fn taken_set(
+    mapping: &Mapping,
+    update: &Merged,
+    cell: usize,
+    elements: &[&[u8]],
+) -> Result<TakenSet, Error> {
+    let type_oid = mapping.relation.columns.get(cell).map_or(0, |c| c.type_oid);
+    let value = update.new.tuple().iter().nth(cell).unwrap_or(Cell::Null);
+    let Some(now) = Elements::of(type_oid, value) else {
+        return Err(Error::Schema {
+            table: mapping.name(),
+            what: format!("the column {} is no set", mapping.column(cell)),
+        });
+    };
+    let (comes, goes): (Vec<&[u8]>, Vec<&[u8]>) =
+        elements.iter().partition(|e| now.get(e).is_some());
+    let (goes, comes) = if type_oid == oid::JSONB {
+        let goes = goes.into_iter().map(|key| (key, &b"null"[..]));
+        let comes = comes
+            .into_iter()
+            .filter_map(|key| Some((key, now.get(key)?)));
+        (object_of(goes).into(), object_of(comes).into())
+    } else {
+        let element_oid = mapping.columns.get(cell).map_or(0, |c| c.element_oid);
+        let array = |elements: Vec<&[u8]>| Array::of(element_oid, elements.into_iter()).finish();
+        (array(goes), array(comes))
+    };
+    Ok(TakenSet { cell, goes, comes })
 }

@@ -1,7 +1,7 @@
 //! Updates of one transaction to rows that are merged by columns, one for each row.
 
 use everywrite_conflict::policy::Rank;
-use everywrite_conflict::policy::columns::Merge;
+use everywrite_conflict::policy::columns::{Column, Merge};
 use everywrite_conflict::{ColumnChange, KeyHash, Version, Writer};
 use rustc_hash::FxHashMap;
 
@@ -22,12 +22,21 @@ pub(super) struct Merged {
     pub old: Image,
     /// The row as it left it, whole.
     pub new: Image,
-    /// Cells and what of them changed, in no order.
-    pub cells: Vec<usize>,
-    /// For each of the cells.
+    /// What changed, in no order.
     pub columns: Vec<ColumnChange>,
+    /// For each of these where it is.
+    pub parts: Vec<Part>,
     /// Its version, under the epoch of its policy, and its transaction.
     pub writer: Writer,
+}
+
+/// What one change of an update is about.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// Its cell.
+    pub cell: usize,
+    /// Of a column that is a set, the element.
+    pub element: Option<Box<[u8]>>,
 }
 
 /// The updates of one table.
@@ -106,7 +115,18 @@ impl Updates {
                         });
                     }
                 }
-                Merge::LastUpdateWins => {}
+                Merge::Union if c.element.is_none() => {
+                    let name = relation.columns.get(c.cell).map_or("", |c| &c.name);
+                    return Err(Error::Schema {
+                        table: mapping.name(),
+                        what: format!(
+                            "the column \"{name}\" is merged as a set and held something else at the origin, where the CHECK \
+                             constraint everywrite.is_set is missing. For what comes after: set last_update_wins there, \
+                             write such rows with everywrite.as_set, and add the constraint again"
+                        ),
+                    });
+                }
+                Merge::LastUpdateWins | Merge::Union => {}
             }
         }
         let next = self.rows.len();
@@ -120,8 +140,8 @@ impl Updates {
                 key,
                 old: old_image,
                 new: image,
-                cells: Vec::new(),
                 columns: Vec::new(),
+                parts: Vec::new(),
                 writer: Writer {
                     version: how.plain.ranked(rank),
                     transaction: how.transaction,
@@ -133,16 +153,18 @@ impl Updates {
         let Some(row) = self.rows.get_mut(at) else {
             return Ok(());
         };
+        let known = row.columns.iter().enumerate();
+        let known: FxHashMap<Column, usize> = known.map(|(n, c)| (c.column, n)).collect();
         for c in found {
-            match row.cells.iter().position(|cell| *cell == c.cell) {
-                Some(known) => row
-                    .columns
-                    .get_mut(known)
-                    .into_iter()
-                    .for_each(|k| *k = c.change),
+            let known = known.get(&c.change.column);
+            match known.and_then(|n| row.columns.get_mut(*n)) {
+                Some(known) => *known = c.change,
                 None => {
-                    row.cells.push(c.cell);
                     row.columns.push(c.change);
+                    row.parts.push(Part {
+                        cell: c.cell,
+                        element: c.element.map(Box::from),
+                    });
                 }
             }
         }

@@ -361,26 +361,28 @@ impl Writer {
     }
 
     /// Changes some columns of one row, which is locked.
-    pub(super) fn merge(
-        &mut self,
-        mapping: &Mapping,
-        old: &Image,
-        new: &Image,
-        values: &[usize],
-        differences: &[usize],
-    ) {
+    pub(super) fn merge(&mut self, mapping: &Mapping, old: &Image, new: &Image, taken: &Taken) {
+        let Taken {
+            values,
+            differences,
+            sets,
+        } = taken;
         let key: Vec<usize> = mapping.key_cells().collect();
         let before: Vec<Cell<'_>> = old.tuple().iter().collect();
         let after: Vec<Cell<'_>> = new.tuple().iter().collect();
         let statement = Statement::Merge {
-            values: values.to_vec(),
-            differences: differences.to_vec(),
+            values: values.clone(),
+            differences: differences.clone(),
+            sets: sets.iter().map(|set| set.cell).collect(),
         };
         let bind = self.statement(mapping, &statement);
         let mut bind = bind_cells(bind, mapping, values, &after);
         for cell in differences {
             bind = bind_cells(bind, mapping, &[*cell], &after);
             bind = bind_cells(bind, mapping, &[*cell], &before);
+        }
+        for set in sets {
+            bind = bind.binary(Some(&set.goes)).binary(Some(&set.comes));
         }
         bind_cells(bind, mapping, &key, &after).execute();
     }
@@ -550,6 +552,28 @@ impl Writer {
         let bind = bind_cells(bind, mapping, &all, &row);
         history::bind(bind_cells(bind, mapping, &key, &local), entry).execute();
     }
+}
+
+/// What of a row an update changes: cells, each kind in ascending order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Taken {
+    /// They get new values.
+    pub values: Vec<usize>,
+    /// To these the difference between two values is added.
+    pub differences: Vec<usize>,
+    /// These are sets.
+    pub sets: Vec<TakenSet>,
+}
+
+/// What becomes of a column that is a set, both in the column's type.
+#[derive(Clone, Debug)]
+pub(super) struct TakenSet {
+    /// Its cell.
+    pub cell: usize,
+    /// Elements that are taken away.
+    pub goes: Bytes,
+    /// Elements that come.
+    pub comes: Bytes,
 }
 
 /// A value below which a person is told, and who brought a difference.

@@ -315,3 +315,40 @@ fn a_group_whose_answer_is_lost_may_have_been_seen_since() {
     assert_eq!(since.vector.get(B), Lsn(100));
     assert!(since.stamp > Stamp(10));
 }
+
+/// Where rows are merged, what is captured waits for the answer to a commit that is out, and for nothing else.
+#[tokio::test]
+async fn capture_knows_what_came_before() {
+    use futures_util::FutureExt as _;
+
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, false);
+    let coming = Coming {
+        merges: true,
+        ..coming(B, Lsn(100), Stamp(10))
+    };
+    let one = std::iter::once(group);
+    ledger
+        .announce(coming, one, |_, _, _| false, |_| false)
+        .unwrap();
+    // It comes behind what is captured by now.
+    assert!(ledger.knows_before(Lsn(500)));
+    assert_eq!(ledger.unanswered(), None);
+    ledger.commits(B, Lsn(100));
+    assert!(ledger.knows_before(Lsn(500)));
+    assert!(ledger.know_before(Lsn(600)).now_or_never().is_none());
+    let (origin, lsn) = (B, Lsn(100));
+    assert_eq!(ledger.unanswered(), Some(Position { origin, lsn }));
+    // It was refused, and is sent again.
+    ledger.commits_not(B, Lsn(100));
+    ledger.know_before(Lsn(600)).await;
+    ledger.commits(B, Lsn(100));
+    assert!(!ledger.knows_before(Lsn(700)));
+    lands(&ledger, group, 650, (650, 660));
+    ledger.know_before(Lsn(700)).await;
+    assert_eq!(ledger.unanswered(), None);
+    let earlier = ledger.capture(Lsn(600), Stamp(5), &[], &[], &[]);
+    assert_eq!(earlier.vector.get(B), Lsn::ZERO);
+    let later = ledger.capture(Lsn(700), Stamp(5), &[], &[], &[]);
+    assert_eq!(later.vector.get(B), Lsn(100));
+}

@@ -3,6 +3,7 @@
 mod barriers;
 mod beats;
 mod changed;
+mod elements;
 mod keys;
 mod ledger;
 mod looked;
@@ -12,6 +13,7 @@ pub use barriers::Barriers;
 pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub(crate) use changed::changed;
+pub(crate) use elements::{Elements, object_of};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
     Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched,

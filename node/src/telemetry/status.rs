@@ -91,7 +91,7 @@ pub struct PostgresStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CaptureStatus {
-    /// "streaming", "connecting", "stopped".
+    /// "streaming", "waiting" (for the answer to a commit), "connecting", "stopped".
     pub state: String,
     /// The last error, while not streaming.
     pub error: Option<String>,

@@ -366,6 +366,7 @@ async fn what_cannot_be_merged_is_refused() {
     .await;
     refused("stock", "delta", r#"{"columns": ["zip"]}"#, "has no column").await;
     refused("stock", "delta", "{}", "needs columns").await;
+    refused("stock", "union", "{}", "needs columns").await;
     refused(
         "stock",
         "greatest",
@@ -373,7 +374,6 @@ async fn what_cannot_be_merged_is_refused() {
         "no greatest value",
     )
     .await;
-    refused("stock", "union", r#"{"columns": ["t"]}"#, "not available").await;
     site.execute(full).await.unwrap();
     let twice = r#"{"delta": ["j"], "least": ["j"]}"#;
     refused("stock", "column_wise", twice, "stands there twice").await;

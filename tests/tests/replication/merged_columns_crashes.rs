@@ -16,13 +16,13 @@ const KEYS: u64 = 4;
 
 /// Writes at every site until told to end; what fails was not committed, or the record beside it says
 /// that it was.
-struct Writers {
+pub(crate) struct Writers {
     end: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<u64>>,
 }
 
 impl Writers {
-    fn start(cluster: &Cluster, statement: fn(&mut Random, usize) -> String) -> Writers {
+    pub(crate) fn start(cluster: &Cluster, statement: fn(&mut Random, usize) -> String) -> Writers {
         let end = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for (index, site) in cluster.sites.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Writers {
         Writers { end, tasks }
     }
 
-    async fn end(self) -> u64 {
+    pub(crate) async fn end(self) -> u64 {
         self.end.store(true, Ordering::Relaxed);
         let mut done = 0;
         for task in self.tasks {
@@ -106,7 +106,7 @@ fn anything(random: &mut Random, site: usize) -> String {
     }
 }
 
-async fn kill(cluster: &mut Cluster, seed: u64, rounds: usize, servers: bool) {
+pub(crate) async fn kill(cluster: &mut Cluster, seed: u64, rounds: usize, servers: bool) {
     let mut random = Random::new(seed);
     for _ in 0..rounds {
         tokio::time::sleep(Duration::from_millis(300 + random.below(700))).await;
@@ -259,4 +259,103 @@ async fn large_transactions_are_merged_too() {
             "x of b 2.00 5000"
         ]
     );
+}
+
+/// What becomes of a site whose commit is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Answered,
+    DaemonKilled,
+    ServerKilled,
+}
+
+/// A commit of replay is sent and has no answer: nobody knows whether it stands before what the site writes
+/// meanwhile. Nothing of that leaves, and it is said; no difference is lost, whatever dies then.
+async fn while_a_commit_is_out(then: Then) {
+    let mut cluster = Plan::with_schema(SCHEMA)
+        .set("wal_sender_timeout", "3s")
+        .start()
+        .await
+        .unwrap();
+    let begin = "insert into stock select g, 'x', 'x', 0, 0, 0 from generate_series(1, 4) g";
+    cluster.site(0).execute(begin).await.unwrap();
+    cluster.converged().await.unwrap();
+    set(&cluster, 0, OPTIONS).await;
+    // Replay's commit of the first row waits for a lock, in the middle of it.
+    let hold = "create function hold() returns trigger language plpgsql as $$ begin \
+        if current_setting('session_replication_role') = 'replica' and new.id = 1 then \
+        perform pg_advisory_xact_lock(42); end if; return null; end $$; \
+        create constraint trigger hold after update on stock deferrable initially deferred \
+        for each row execute function hold(); alter table stock enable always trigger hold";
+    cluster.site(0).execute(hold).await.unwrap();
+    let lock = cluster.site(0).sql().await.unwrap();
+    lock.batch_execute("select pg_advisory_lock(42)")
+        .await
+        .unwrap();
+    let add = |key: i32| {
+        format!(
+            "begin; insert into done (k) values ({key}); update stock set balance = balance + 1 where id = {key}; commit"
+        )
+    };
+    cluster.site(1).execute(&add(1)).await.unwrap();
+    let out = "select count(*) from pg_stat_activity where wait_event = 'advisory' and application_name ~ 'replay'";
+    cluster.site(0).wait_value(out, "1").await.unwrap();
+    for site in 0..3 {
+        for key in 2..=4 {
+            cluster.site(site).execute(&add(key)).await.unwrap();
+        }
+    }
+    let waits = async |cluster: &Cluster| {
+        let status = cluster.site(0).node.status().await.unwrap();
+        let waits = |w: &String| w.contains("waits for the answer to a commit of what site");
+        status.waiting_for.iter().any(waits)
+    };
+    while !waits(&cluster).await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let balance = "select balance::text from stock where id = 2";
+    cluster.site(1).wait_value(balance, "2.00").await.unwrap();
+    match then {
+        Then::Answered => {
+            let node = &cluster.site(0).node;
+            node.wait_for_log("capture stands still").await.unwrap();
+            let log = std::fs::read_to_string(node.log()).unwrap();
+            assert!(!log.contains("capture stopped"), "{log}");
+            assert_eq!(cluster.site(1).value(balance).await.unwrap(), "2.00");
+        }
+        Then::DaemonKilled => {
+            cluster.site_mut(0).node.crash();
+            cluster.site(0).execute(&add(2)).await.unwrap();
+        }
+        Then::ServerKilled => {
+            cluster.site_mut(0).server.crash();
+            cluster.site_mut(0).server.start().await.unwrap();
+        }
+    }
+    drop(lock);
+    if then == Then::DaemonKilled {
+        cluster.site_mut(0).node.start().unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    cluster.converged().await.unwrap();
+    exactly_once(&cluster).await;
+    for site in &cluster.sites {
+        let lost = "select count(*) from everywrite.conflicts";
+        assert_eq!(site.value(lost).await.unwrap(), "0");
+    }
+}
+
+#[tokio::test]
+async fn capture_waits_for_the_answer_to_a_commit() {
+    while_a_commit_is_out(Then::Answered).await;
+}
+
+#[tokio::test]
+async fn the_daemon_is_killed_while_a_commit_is_out() {
+    while_a_commit_is_out(Then::DaemonKilled).await;
+}
+
+#[tokio::test]
+async fn the_server_is_killed_while_a_commit_is_out() {
+    while_a_commit_is_out(Then::ServerKilled).await;
 }

@@ -369,7 +369,7 @@ async fn what_cannot_converge_or_is_not_there_is_refused() {
             "'items', 'update_deleted', 'first_update_wins'",
             "is set for all kinds",
         ),
-        ("'items', 'all', 'union'", "not available in this release"),
+        ("'items', 'all', 'union'", "needs columns"),
         ("'items', 'all', 'largest'", "there is no policy"),
         ("'items', 'all', 'node_priority'", "needs the sites"),
         (

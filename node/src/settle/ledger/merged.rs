@@ -19,9 +19,6 @@ use super::policies::Capturing;
 use super::{Inner, Intent, Ledger};
 use crate::journal::columns::{Height, Merges};
 
-/// Capture waits so long for answers to commits. They take less than a millisecond, or as long as a
-/// crashed server needs to start again.
-const ANSWERS: Duration = Duration::from_secs(60);
 /// A group that a crash of the server took away is not told of: looked for this often.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -107,20 +104,26 @@ impl Ledger {
         known
     }
 
-    /// Waits until that is so, but not for ever: then updates are captured as row events.
+    /// Waits until that is so, however long: whole rows in the place of differences would lose some. Answers
+    /// take less than a millisecond, or as long as a crashed server needs to start again: whoever has lost
+    /// one asks the server itself in its next session. May be dropped while it waits.
     pub async fn know_before(&self, position: Lsn) {
         let mut sighted = self.sighted.subscribe();
-        let known = async {
-            while !self.knows_before(position) {
-                tokio::select! {
-                    _ = sighted.changed() => {}
-                    () = tokio::time::sleep(LOOK) => {}
-                }
+        while !self.knows_before(position) {
+            tokio::select! {
+                _ = sighted.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
-        };
-        if tokio::time::timeout(ANSWERS, known).await.is_err() {
-            tracing::warn!(%position, "a transaction is captured while the answer to a commit is still out");
         }
+    }
+
+    /// Whose commit it is that has no answer yet.
+    pub fn unanswered(&self) -> Option<Position> {
+        let inner = self.inner.lock();
+        let mut marks = inner.marks.iter();
+        let mark = marks.find(|m| m.merges && m.committing && m.before.is_none())?;
+        let (origin, lsn) = (mark.origin, mark.last);
+        Some(Position { origin, lsn })
     }
 
     /// Decides about an update that is replayed; its row is locked and capture is behind all that

@@ -1,5 +1,5 @@
 -- Policies that merge the columns of a row. What two sites change in different columns both stays; some
--- columns are added up, or keep the greatest or least value. set_policy knows the policies of version 6
+-- columns are added up, keep the greatest or least value, or are sets that are merged element by element. set_policy knows the policies of version 6
 -- from here on, too; the view everywrite.conflicts stands here once more, with what is added.
 alter table everywrite.policy_log add column begun_at timestamptz;
 comment on column everywrite.policy_log.begun_at is
@@ -52,7 +52,65 @@ select c.id,
   left join everywrite.nodes lp on lp.id = c.local_position_origin
   left join everywrite.nodes ip on ip.id = c.incoming_position_origin;
 
--- delta, greatest and least are short for column_wise with such columns.
+-- What can be merged as a set must be written alike at every site: distinct elements, in one order. A CHECK
+-- constraint of the user's table calls is_set, so that nothing else gets in; as_set makes one.
+create function everywrite.as_set(value anyarray) returns anyarray
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select array(select distinct on (e::text collate "C") e from unnest(value) e
+                  where e is not null order by e::text collate "C")
+$$;
+
+create function everywrite.is_set(value anyarray) returns boolean
+language plpgsql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    before   text collate "C";
+    element  text collate "C";
+begin
+    if array_ndims(value) is null then
+        return true;
+    elsif array_ndims(value) > 1 or array_lower(value, 1) <> 1 then
+        return false;
+    end if;
+    foreach element in array value::text[] loop
+        if element is null or element <= before then
+            return false;
+        end if;
+        before := element;
+    end loop;
+    return true;
+end
+$$;
+
+-- jsonb keeps its keys distinct and in order by itself.
+create function everywrite.is_set(value jsonb) returns boolean
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_typeof(value) = 'object'
+$$;
+
+create function everywrite.merge_elements(current anyarray, removed anyarray, added anyarray) returns anyarray
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select everywrite.as_set(
+        array(select e from unnest(current) e
+                left join unnest(removed::text[]) r on r collate "C" = e::text
+               where r is null) || added)
+$$;
+
+create function everywrite.merge_elements(current jsonb, removed jsonb, added jsonb) returns jsonb
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (current - array(select jsonb_object_keys(removed))) || added
+$$;
+
+-- delta, greatest, least and union are short for column_wise with such columns.
 create function everywrite.column_options(policy text, options jsonb) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -71,7 +129,7 @@ begin
         end if;
         options := options - 'columns' || jsonb_build_object(policy, options -> 'columns');
     end if;
-    foreach merge in array array['delta', 'greatest', 'least'] loop
+    foreach merge in array array['delta', 'greatest', 'least', 'union'] loop
         if not options ? merge then
             continue;
         end if;
@@ -113,6 +171,60 @@ begin
 end
 $$;
 
+-- Whether a column of this site can be merged as a set.
+create function everywrite.prepare_set(relation regclass, name text, its_type oid, its_not_null boolean)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    constrained  text := format('everywrite.is_set(%I)', name);
+begin
+    if its_type in ('float4[]'::regtype, 'float8[]'::regtype, 'numeric[]'::regtype) then
+        raise exception 'the elements of the column "%" of % have more than one spelling', name, relation
+            using errcode = 'invalid_parameter_value',
+                  detail = 'Elements are told apart by how they are written: 1.0 and 1.00, or 0 and -0, are equal and '
+                           'not the same.',
+                  hint = 'Use an array of text, uuid, integers or booleans, or the keys of a jsonb object.';
+    elsif its_type = 'json'::regtype then
+        raise exception 'the column "%" of % is json', name, relation
+            using errcode = 'invalid_parameter_value',
+                  detail = 'json keeps spaces, order and repeated keys as they were written, which every site would '
+                           'make otherwise.',
+                  hint = format('At every site: alter table %s alter column %I type jsonb;', relation, name);
+    elsif its_type not in ('bool[]'::regtype, 'int2[]'::regtype, 'int4[]'::regtype, 'int8[]'::regtype,
+                           'text[]'::regtype, 'varchar[]'::regtype, 'uuid[]'::regtype, 'jsonb'::regtype) then
+        raise exception 'the column "%" of % is no set that every site would write alike', name, relation
+            using errcode = 'invalid_parameter_value',
+                  detail = 'Elements are told apart, and put in order, by how they are written, which must not depend '
+                           'on settings or catalogs.',
+                  hint = 'There are arrays of text, varchar, uuid, integers and booleans, and jsonb objects.';
+    end if;
+    if not its_not_null then
+        raise exception 'the column "%" of % may be null', name, relation
+            using errcode = 'invalid_parameter_value',
+                  detail = 'Nothing has no elements that could be compared with those of a set.',
+                  hint = format('At every site: update %1$s set %2$I = ''{}'' where %2$I is null; alter table %1$s '
+                                'alter column %2$I set not null;', relation, name);
+    end if;
+    if not exists (select from pg_constraint c
+                    where c.conrelid = relation and c.contype = 'c' and c.convalidated
+                      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+                      and pg_get_expr(c.conbin, c.conrelid) = constrained) then
+        raise exception 'nothing makes sure that the column "%" of % is a set', name, relation
+            using errcode = 'object_not_in_prerequisite_state',
+                  detail = case its_type when 'jsonb'::regtype
+                           then 'Only the keys of an object can be merged.'
+                           else 'The sites would put the elements in different orders, or keep some of them twice.'
+                           end,
+                  hint = case its_type when 'jsonb'::regtype then ''
+                         else format('Let the applications write everywrite.as_set(...), and run: update %1$s set %2$I = '
+                                     'everywrite.as_set(%2$I) where not %3$s; ', relation, name, constrained)
+                         end || format('At every site: alter table %s add check (%s);', relation, constrained);
+    end if;
+end
+$$;
+
 -- Whether a table of this site can be merged; asked where the policy is set, and at every other site by
 -- the transaction that brings it.
 create function everywrite.prepare_merging(relation regclass, options jsonb) returns void
@@ -137,7 +249,7 @@ begin
                            'was written by nobody and has none.',
                   hint = 'Drop the unique index, or keep another policy.';
     end if;
-    foreach merge in array array['delta', 'greatest', 'least'] loop
+    foreach merge in array array['delta', 'greatest', 'least', 'union'] loop
         for wanted in select jsonb_array_elements_text(coalesce(options -> merge, '[]')) loop
             select a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated into its from pg_attribute a
              where a.attrelid = relation and a.attname = wanted and a.attnum > 0 and not a.attisdropped;
@@ -180,6 +292,8 @@ begin
                               hint = format('At every site: alter table %s alter column %I set not null;',
                                             relation, wanted);
                 end if;
+            elsif merge = 'union' then
+                perform everywrite.prepare_set(relation, wanted, its.atttypid, its.attnotnull);
             elsif its.atttypid not in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'date'::regtype,
                                        'timestamp'::regtype, 'timestamptz'::regtype, 'money'::regtype) then
                 raise exception 'the column "%" of % has no % value that every site would agree on',
@@ -246,18 +360,13 @@ begin
                   detail = 'The change reaches the stream through this table.',
                   hint = 'Let the owner run: alter publication everywrite add table everywrite.policy_log.';
     end if;
-    if policy = 'union' then
-        raise exception 'the policy "%" is not available in this release', policy
-            using errcode = 'feature_not_supported',
-                  hint = 'There are last_update_wins, first_update_wins, node_priority, column_wise, delta, greatest, '
-                         'least, function, park and stop.';
-    elsif policy not in (
+    if policy not in (
         'last_update_wins', 'first_update_wins', 'node_priority', 'column_wise', 'delta', 'greatest', 'least',
-        'function', 'park', 'stop') then
+        'union', 'function', 'park', 'stop') then
         raise exception 'there is no policy "%"', policy
             using errcode = 'invalid_parameter_value',
                   hint = 'There are last_update_wins, first_update_wins, node_priority, column_wise, delta, greatest, '
-                         'least, function, park and stop.';
+                         'least, union, function, park and stop.';
     end if;
     if policy = 'function' then
         if coalesce(kind, 'all') not in ('all', 'insert_exists', 'update_origin_differs') then
@@ -299,10 +408,10 @@ begin
     if policy = 'node_priority' then
         known := '{order}';
         site_ids := everywrite.policy_sites(options);
-    elsif policy in ('column_wise', 'delta', 'greatest', 'least') then
+    elsif policy in ('column_wise', 'delta', 'greatest', 'least', 'union') then
         options := everywrite.column_options(policy, coalesce(options, '{}'));
         policy := 'column_wise';
-        known := '{delta, greatest, least, floor, set_replica_identity}';
+        known := '{delta, greatest, least, union, floor, set_replica_identity}';
         perform everywrite.prepare_merging(relation, options);
     end if;
     select k into unknown from jsonb_object_keys(coalesce(options, '{}')) k where k <> all (known) limit 1;
@@ -371,7 +480,11 @@ begin
 end
 $$;
 
+grant execute on function everywrite.as_set(anyarray), everywrite.is_set(anyarray), everywrite.is_set(jsonb) to public;
+revoke all on function everywrite.merge_elements(anyarray, anyarray, anyarray) from public;
+revoke all on function everywrite.merge_elements(jsonb, jsonb, jsonb) from public;
 revoke all on function everywrite.column_options(text, jsonb) from public;
+revoke all on function everywrite.prepare_set(regclass, text, oid, boolean) from public;
 revoke all on function everywrite.prepare_merging(regclass, jsonb) from public;
 revoke all on function everywrite.floor_crossed(text, text, jsonb, text, numeric, numeric, numeric, jsonb, bigint,
                                                 integer, integer, pg_lsn, bigint) from public;

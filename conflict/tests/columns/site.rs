@@ -1,0 +1,646 @@
+//! One simulated site: a server whose rows change at once, and a daemon that captures behind it, announces
+//! before it writes, and does about the cores what the node's shells do.
+//!
+//! ```text
+//!  write ─► rows, WAL ─► capture: stamp, vector ─► journal ─► durable
+//!  dispatch: announced ─► (local writes, other streams) ─► land: capture where needed, decide, rows
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use everywrite_conflict::policy::columns::Take;
+use everywrite_conflict::policy::{Begins, Epoch, Policies, Policy, Rank, Setting};
+use everywrite_conflict::{
+    ColumnChange, Entry, HybridClock, Index, Lsn, NodeId, Operation, Position, RelationHash, Stamp,
+    Vector, Version, decide,
+};
+
+use crate::data::{
+    Changed, Key, Op, Part, RULES, Rnd, Row, Rule, Transaction, Update, hash, policy,
+};
+
+const TABLE: RelationHash = RelationHash(1);
+
+/// A local transaction that is committed, and not captured yet.
+#[derive(Clone, Debug)]
+enum Written {
+    Event(Key, Option<Row>),
+    Update(Key, Row, Row),
+    Policy(u32, Policy),
+}
+
+#[derive(Clone, Debug)]
+struct Local {
+    at: Lsn,
+    time: Stamp,
+    what: Written,
+}
+
+/// A group that was announced, until every local transaction that may have seen it is captured.
+#[derive(Clone, Debug)]
+struct Mark {
+    at: Position,
+    stamp: Stamp,
+    /// It came behind what ends here in the local WAL.
+    after: Lsn,
+    landed: bool,
+    merges: bool,
+}
+
+/// One that was announced and has not landed.
+#[derive(Clone, Debug)]
+struct OnWay {
+    transaction: Transaction,
+    prior: Option<Entry>,
+}
+
+pub(crate) struct Site {
+    pub(crate) me: NodeId,
+    pub(crate) skew: i64,
+    clock: HybridClock,
+    pub(crate) rows: BTreeMap<Key, Row>,
+    index: Index,
+    policies: Policies,
+    /// What the server remembers of policies: the setting, where it was made, whether it has begun.
+    settings: Vec<(Setting, Position, bool)>,
+    /// Ends of the local WAL, and of what of it is captured.
+    wal: Lsn,
+    captured: Lsn,
+    written: VecDeque<Local>,
+    pub(crate) journal: Vec<Transaction>,
+    /// How many of them a crash leaves.
+    pub(crate) durable: usize,
+    /// What a crash takes out of the journal is captured again.
+    stamped: VecDeque<Local>,
+    dispatched: Vector,
+    pub(crate) applied: Vector,
+    marks: Vec<Mark>,
+    on_way: Vec<OnWay>,
+    without: Option<Rule>,
+    pub(crate) told: Told,
+}
+
+/// How often it happened, to see that the runs try it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Forgotten,
+    Begun,
+    Merged,
+    StampedAgain,
+    ClaimedTooMuch,
+    CameBack,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told(pub(crate) [usize; 6]);
+
+impl Told {
+    fn add(&mut self, what: What, times: usize) {
+        self.0[what as usize] += times;
+    }
+
+    pub(crate) fn and(mut self, other: Told) -> Told {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a += b);
+        self
+    }
+}
+
+impl Site {
+    pub(crate) fn new(me: NodeId, skew: i64, without: Option<Rule>) -> Self {
+        Site {
+            me,
+            skew,
+            clock: HybridClock::default(),
+            rows: BTreeMap::new(),
+            index: Index::new(),
+            policies: Policies::new(),
+            settings: Vec::new(),
+            wal: Lsn::ZERO,
+            captured: Lsn::ZERO,
+            written: VecDeque::new(),
+            journal: Vec::new(),
+            durable: 0,
+            stamped: VecDeque::new(),
+            dispatched: Vector::new(),
+            applied: Vector::new(),
+            marks: Vec::new(),
+            on_way: Vec::new(),
+            without,
+            told: Told::default(),
+        }
+    }
+
+    fn has(&self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    /// A policy that holds from the beginning, at every site.
+    pub(crate) fn begins_with(&mut self, rules: usize) {
+        let (number, origin) = (1, NodeId(1));
+        let setting = Setting {
+            relation: TABLE,
+            epoch: Epoch { number, origin },
+            policy: policy(Some(rules)),
+        };
+        let lsn = Lsn::ZERO;
+        self.settings
+            .push((setting.clone(), Position { origin, lsn }, true));
+        self.policies.set(setting, Begins::Begun);
+    }
+
+    /// An application writes.
+    pub(crate) fn write(&mut self, time: i64, rnd: &mut Rnd) {
+        let key = rnd.below(crate::data::KEYS.into()) as Key;
+        let what = match (rnd.below(30), self.rows.get(&key).copied()) {
+            (0, _) => {
+                let known = self.settings.iter().map(|(s, ..)| s.epoch.number);
+                let pending = self.written.iter().map(|w| match w.what {
+                    Written::Policy(number, _) => number,
+                    _ => 0,
+                });
+                let number = known.chain(pending).max().unwrap_or(0) + 1;
+                let rules = [Some(0), Some(0), Some(1), None][rnd.below(4)];
+                Written::Policy(number, policy(rules))
+            }
+            (1..4, Some(_)) => Written::Event(key, None),
+            (_, None) => Written::Event(key, Some(rnd.row())),
+            (_, Some(old)) => {
+                let (mut row, new) = (old, rnd.row());
+                for part in Part::all().filter(|_| rnd.below(2) == 0) {
+                    part.copy(&mut row, &new);
+                }
+                Written::Update(key, old, row)
+            }
+        };
+        match &what {
+            Written::Event(key, Some(row)) | Written::Update(key, _, row) => {
+                self.rows.insert(*key, *row);
+            }
+            Written::Event(key, None) => drop(self.rows.remove(key)),
+            Written::Policy(..) => {}
+        }
+        let at = self.commits();
+        let time = Stamp(time + self.skew);
+        self.written.push_back(Local { at, time, what });
+    }
+
+    fn commits(&mut self) -> Lsn {
+        self.wal = Lsn(self.wal.0 + 1);
+        self.wal
+    }
+
+    /// Captures the next local transaction.
+    pub(crate) fn capture(&mut self) -> bool {
+        let Some(local) = self.written.pop_front() else {
+            return false;
+        };
+        self.see_before(local.at);
+        let (origin, lsn) = (self.me, local.at);
+        let source = Position { origin, lsn };
+        let stamp = self.clock.stamp(local.time);
+        let vector = self.dispatched.clone();
+        let plain = Version::new(stamp, origin);
+        let (version, op) = match local.what.clone() {
+            Written::Policy(number, policy) => {
+                let setting = Setting {
+                    relation: TABLE,
+                    epoch: Epoch { number, origin },
+                    policy,
+                };
+                self.set_policy(&setting, source);
+                self.settings.push((setting.clone(), source, false));
+                (plain, Op::Policy(setting))
+            }
+            Written::Event(key, row) => (
+                self.event(plain, source, &vector, key, row),
+                Op::Event(key, row),
+            ),
+            Written::Update(key, old, new) => match self.merges() {
+                Some((rules, epoch)) => {
+                    let version = plain.ranked(Rank { epoch, height: 0 });
+                    let changes = self.changes(rules, key, &vector, &old, &new);
+                    self.merge_index(key, rules, version, source, &vector, &changes);
+                    self.told.add(What::Merged, 1);
+                    let image = new;
+                    let update = Update {
+                        rules,
+                        image,
+                        changes,
+                    };
+                    (version, Op::Update(key, update))
+                }
+                None => {
+                    let version = self.event(plain, source, &vector, key, Some(new));
+                    (version, Op::Event(key, Some(new)))
+                }
+            },
+        };
+        self.journal.push(Transaction {
+            at: source,
+            version,
+            vector,
+            op,
+        });
+        self.stamped.push_back(local);
+        self.captured = lsn;
+        true
+    }
+
+    /// What it claims: what had landed before it, and, where nothing is merged, perhaps a little more.
+    fn see_before(&mut self, position: Lsn) {
+        let exact = self.has(Rule::Exact);
+        let (clock, dispatched, told) = (&mut self.clock, &mut self.dispatched, &mut self.told);
+        self.marks.retain_mut(|mark| {
+            if exact && mark.merges && !mark.landed {
+                mark.after = mark.after.max(position);
+            }
+            if mark.after >= position {
+                return true;
+            }
+            clock.saw(mark.stamp);
+            dispatched.raise(mark.at.origin, mark.at.lsn);
+            told.add(What::ClaimedTooMuch, usize::from(!mark.landed));
+            !mark.landed
+        });
+    }
+
+    fn merges(&self) -> Option<(usize, Epoch)> {
+        let (epoch, merges) = self.policies.merges(TABLE)?;
+        let merges: Vec<_> = merges.iter().map(|(_, merge)| *merge).collect();
+        Some((RULES.iter().position(|r| r[..] == merges[..])?, epoch))
+    }
+
+    fn changes(
+        &self,
+        rules: usize,
+        key: Key,
+        vector: &Vector,
+        old: &Row,
+        new: &Row,
+    ) -> Vec<Changed> {
+        let claims = |p: Position| p.origin == self.me || vector.covers(p);
+        let changed = Part::of(rules).filter(|part| part.value(old) != part.value(new));
+        let change = |part: Part| {
+            let (was, now) = (part.value(old), part.value(new));
+            let inherited = self
+                .index
+                .inherited_height(hash(key), self.name(part), claims);
+            let inherited = if self.has(Rule::Inherit) {
+                inherited
+            } else {
+                i64::MIN
+            };
+            Changed {
+                part,
+                by: now - was,
+                height: RULES[rules][part.column].height(now).max(inherited),
+            }
+        };
+        changed.map(change).collect()
+    }
+
+    fn name(&self, part: Part) -> everywrite_conflict::policy::columns::Column {
+        match self.has(Rule::Element) {
+            true => part.name(),
+            false => part.column(),
+        }
+    }
+
+    /// Announces a local row event.
+    fn event(
+        &mut self,
+        plain: Version,
+        source: Position,
+        vector: &Vector,
+        key: Key,
+        row: Option<Row>,
+    ) -> Version {
+        let claims = |p: Position| p.origin == source.origin || vector.covers(p);
+        let own = self.policies.rank(TABLE, plain.stamp, source.origin);
+        let version = plain.ranked(own.max(self.index.inherited(TABLE, hash(key), claims)));
+        self.announce(version, source, vector, key, row.is_none(), Lsn::ZERO);
+        version
+    }
+
+    fn announce(
+        &mut self,
+        version: Version,
+        source: Position,
+        vector: &Vector,
+        key: Key,
+        deleted: bool,
+        local_lsn: Lsn,
+    ) -> Option<Entry> {
+        let entry = Entry {
+            version,
+            source: Some(source),
+            deleted,
+            local_lsn,
+        };
+        let vector = Arc::new(vector.clone());
+        match version.is_ranked() {
+            true => {
+                self.index
+                    .announce_ranked(TABLE, hash(key), entry, &vector)
+                    .0
+            }
+            false => self.index.announce_over(TABLE, hash(key), entry).0,
+        }
+    }
+
+    fn merge_index(
+        &mut self,
+        key: Key,
+        rules: usize,
+        version: Version,
+        source: Position,
+        vector: &Vector,
+        changes: &[Changed],
+    ) -> everywrite_conflict::Merging {
+        let known = self.has(Rule::Known) || source.origin == self.me;
+        let claims =
+            |p: Position| p.origin == source.origin && p.lsn <= source.lsn || vector.covers(p);
+        let columns: Vec<ColumnChange> = changes
+            .iter()
+            .map(|c| ColumnChange {
+                column: self.name(c.part),
+                merge: RULES[rules][c.part.column],
+                height: c.height,
+            })
+            .collect();
+        let update = everywrite_conflict::Update {
+            relation: TABLE,
+            key: hash(key),
+            version,
+            source,
+            columns: &columns,
+        };
+        match known {
+            true => self.index.merge(&update, claims),
+            false => {
+                // Only for the row event.
+                let event = self.index.get(TABLE, hash(key)).and_then(|e| e.source);
+                self.index.merge(&update, |p| Some(p) == event && claims(p))
+            }
+        }
+    }
+
+    fn set_policy(&mut self, setting: &Setting, at: Position) {
+        let begins = match self.has(Rule::Late) {
+            true => Begins::Stable([(at.origin, at.lsn)].into_iter().collect()),
+            false => Begins::Begun,
+        };
+        self.policies.set(setting.clone(), begins);
+        self.merges_marked();
+    }
+
+    fn merges_marked(&mut self) {
+        if self.policies.any_merging() {
+            self.marks.iter_mut().for_each(|mark| mark.merges = true);
+        }
+    }
+
+    /// What is captured is on disk.
+    pub(crate) fn sync(&mut self) {
+        self.durable = self.journal.len();
+        self.stamped.clear();
+    }
+
+    /// Everything local is captured, and durable.
+    pub(crate) fn barrier(&mut self) {
+        while self.capture() {}
+        self.sync();
+    }
+
+    /// Whether a transaction can be announced: what it has seen is here, and nothing of its origin is on
+    /// its way.
+    pub(crate) fn takes(&self, t: &Transaction) -> bool {
+        let seen = |(origin, lsn)| self.here(origin) >= lsn;
+        let busy = |w: &OnWay| w.transaction.at.origin == t.at.origin;
+        t.vector.iter().all(seen) && !self.on_way.iter().any(busy)
+    }
+
+    /// What it has of an origin, itself included.
+    pub(crate) fn here(&self, origin: NodeId) -> Lsn {
+        let own = || self.journal[..self.durable].last();
+        match self.me == origin {
+            true => own().map_or(Lsn::ZERO, |t| t.at.lsn),
+            false => self.applied.get(origin),
+        }
+    }
+
+    pub(crate) fn dispatch(&mut self, t: &Transaction) {
+        if let Op::Policy(setting) = &t.op {
+            self.set_policy(setting, t.at);
+        }
+        self.marks.push(Mark {
+            at: t.at,
+            stamp: t.version.stamp,
+            after: self.captured,
+            landed: false,
+            merges: self.policies.any_merging(),
+        });
+        let prior = match &t.op {
+            Op::Event(key, row) => {
+                let stands = self.index.get(TABLE, hash(*key));
+                let loses = stands.is_some_and(|e| e.version >= t.version);
+                let below = self
+                    .index
+                    .below(hash(*key), t.version, Some(t.at), |p| t.claims(p));
+                let below = below.filter(|_| !loses);
+                let deleted = row.is_none();
+                let prior = self.announce(t.version, t.at, &t.vector, *key, deleted, Lsn::MAX);
+                below.or(prior)
+            }
+            _ => None,
+        };
+        self.on_way.push(OnWay {
+            transaction: t.clone(),
+            prior,
+        });
+    }
+
+    /// The n-th of those on their way is decided and commits.
+    pub(crate) fn land(&mut self, n: usize) {
+        let OnWay {
+            transaction: t,
+            prior,
+        } = self.on_way.remove(n);
+        if let Op::Event(key, _) | Op::Update(key, _) = &t.op {
+            let local = |w: &Local| matches!(&w.what, Written::Event(k, _) | Written::Update(k, ..) if k == key);
+            if !self.rows.contains_key(key) || self.written.iter().any(local) {
+                while self.capture() {}
+            }
+        }
+        if self.has(Rule::Durable) {
+            self.sync();
+        }
+        let before = self.wal;
+        let at = self.commits();
+        match &t.op {
+            Op::Policy(setting) => self.settings.push((setting.clone(), t.at, false)),
+            Op::Event(key, row) => {
+                let now = self.index.get(TABLE, hash(*key));
+                let stored = now.filter(|e| e.version != t.version).or(prior);
+                let operation = match row {
+                    Some(_) => Operation::Update,
+                    None => Operation::Delete,
+                };
+                let present = self.rows.contains_key(key);
+                let claims = |p| t.claims(p);
+                if decide(
+                    operation,
+                    t.version,
+                    claims,
+                    claims,
+                    stored.as_ref(),
+                    present,
+                )
+                .apply
+                {
+                    match row {
+                        Some(row) => drop(self.rows.insert(*key, *row)),
+                        None => drop(self.rows.remove(key)),
+                    }
+                }
+                self.index.landed(TABLE, hash(*key), t.version, at);
+            }
+            Op::Update(key, update) => self.merge(&t, *key, update),
+        }
+        for mark in self.marks.iter_mut().filter(|m| m.at == t.at) {
+            mark.after = mark.after.max(before);
+            mark.landed = true;
+        }
+        self.applied.raise(t.at.origin, t.at.lsn);
+    }
+
+    fn merge(&mut self, t: &Transaction, key: Key, update: &Update) {
+        let Update {
+            rules,
+            image,
+            changes,
+        } = update;
+        let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes);
+        let takes = match (merging.belongs, self.has(Rule::Belongs)) {
+            (true, _) => merging.takes,
+            (false, true) => return,
+            (false, false) => vec![Take::Value; changes.len()],
+        };
+        let whole = !self.has(Rule::Changed);
+        let (difference, touched) = (self.has(Rule::Difference), self.has(Rule::Touched));
+        let Some(row) = self.rows.get_mut(&key) else {
+            // Its event lost to one that was on its way, and that a crash has taken back: that comes again.
+            self.rows.insert(key, *image);
+            self.told.add(What::CameBack, 1);
+            return;
+        };
+        for (&Changed { part, by, .. }, take) in changes.iter().zip(takes) {
+            match take {
+                Take::Difference if difference => row[part.column] += by,
+                Take::Value if !touched => row[part.column] = image[part.column],
+                Take::Value | Take::Difference => part.copy(row, image),
+                Take::Nothing => {}
+            }
+        }
+        if whole {
+            *row = *image;
+        }
+    }
+
+    /// Forgets what is stable, and begins what that allows.
+    pub(crate) fn settle(&mut self, stable: &Vector, remembers: bool) {
+        let durable = self.journal[..self.durable]
+            .last()
+            .map_or(Lsn::ZERO, |t| t.at.lsn);
+        let captured = if self.written.is_empty() && self.stamped.is_empty() {
+            self.wal
+        } else {
+            durable
+        };
+        let forgotten = self.index.forget(stable, captured);
+        self.told.add(What::Forgotten, forgotten);
+        for (_, epoch) in self.policies.settle(stable, captured, self.wal) {
+            self.told.add(What::Begun, 1);
+            self.merges_marked();
+            let of = self
+                .settings
+                .iter_mut()
+                .filter(|(s, ..)| remembers && s.epoch == epoch);
+            of.for_each(|(_, _, begun)| *begun = true);
+        }
+    }
+
+    /// The daemon starts again: what it had in memory comes from the journals, as far as it was on disk.
+    pub(crate) fn crash(&mut self, journals: &[&[Transaction]]) {
+        self.told.add(What::StampedAgain, self.stamped.len());
+        self.journal.truncate(self.durable);
+        while let Some(local) = self.stamped.pop_back() {
+            self.written.push_front(local);
+        }
+        self.captured = self.journal.last().map_or(Lsn::ZERO, |t| t.at.lsn);
+        self.on_way.clear();
+        self.marks.clear();
+        self.index = Index::new();
+        let last = self.journal.last();
+        self.clock = last.map_or_else(HybridClock::default, |t| {
+            HybridClock::restored(t.version.stamp)
+        });
+        // What is there may have come behind what is still to be captured; nobody can tell.
+        self.dispatched = self.applied.clone();
+        if let Some(last) = last {
+            self.dispatched.merge(&last.vector);
+        }
+        self.policies = Policies::new();
+        // Those whose capture was not durable are found again in the WAL.
+        let (me, captured) = (self.me, self.captured);
+        self.settings
+            .retain(|(_, at, _)| at.origin != me || at.lsn <= captured);
+        for (setting, at, begun) in &self.settings {
+            let begins = match *begun || self.without == Some(Rule::Late) {
+                true => Begins::Begun,
+                false => Begins::Stable([(at.origin, at.lsn)].into_iter().collect()),
+            };
+            self.policies.set(setting.clone(), begins);
+        }
+        self.rebuild(journals);
+    }
+
+    /// Row events journal by journal, the own one first; then the updates in the order of their stamps.
+    fn rebuild(&mut self, journals: &[&[Transaction]]) {
+        let own = self.journal.clone();
+        let others = journals.iter().copied().flatten();
+        let others = others.filter(|t| t.at.origin != self.me && self.applied.covers(t.at));
+        let all: Vec<Transaction> = own.into_iter().chain(others.cloned()).collect();
+        for t in &all {
+            self.clock.saw(t.version.stamp);
+            let local_lsn = if t.at.origin == self.me {
+                Lsn::ZERO
+            } else {
+                self.wal
+            };
+            if let Op::Event(key, row) = &t.op {
+                self.announce(t.version, t.at, &t.vector, *key, row.is_none(), local_lsn);
+            }
+        }
+        let mut updates: Vec<&Transaction> = all.iter().collect();
+        updates.sort_by_key(|t| (t.version.stamp, t.version.origin));
+        for t in updates {
+            if let Op::Update(key, update) = &t.op {
+                self.merge_index(
+                    *key,
+                    update.rules,
+                    t.version,
+                    t.at,
+                    &t.vector,
+                    &update.changes,
+                );
+            }
+        }
+    }
+
+    /// How many are on their way.
+    pub(crate) fn on_way(&self) -> usize {
+        self.on_way.len()
+    }
+}
