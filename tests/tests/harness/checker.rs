@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
-use everywrite_tests::checker::{Account, Row, Rows, account};
+use everywrite_tests::checker::{Account, Listed, Row, Rows, account};
 use everywrite_tests::history::{Effect, History, Outcome, Stamped, Transaction, Write};
 use everywrite_tests::workload::Table;
 
@@ -19,8 +19,10 @@ fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
             position: Lsn(u64::from(when)),
             vector: Vector::new(),
             ranks: Arc::default(),
+            columns: Arc::default(),
         }),
         writes,
+        merged: Vec::new(),
         passing: Vec::new(),
     }
 }
@@ -38,7 +40,12 @@ fn judge(history: &[Transaction], rows: &Rows, codes: u64, lost: &BTreeSet<Strin
         codes,
         ..Table::plain("t", 9)
     };
-    account(history, rows, &[table], lost)
+    let lost = lost.clone();
+    let listed = Listed {
+        lost,
+        ..Listed::default()
+    };
+    account(history, rows, &[table], &listed)
 }
 
 fn effect(tag: &str) -> Effect {
