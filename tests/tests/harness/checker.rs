@@ -194,6 +194,31 @@ fn rows_from_nowhere_and_rows_of_two_writes_show() {
 }
 
 #[test]
+fn what_is_parked_is_on_the_list_and_not_only_in_the_history() {
+    let parks = Table {
+        policies: &[("park", "{}")],
+        ..Table::plain("t", 9)
+    };
+    let history = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![put(1, "b")])];
+    let tags = BTreeSet::from(["a".to_owned()]);
+    let judge = |listed| account(&history, &rows(&[(1, "b")]), &[parks], &listed).violations;
+    let parked = Listed {
+        lost: tags.clone(),
+        parked: tags.clone(),
+    };
+    assert!(judge(parked).is_empty());
+    let only_lost = Listed {
+        lost: tags,
+        ..Listed::default()
+    };
+    let found = judge(only_lost);
+    assert!(
+        found.len() == 1 && found[0].contains("listed nowhere"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn counts_versions() {
     let history = [
         at(0, 1, vec![put(1, "a"), put(2, "b")]),

@@ -206,6 +206,7 @@ async fn nothing_is_lost_under_load_and_crashes() {
             .collect();
         assert!(missing.is_empty(), "{id}: {missing:?} of {things:?}");
     }
+    cluster.finish().unwrap();
 }
 
 /// A function that never says "nothing new": merging ends all the same, and nothing is merged twice where two
@@ -388,6 +389,7 @@ async fn kill_minus_nine_between_decision_and_merge() {
     merged(&cluster).await;
     assert_eq!(row(&cluster, 1).await, "2 4 {a,b}");
     assert_eq!(decisions(cluster.site(1), 1).await, "merged merged");
+    cluster.finish().unwrap();
 }
 
 #[tokio::test]

@@ -251,6 +251,7 @@ async fn it_stays_until_a_person_decides() {
     assert_eq!(cluster.site(1).value(&retry()).await.unwrap(), "updated");
     assert!(rows(&cluster).await.contains(",a "));
     assert_eq!(parked(&cluster).await, ["", "", ""]);
+    cluster.finish().unwrap();
 }
 
 /// One right for one thing, and what is written needs the caller's rights on the table.
