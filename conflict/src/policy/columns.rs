@@ -257,7 +257,8 @@ impl Columns {
     pub fn belongs(&self, covers: impl Fn(Position) -> bool) -> bool {
         match self.event {
             None => true,
-            Some((event, delete)) => !delete && covers(event.source),
+            // Of a delete that it has seen: the insert behind it is forgotten already.
+            Some((event, _)) => covers(event.source),
         }
     }
 
