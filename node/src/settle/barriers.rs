@@ -173,6 +173,7 @@ impl Setter {
                 self.horizon.store(first.oldest, Ordering::Release);
                 self.place.store(first.here.0, Ordering::Release);
                 self.ledger.flushed_is(&first.progress);
+                tracing::debug!(place = %first.here, "a barrier is passed");
                 return Ok(());
             }
             self.last = self.last.wrapping_add(1);

@@ -490,6 +490,9 @@ impl Ledger {
     /// have landed or failed. Until then they could write over what this one decides.
     pub async fn wait_for_blind(&self, blind: &Vector) {
         let mut sighted = self.sighted.subscribe();
+        if !sighted.borrow().covers_all(blind) {
+            tracing::debug!("a decision waits for groups that are on their way");
+        }
         // The sender lives as long as the ledger.
         let _ = sighted.wait_for(|v| v.covers_all(blind)).await;
     }
