@@ -276,11 +276,14 @@ struct Session {
     sequence: u64,
 }
 
+/// A table and a key, or none for all of them.
+type Place = (&'static str, Option<i64>);
+
 /// What a transaction has written so far.
 #[derive(Clone, Default)]
 struct Pending {
     /// The last word for each key.
-    rows: BTreeMap<(&'static str, Option<i64>), (Option<String>, Effect)>,
+    rows: BTreeMap<Place, (Option<String>, Effect)>,
     /// The same of tables that are merged.
     merged: merged::writes::Pending,
 }

@@ -229,7 +229,11 @@ fn the_greatest_of_what_had_not_seen_each_other_stays() {
     let low = standing(high(2, 3, &[], 7), &[("high", 6)]);
     wrong(kept(&[low], &[number("high", 7)], &[]), "stands at 6");
     let whole = at(0, 1, &[], update(&[number("low", -3)]));
-    right(kept(&[whole.clone()], &[number("low", -3)], &[]));
+    right(kept(
+        std::slice::from_ref(&whole),
+        &[number("low", -3)],
+        &[],
+    ));
     let mut unmerged = whole;
     unmerged.stamped.as_mut().unwrap().columns = Arc::default();
     wrong(kept(&[unmerged], &[number("low", -3)], &[]), "not merged");
