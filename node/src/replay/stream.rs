@@ -487,7 +487,11 @@ impl Stream {
         self.options.context.ledger.commits(origin, last);
         // From here on only an answer, or the next session, tells what became of it.
         self.on_way.push_back(group);
-        writer.send_behind()
+        let sent = writer.send_behind();
+        if self.on_way.len() > 1 {
+            tracing::debug!(%origin, "a group is at the server behind another");
+        }
+        sent
     }
 
     /// The answer to a group of the fast path.

@@ -120,7 +120,7 @@ struct Inner {
 pub struct Captured {
     /// Local WAL up to here is announced to the index.
     pub lsn: Lsn,
-    /// The newest barrier that capture has met.
+    /// The last barrier that capture has met, whoever set it.
     pub barrier: u64,
 }
 
@@ -390,8 +390,7 @@ impl Ledger {
 
     /// Capture has met a barrier: everything before it in the WAL is announced.
     pub fn barrier(&self, token: u64) {
-        self.captured
-            .send_modify(|c| c.barrier = c.barrier.max(token));
+        self.captured.send_modify(|c| c.barrier = token);
     }
 
     /// Follows capture.
@@ -491,6 +490,9 @@ impl Ledger {
     /// have landed or failed. Until then they could write over what this one decides.
     pub async fn wait_for_blind(&self, blind: &Vector) {
         let mut sighted = self.sighted.subscribe();
+        if !sighted.borrow().covers_all(blind) {
+            tracing::debug!("a decision waits for groups that are on their way");
+        }
         // The sender lives as long as the ledger.
         let _ = sighted.wait_for(|v| v.covers_all(blind)).await;
     }

@@ -393,6 +393,7 @@ mod tests {
                 table: "stock".to_owned(),
                 merging: 2,
                 parked: 1,
+                ..OpenConflicts::default()
             }],
             ..Status::default()
         }

@@ -59,6 +59,8 @@ pub struct OpenConflicts {
     pub merging: u64,
     /// Waits for a person.
     pub parked: u64,
+    /// When the oldest of them was decided, Unix microseconds; 0 when nothing is open.
+    pub oldest_at_us: i64,
 }
 
 /// Conflicts of one table and kind.

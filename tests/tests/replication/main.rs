@@ -5,6 +5,7 @@
 
 mod away;
 mod bad_input;
+mod barrier_of_an_earlier_run;
 mod basic;
 mod chained_groups;
 mod column_types;
