@@ -196,3 +196,7 @@ impl Bounds {
         Some(first.stamp) <= self.newest || !self.sources.iter().all(seen)
     }
 }
+
+#[cfg(test)]
+#[path = "spilled_tests.rs"]
+mod tests;

@@ -116,9 +116,22 @@ impl Known {
         entry
     }
 
-    /// What memory alone says: of what was asked for just before, or need not be asked for.
-    pub(crate) fn in_memory(&self, relation: RelationHash, key: KeyHash) -> Option<Entry> {
-        self.0.borrow().index.get(relation, key)
+    /// What memory alone says: of what was asked for just before, or need not be asked for, because of
+    /// what a file could have `nothing` matters to who asks.
+    pub(crate) fn in_memory(
+        &self,
+        relation: RelationHash,
+        key: KeyHash,
+        nothing: impl Fn(&Entry) -> bool,
+    ) -> Option<Entry> {
+        let inner = self.0.borrow();
+        let said = inner.index.get(relation, key);
+        let whole = inner.whole.as_ref().map(|whole| whole.get(relation, key));
+        let same = whole.is_none_or(|whole| {
+            inner.same(said, whole) || said.or(whole).is_some_and(|e| nothing(&e))
+        });
+        assert!(same, "{key:?} is {said:?} and not {whole:?}");
+        said
     }
 
     pub(crate) fn announce(&self, relation: RelationHash, key: KeyHash, entry: Entry) -> Announced {

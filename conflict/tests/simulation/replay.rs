@@ -150,7 +150,15 @@ impl Site {
         if travelled || index.group_asks(place, first.stamp, &first.seen) {
             index.recall(keys.clone().map(data::hash));
         }
-        let entry = |key: Key| index.in_memory(data::relation(key), data::hash(key));
+        // What all of the group have seen is no opponent.
+        let seen = |e: &Entry| {
+            e.version < first.version
+                && e.source.is_some_and(|s| match s.origin == origin {
+                    true => s.lsn < first.position,
+                    false => first.seen.covers(s),
+                })
+        };
+        let entry = |key: Key| index.in_memory(data::relation(key), data::hash(key), seen);
         if group.len() > 1
             && self.rules.has(Rule::Split)
             && folded
@@ -206,7 +214,7 @@ impl Site {
         let busy = |key: Key| {
             let entry = daemon
                 .index
-                .in_memory(data::relation(key), data::hash(key));
+                .in_memory(data::relation(key), data::hash(key), |e| !e.in_flight());
             // A second look, or a decision that is not committed.
             let entry = entry.filter(Entry::in_flight);
             entry.is_some_and(|e| e.source.is_none_or(|s| s.origin != origin))

@@ -321,7 +321,10 @@ impl Site {
         for folded in fold.finish() {
             let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
             let deleted = folded.net.row().is_none();
-            let before = self.daemon.index.in_memory(relation, hash);
+            let before = self
+                .daemon
+                .index
+                .in_memory(relation, hash, |e| e.local_lsn < position);
             let over = before.is_some_and(|e| e.local_lsn >= position);
             self.paths.over_claimed += usize::from(over);
             let repair = deleted && over && self.rules.has(Rule::Repair);
