@@ -94,9 +94,6 @@ fn who_is_away_can_be_left_out() {
     settled.replayed(C, &vector(&[(A, 2), (B, 18)]));
     let nearly = |settled: &mut Settled, away| settled.stable_without(&applied, away);
     assert_eq!(nearly(&mut settled, 0), settled.stable(&applied));
-    assert_eq!(
-        nearly(&mut settled, 1),
-        vector(&[(A, 9), (B, 20), (C, 30)])
-    );
+    assert_eq!(nearly(&mut settled, 1), vector(&[(A, 9), (B, 20), (C, 30)]));
     assert_eq!(nearly(&mut settled, 2), applied);
 }

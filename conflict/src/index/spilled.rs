@@ -22,7 +22,7 @@
 //!   it holds may be forgotten.
 
 use super::{Entry, Index, Slot};
-use crate::{KeyHash, Lsn, NodeId, Position, Stamp, Vector};
+use crate::{KeyHash, Lsn, Position, Stamp, Vector};
 
 /// What a set of entries can hold at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,8 +102,24 @@ impl Index {
     pub fn group_asks(&self, first: Option<First<'_>>) -> bool {
         match &self.spilled {
             None => false,
-            Some(bounds) => bounds.concern(first),
+            Some(bounds) => self.asks(bounds, first),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn asks(&self, bounds: &Bounds, first: Option<First<'_>>) -> bool {
+        // A row that is above a truncate may be in a file, and the truncate is not what a group
+        // meets that has seen the row.
+        let truncates = self.truncates.values();
+        first.is_none_or(|first| {
+            !bounds.seen_by(&first)
+                || truncates
+                    .map(|t| (t.source, t.version.stamp))
+                    .any(|(source, stamp)| {
+                        stamp >= first.stamp || !source.is_some_and(|s| first.has_seen(s))
+                    })
+        })
     }
 
     /// Whether a local transaction has to ask the files: something there may have been written to the
@@ -112,7 +128,12 @@ impl Index {
     pub fn capture_asks(&self, position: Lsn, stamp: Stamp) -> bool {
         match &self.spilled {
             None => false,
-            Some(b) => position <= b.written || Some(stamp) <= b.newest,
+            Some(bounds) => {
+                let over = |t: &Entry| position <= t.local_lsn || stamp <= t.version.stamp;
+                position <= bounds.written
+                    || Some(stamp) <= bounds.newest
+                    || self.truncates.values().any(over)
+            }
         }
     }
 
@@ -183,17 +204,19 @@ impl Index {
 }
 
 impl Bounds {
-    #[cold]
-    #[inline(never)]
-    fn concern(&self, first: Option<First<'_>>) -> bool {
-        let Some(first) = first else {
-            return true;
-        };
-        let seen = |(origin, lsn): (NodeId, Lsn)| match origin == first.position.origin {
-            true => lsn < first.position.lsn,
-            false => lsn <= first.seen.get(origin),
-        };
-        Some(first.stamp) <= self.newest || !self.sources.iter().all(seen)
+    fn seen_by(&self, first: &First<'_>) -> bool {
+        let sources = self.sources.iter();
+        let mut sources = sources.map(|(origin, lsn)| Position { origin, lsn });
+        Some(first.stamp) > self.newest && sources.all(|s| first.has_seen(s))
+    }
+}
+
+impl First<'_> {
+    fn has_seen(&self, source: Position) -> bool {
+        match source.origin == self.position.origin {
+            true => source.lsn < self.position.lsn,
+            false => self.seen.covers(source),
+        }
     }
 }
 

@@ -27,7 +27,9 @@ fn entry(stamp: i64) -> Entry {
 /// All that may leaves; what a file would have.
 fn spill(index: &mut Index) -> Vec<(KeyHash, Entry)> {
     let parts = 0..PARTS;
-    let leaving: Vec<_> = parts.flat_map(|part| index.spillable(part, |_| true)).collect();
+    let leaving: Vec<_> = parts
+        .flat_map(|part| index.spillable(part, |_| true))
+        .collect();
     let mut bounds = index.spilled().cloned().unwrap_or_default();
     leaving.iter().for_each(|(_, entry)| bounds.add(entry));
     index.set_spilled(Some(bounds));
@@ -47,7 +49,9 @@ fn first(lsn: u64, stamp: i64, seen: &Vector) -> Option<First<'_>> {
 #[test]
 fn all_parts_leave_in_the_order_of_keys_and_come_back() {
     let mut index = Index::new();
-    (1..=1000).for_each(|n| drop(index.announce(TABLE, key(n), entry(n as i64))));
+    (1..=1000).for_each(|n| {
+        index.announce(TABLE, key(n), entry(n as i64));
+    });
     let file = spill(&mut index);
     assert!(file.is_sorted_by_key(|(key, _)| *key));
     assert_eq!((file.len(), index.len()), (1000, 0));
@@ -88,7 +92,9 @@ fn what_memory_has_is_newer_than_a_file() {
     let mut index = Index::new();
     index.announce(TABLE, key(1), entry(1));
     let parts = 0..PARTS;
-    let old: Vec<_> = parts.flat_map(|part| index.spillable(part, |_| true)).collect();
+    let old: Vec<_> = parts
+        .flat_map(|part| index.spillable(part, |_| true))
+        .collect();
     let mut bounds = Bounds::default();
     old.iter().for_each(|(_, entry)| bounds.add(entry));
     index.set_spilled(Some(bounds));
@@ -141,4 +147,24 @@ fn nothing_is_forgotten_while_a_file_may_have_an_older_version() {
     index.set_spilled(None);
     assert_eq!(index.forget(&stable, Lsn(9)), 1);
     assert_eq!(index.len(), 0);
+}
+
+#[test]
+fn a_truncate_that_is_not_seen_may_hide_what_is() {
+    let mut index = Index::new();
+    index.announce(TABLE, key(1), entry(8));
+    spill(&mut index);
+    let truncate = Entry {
+        version: Version::new(Stamp(4), NodeId(3)),
+        source: Some(at(NodeId(3), 1)),
+        deleted: true,
+        local_lsn: Lsn(7),
+    };
+    index.announce_truncate(TABLE, truncate);
+    let mut seen: Vector = [(A, Lsn(8))].into_iter().collect();
+    assert!(index.group_asks(first(31, 10, &seen)));
+    seen.set(NodeId(3), Lsn(1));
+    assert!(!index.group_asks(first(31, 10, &seen)));
+    assert!(index.capture_asks(Lsn(7), Stamp(10)));
+    assert!(!index.capture_asks(Lsn(8), Stamp(10)));
 }

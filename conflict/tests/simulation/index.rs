@@ -267,7 +267,12 @@ impl Known {
     /// What is known of each key, wherever.
     pub(crate) fn all(&self) -> BTreeMap<KeyHash, Entry> {
         let inner = self.0.borrow();
-        let mut all: BTreeMap<_, _> = inner.files.iter().flatten().map(|(k, e)| (*k, *e)).collect();
+        let mut all: BTreeMap<_, _> = inner
+            .files
+            .iter()
+            .flatten()
+            .map(|(k, e)| (*k, *e))
+            .collect();
         all.extend(inner.index.iter());
         all
     }
@@ -301,9 +306,8 @@ impl Inner {
     /// Whether two answers are the same, but for what one of them may have forgotten.
     fn same(&self, said: Option<Entry>, whole: Option<Entry>) -> bool {
         let (stable, captured) = &self.forgettable;
-        let gone = |e: &Entry| {
-            e.local_lsn <= *captured && e.source.is_some_and(|s| stable.covers(s))
-        };
+        let gone =
+            |e: &Entry| e.local_lsn <= *captured && e.source.is_some_and(|s| stable.covers(s));
         said == whole || said.or(whole).is_some_and(|e| gone(&e))
     }
 }

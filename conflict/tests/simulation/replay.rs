@@ -214,7 +214,7 @@ impl Site {
         let busy = |key: Key| {
             let entry = daemon
                 .index
-                .in_memory(data::relation(key), data::hash(key), |e| !e.in_flight());
+                .in_memory(data::relation(key), data::hash(key), |_| true);
             // A second look, or a decision that is not committed.
             let entry = entry.filter(Entry::in_flight);
             entry.is_some_and(|e| e.source.is_none_or(|s| s.origin != origin))

@@ -89,7 +89,9 @@ fn sites_with_policies_converge() {
 #[test]
 fn indexes_that_spill_converge() {
     let (spilled, recalled) = first(&[20, 21, 22, 23, 24, 25], each(20));
-    say(&format!("{spilled} entries have left memory, {recalled} came back"));
+    say(&format!(
+        "{spilled} entries have left memory, {recalled} came back"
+    ));
     assert!(spilled > 0 && recalled > 0);
 }
 

@@ -81,5 +81,8 @@ pub(crate) const SHAPES: [Shape; 26] = [
     spills(shape(3, 40, 600, 12, 20, 1, 80), 60),
     spills(shape(2, 30, 400, 5, 4, 5, 30), 50),
     spills(stormy(shape(4, 50, 800, 5, 4, 3, 10), 2, 300, 150), 30),
-    spills(policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1), 30),
+    spills(
+        policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
+        30,
+    ),
 ];
