@@ -6,6 +6,7 @@ mod changed;
 mod keys;
 mod ledger;
 mod looked;
+mod spilled;
 mod steward;
 
 pub use barriers::Barriers;
@@ -14,8 +15,8 @@ pub use beats::{Beat, Beats};
 pub(crate) use changed::changed;
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched,
-    describe,
+    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Outside, Stamped,
+    Touched, describe,
 };
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};
