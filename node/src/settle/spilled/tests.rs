@@ -127,7 +127,7 @@ fn a_newer_file_hides_an_older_one_and_merging_keeps_that() {
         .merge(|level| folder.begin(level), || false)
         .unwrap()
         .unwrap();
-    let files = files.replaced(&run, merged).unwrap();
+    files = files.replaced(&run, merged).unwrap();
     assert_eq!(files.sizes().0, 1);
     assert!(files.to_merge().is_none());
     let mut after = files.find(all).unwrap();
