@@ -461,6 +461,29 @@ impl Cluster {
         }
     }
 
+    /// Waits until what is committed at each site by now stands in its journal. Sites that agree may still
+    /// have to write down what changed no row.
+    pub async fn captured(&self) -> anyhow::Result<()> {
+        for site in &self.sites {
+            let client = site.sql().await?;
+            let end = "select pg_current_wal_insert_lsn()::text";
+            let end: String = client.query_one(end, &[]).await?.get(0);
+            let query = format!(
+                "select coalesce(bool_and(confirmed_flush_lsn >= '{end}'), false) from pg_replication_slots"
+            );
+            let what = format!("{} to capture up to {end}", site.node.name());
+            wait::until(&what, wait::LIMIT, async || {
+                let row = client.query_one(&query, &[]).await;
+                match row.map_err(|e| e.to_string())?.get(0) {
+                    true => Ok(()),
+                    false => Err("its slot is not there yet".to_owned()),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// Ends a test: no node has said anything that the test did not provoke.
     pub fn finish(self) -> anyhow::Result<()> {
         let complaints: Vec<String> = self

@@ -24,6 +24,7 @@ use everywrite_conflict::{
     Decision, Entry, KeyHash, Kind, Lsn, Net, NodeId, Operation, Position, RelationHash, Vector,
     Version, decide,
 };
+use rustc_hash::FxHashSet;
 
 use super::Error;
 use super::batch::{Batch, RowKey, Slot, TableBatch};
@@ -66,7 +67,7 @@ pub(super) struct Decided {
     /// (table, key, version) whose entries land with the transaction.
     pub lost: Vec<(RelationHash, KeyHash, Version)>,
     /// Changes that are not written, because something newer is known.
-    pub(super) kept: HashSet<(KeyHash, Version)>,
+    pub(super) kept: FxHashSet<(KeyHash, Version)>,
     /// Its conflicts.
     pub conflicts: ConflictCounts,
     /// (table, version) of truncates, whose entries land with the transaction.

@@ -47,6 +47,8 @@ pub enum Statement {
     },
     /// Many rows, as arrays.
     UpdateSet,
+    /// So many that they are better found all at once: see [`Mapping::array_key`].
+    UpdateLargeSet,
     /// One row by key.
     Delete,
     /// Many rows, as arrays.
@@ -55,6 +57,8 @@ pub enum Statement {
     Lock,
     /// The same for many, as arrays.
     LockSet,
+    /// The same for as many as in [`Statement::UpdateLargeSet`].
+    LockLargeSet,
     /// Reads these columns of one row by key.
     Read(Vec<usize>),
     /// Writes many entries of the conflict history.
@@ -179,6 +183,18 @@ impl Mapping {
         self.identity.columns.iter().map(|c| c.0)
     }
 
+    /// The key's cell, if it is one column of a built-in type: `key = any(array)` then finds a set of rows in
+    /// the order of the index, each page once, and never costs more than the set is large.
+    ///
+    /// A join with the array does, where the planner takes the table for nearly empty while it is not (it was
+    /// analyzed when it was): it reads the whole array for each row of the table.
+    pub(super) fn array_key(&self) -> Option<usize> {
+        match self.identity.columns.as_slice() {
+            [(cell, _)] if self.oid(*cell) < FIRST_NORMAL => Some(*cell),
+            _ => None,
+        }
+    }
+
     /// Whether the cell is part of the key.
     pub fn is_key(&self, cell: usize) -> bool {
         self.identity.columns.iter().any(|c| c.0 == cell)
@@ -233,10 +249,12 @@ impl Mapping {
                 differences,
             } => format!("w{}d{}", list(values), list(differences)),
             Statement::UpdateSet => "us".to_owned(),
+            Statement::UpdateLargeSet => "ul".to_owned(),
             Statement::Delete => "d".to_owned(),
             Statement::DeleteSet => "ds".to_owned(),
             Statement::Lock => "l".to_owned(),
             Statement::LockSet => "ls".to_owned(),
+            Statement::LockLargeSet => "ll".to_owned(),
             Statement::Read(columns) => format!("r{}", list(columns)),
             Statement::History { delete, missing } => {
                 format!("h{}_{}", u8::from(*delete), list(missing))
@@ -338,7 +356,7 @@ impl Mapping {
                 values,
                 differences,
             } => self.merge_sql(values, differences),
-            Statement::UpdateSet => {
+            Statement::UpdateSet | Statement::UpdateLargeSet => {
                 let set = self.updated(&[]);
                 let all: Vec<usize> = set.iter().chain(&key).copied().collect();
                 let names = |prefix: &str| {
@@ -358,8 +376,14 @@ impl Mapping {
                     ));
                 }
                 let p = all.len();
+                let found = match (statement, self.array_key()) {
+                    (Statement::UpdateLargeSet, Some(i)) => {
+                        format!("t.{} = any(${p}) and ", self.column(i))
+                    }
+                    _ => String::new(),
+                };
                 let sql = format!(
-                    "with u as (update {table} t set {} from unnest({}) as n({}) where {} and {} returning 1) \
+                    "with u as (update {table} t set {} from unnest({}) as n({}) where {found}{} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
                     values.join(", "),
                     Self::params(1, p),
@@ -386,15 +410,20 @@ impl Mapping {
             }
             Statement::DeleteSet => {
                 let k = key.len();
+                let (using, found) = match self.array_key() {
+                    Some(i) => (String::new(), format!("t.{} = any($1)", self.column(i))),
+                    None => {
+                        let names: Vec<String> = key.iter().map(|i| format!("c{i}")).collect();
+                        let (params, names) = (Self::params(1, k), names.join(", "));
+                        (
+                            format!("using unnest({params}) as n({names})"),
+                            self.by_key(|_, i| format!("n.c{i}")),
+                        )
+                    }
+                };
                 let sql = format!(
-                    "with u as (delete from {table} t using unnest({}) as n({}) where {} and {} returning 1) \
+                    "with u as (delete from {table} t {using} where {found} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
-                    Self::params(1, k),
-                    key.iter()
-                        .map(|i| format!("c{i}"))
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                    self.by_key(|_, i| format!("n.c{i}")),
                     guard(k + 1, k + 2),
                     k + 3
                 );
@@ -413,11 +442,17 @@ impl Mapping {
                 types.extend([BOOL, XID]);
                 (sql, types)
             }
-            Statement::LockSet => {
+            Statement::LockSet | Statement::LockLargeSet => {
                 let k = key.len();
+                let found = match (statement, self.array_key()) {
+                    (Statement::LockLargeSet, Some(i)) => {
+                        format!("t.{} = any($1) and ", self.column(i))
+                    }
+                    _ => String::new(),
+                };
                 let sql = format!(
                     "select n.ord, not {}, {OWN} from unnest({}) with ordinality as n({}, ord) \
-                     join {table} t on {} for update of t",
+                     join {table} t on {found}{} for update of t",
                     guard(k + 1, k + 2),
                     Self::params(1, k),
                     key.iter()

@@ -6,10 +6,12 @@ use crate::pg::Target;
 use crate::pg::pipeline::Session;
 
 /// What a session that applies groups sets besides.
-pub(super) const APPLYING: [&str; 2] = [
+pub(super) const APPLYING: [&str; 3] = [
     "set synchronous_commit = off",
     // Sets are found by index; the planner cannot know how many rows an array has.
     "set plan_cache_mode = force_generic_plan",
+    // A plan made while a table is small is used when it has grown.
+    "set enable_seqscan = off",
 ];
 
 /// A session with the replication origin `origin`, which is made if it is missing. An error with code

@@ -17,6 +17,9 @@ use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
 const SET_ROWS: usize = 4;
+/// From this many rows on what is updated is found all at once, if the key allows it; below, it is not worth
+/// two statements more.
+const LARGE_SET_ROWS: usize = 128;
 /// From this many rows on `COPY` wins over arrays: it is parsed anew each time.
 const COPY_ROWS: usize = 24;
 
@@ -324,10 +327,17 @@ impl Writer {
             let mut all = mapping.updated(&[]);
             all.extend(&key);
             let arrays = Arrays::of(mapping, &all, &sets);
-            let bind = arrays.bind(self.statement(mapping, &Statement::UpdateSet));
+            let large = is_large(mapping, sets.len());
+            let statement = match large {
+                true => Statement::UpdateLargeSet,
+                false => Statement::UpdateSet,
+            };
+            self.nested_loops(large, false);
+            let bind = arrays.bind(self.statement(mapping, &statement));
             bind_guard(bind, guard)
                 .binary(Some(&(sets.len() as i64).to_be_bytes()))
                 .execute();
+            self.nested_loops(large, true);
         }
         for row in rows.iter().filter(|r| !as_set || !in_sets(r)) {
             let missing = row.missing();
@@ -336,6 +346,17 @@ impl Writer {
             let bind = self.statement(mapping, &Statement::Update(missing));
             let bind = bind_cells(bind, mapping, &written, &cells);
             bind_guard(bind_cells(bind, mapping, &key, &cells), guard).execute();
+        }
+    }
+
+    /// Around a large set: its rows are found first, all at once, and then joined with what is to become of them.
+    fn nested_loops(&mut self, large: bool, on: bool) {
+        let (name, sql) = match on {
+            true => ("rows", "set local enable_nestloop to default"),
+            false => ("sets", "set local enable_nestloop = off"),
+        };
+        if large {
+            self.bind(name, sql, &[]).execute();
         }
     }
 
@@ -409,8 +430,16 @@ impl Writer {
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.has_text()) {
             let arrays = Arrays::of(mapping, &key, rows);
-            let bind = arrays.bind(self.statement(mapping, &Statement::LockSet));
-            return Locks::Set(bind_guard(bind, Guard::Horizon(horizon)).execute());
+            let large = is_large(mapping, rows.len());
+            let statement = match large {
+                true => Statement::LockLargeSet,
+                false => Statement::LockSet,
+            };
+            self.nested_loops(large, false);
+            let bind = arrays.bind(self.statement(mapping, &statement));
+            let at = bind_guard(bind, Guard::Horizon(horizon)).execute();
+            self.nested_loops(large, true);
+            return Locks::Set(at);
         }
         let mut first = None;
         for row in rows {
@@ -536,6 +565,10 @@ pub(super) struct Floor<'a> {
     pub position: Position,
     /// That one's id at its origin.
     pub xid: u32,
+}
+
+fn is_large(mapping: &Mapping, rows: usize) -> bool {
+    rows >= LARGE_SET_ROWS && mapping.array_key().is_some()
 }
 
 /// Where the answers about locked rows are among the outcomes.

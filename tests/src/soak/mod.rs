@@ -244,6 +244,7 @@ pub async fn judge(
     archive: &Archive,
 ) -> anyhow::Result<Judgement> {
     cluster.converged().await?;
+    cluster.captured().await?;
     archive.keep(&cluster.sites)?;
     let journals = archive.read()?;
     let (mut conflicts, mut violations) = (Vec::new(), journals.check());

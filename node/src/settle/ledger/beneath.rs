@@ -14,14 +14,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use everywrite_conflict::{Entry, KeyHash, NodeId, RelationHash, Vector, Version};
+use everywrite_conflict::{Entry, Identity, KeyHash, NodeId, RelationHash, Vector, Version};
 
 use super::Intent;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Beneath {
-    rows: HashMap<KeyHash, Row>,
+    rows: HashMap<KeyHash, Row, Identity>,
 }
 
 /// What the own site has written last of a key; a row, or the delete of one.

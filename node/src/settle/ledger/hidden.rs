@@ -8,12 +8,12 @@
 
 use std::collections::HashMap;
 
-use everywrite_conflict::{KeyHash, NodeId, RelationHash, Vector};
+use everywrite_conflict::{Identity, KeyHash, NodeId, RelationHash, Vector};
 
 /// Which blind groups there were when something else became a key's entry.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
-    keys: HashMap<KeyHash, Vector>,
+    keys: HashMap<KeyHash, Vector, Identity>,
     tables: HashMap<RelationHash, Vector>,
 }
 
@@ -34,6 +34,9 @@ impl Hidden {
 
     /// Drops what is not on its way any more; true if nothing is left.
     pub(super) fn sighted(&mut self, sighted: &Vector) -> bool {
+        if self.keys.is_empty() && self.tables.is_empty() {
+            return true;
+        }
         let under_way = |groups: &Vector| !sighted.covers_all(groups);
         self.keys.retain(|_, groups| under_way(groups));
         self.tables.retain(|_, groups| under_way(groups));
