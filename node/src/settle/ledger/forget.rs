@@ -1,6 +1,6 @@
 //! What the index forgets because it is stable.
 
-use everywrite_conflict::{Lsn, PARTS, Vector};
+use everywrite_conflict::{Bounds, Lsn, PARTS, Vector};
 
 use super::{Inner, Ledger};
 
@@ -47,7 +47,7 @@ impl Inner {
         let Some(files) = self.files.without_stable(stable, captured) else {
             return 0;
         };
-        let keys = |inner: &Inner| inner.index.spilled().map_or(0, |b| b.keys());
+        let keys = |inner: &Inner| inner.index.spilled().map_or(0, Bounds::keys);
         let before = keys(self);
         self.set_files(files);
         usize::try_from(before - keys(self)).unwrap_or(usize::MAX)

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use everywrite_conflict::{Entry, First, Index, KeyHash, Lsn, PARTS, RelationHash, Stamp, Vector};
+use everywrite_conflict::{
+    Bounds, Entry, First, Index, KeyHash, Lsn, PARTS, RelationHash, Stamp, Vector,
+};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Inner, Ledger, Merged, Touched};
@@ -290,7 +292,7 @@ impl Ledger {
     /// What is outside of memory.
     pub fn outside(&self) -> Outside {
         let inner = self.inner.lock();
-        let keys = inner.index.spilled().map_or(0, |b| b.keys());
+        let keys = inner.index.spilled().map_or(0, Bounds::keys);
         let (files, bytes) = inner.files.sizes();
         drop(inner);
         let asked = self.spilling.as_ref().map(|s| s.folder.asked());

@@ -135,6 +135,6 @@ fn bits(key: KeyHash) -> [usize; 4] {
     let low = key.0 as u64;
     [0, 16, 32, 48].map(|shift| {
         let number = (low >> shift) & 0xffff;
-        (number * FILTER_BITS >> 16) as usize
+        ((number * FILTER_BITS) >> 16) as usize
     })
 }
