@@ -46,6 +46,7 @@ mod schema_mismatch;
 mod second_unique_key;
 mod skip_transaction;
 mod slot_dropped;
+mod spilled;
 mod stop_by_signal;
 mod strangers;
 mod toast;

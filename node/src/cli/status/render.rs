@@ -74,9 +74,18 @@ fn lines(out: &mut String, status: &Status) {
     );
     let _ = writeln!(
         out,
-        "index      {} keys, {} forgotten",
+        "index      {} keys, {} forgotten{}",
         count(status.index.entries),
         count(status.index.forgotten),
+        match status.index.files {
+            0 => String::new(),
+            files => format!(
+                ", {} in {} files ({}) for absent nodes",
+                count(status.index.spilled),
+                count(files),
+                bytes(status.index.file_bytes)
+            ),
+        },
     );
     let kinds: Vec<String> = status
         .conflicts

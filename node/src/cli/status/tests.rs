@@ -82,6 +82,7 @@ fn busy() -> Status {
         index: IndexStatus {
             entries: 1_000,
             forgotten: 5,
+            ..IndexStatus::default()
         },
         conflicts: BTreeMap::from([
             ("update_origin_differs".into(), 7),
