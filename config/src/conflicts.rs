@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::Size;
 use crate::section::Kind;
 use crate::section::Presence::Default;
 
@@ -26,5 +27,17 @@ crate::section::section! {
         ///
         /// Since 0.2.0.
         history_rows: u64, Kind::Integer { min: 0, max: 1_000_000_000 }, Default("1000000");
+
+        /// How much memory the conflict index takes before what only absent nodes can still conflict
+        /// with goes to files in `data-directory`.
+        ///
+        /// A key takes up to 112 bytes in memory and 49 in a file. Until the absent node is back, and
+        /// has all that was written meanwhile, the files grow; they are read only when its
+        /// transactions come. Tables with a policy stay in memory.
+        ///
+        /// Since 0.2.0.
+        index_memory: Size,
+            Kind::Size { min: Size::from_bytes(64 << 10), max: Size::from_bytes(1 << 40) },
+            Default("\"64MiB\"");
     }
 }

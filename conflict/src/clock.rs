@@ -35,9 +35,14 @@ impl HybridClock {
 
     /// The stamp of the next local transaction, in the order of capture.
     pub fn stamp(&mut self, commit_time: Stamp) -> Stamp {
-        let stamp = commit_time.max(self.last.next()).max(self.seen.next());
+        let stamp = self.next(commit_time);
         self.last = stamp;
         stamp
+    }
+
+    /// What it would be now.
+    pub fn next(&self, commit_time: Stamp) -> Stamp {
+        commit_time.max(self.last.next()).max(self.seen.next())
     }
 
     /// A transaction with `stamp` is about to be replayed here. To be called before its first

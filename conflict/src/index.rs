@@ -18,6 +18,9 @@
 //! What is stable is swept out, part by part, when it is likely to be a fourth of all: reading a
 //! map from one end to the other costs nanoseconds an entry, finding one key in it a cache miss or
 //! two. So nothing remembers which keys are due, only how many were announced up to which place.
+//!
+//! While a member is away nothing becomes stable, and what it has not acknowledged may leave memory:
+//! see `index/spilled.rs`.
 
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry as Place;
@@ -26,10 +29,12 @@ use std::sync::Arc;
 
 mod merged;
 mod ranked;
+mod spilled;
 
 use merged::Merged;
 pub use merged::{ColumnChange, Merging, Update};
 use ranked::Held;
+pub use spilled::{Bounds, First};
 
 use crate::key::Identity;
 use crate::{KeyHash, Lsn, NodeId, Position, RelationHash, Stamp, Vector, Version, invariants};
@@ -106,6 +111,8 @@ pub struct Index {
     sweep: Behind,
     /// How many entries it has met that are not stable.
     unstable: usize,
+    /// What has left memory.
+    spilled: Option<Box<Bounds>>,
 }
 
 /// An [`Entry`] in 32 bytes.
@@ -171,6 +178,7 @@ impl Default for Index {
             behind: Behind::default(),
             sweep: Behind::default(),
             unstable: 0,
+            spilled: None,
         }
     }
 }
@@ -438,7 +446,8 @@ impl Index {
             }
         }
         let due = self.due + self.behind.passed(captured);
-        if due == 0 || due.saturating_mul(SWEEP) < self.len() {
+        // An older version of a key would come up again from a file.
+        if due == 0 || self.has_spilled() || due.saturating_mul(SWEEP) < self.len() {
             return false;
         }
         self.due = 0;
@@ -466,6 +475,10 @@ impl Index {
 
     /// Drops what may be forgotten of one part; returns how many.
     pub fn sweep(&mut self, part: usize, stable: &Vector, captured: Lsn) -> usize {
+        if self.has_spilled() {
+            self.leave(part);
+            return 0;
+        }
         let Some(shard) = self.shards.get_mut(part) else {
             return 0;
         };
@@ -509,7 +522,7 @@ impl Index {
         dropped + ranked
     }
 
-    /// How many rows and truncates it knows.
+    /// How many rows and truncates it has in memory.
     pub fn len(&self) -> usize {
         let plain = self.shards.iter().map(HashMap::len).sum::<usize>();
         plain + self.truncates.len() + self.ranked.len() + self.merged.len()
@@ -533,7 +546,7 @@ impl Index {
             + self.merged_bytes()
     }
 
-    /// Every row's entry, in no order.
+    /// Every row's entry that is in memory, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (KeyHash, Entry)> + '_ {
         self.shards
             .iter()

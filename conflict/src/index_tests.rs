@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::columns::{Column, Merge, Take};
 
 const TABLE: RelationHash = RelationHash(7);
 
@@ -318,4 +319,32 @@ proptest! {
         first.forget(&all, Lsn::ZERO);
         prop_assert!(first.is_empty());
     }
+}
+
+/// An update of a row that was inserted behind a TRUNCATE, when the insert is forgotten and the TRUNCATE is not.
+#[test]
+fn an_update_that_has_seen_a_truncate_is_of_a_row_behind_it() {
+    let mut index = Index::new();
+    let (truncate, insert) = (entry(5, 50), entry(6, 60));
+    index.announce_truncate(TABLE, truncate);
+    index.announce(TABLE, key(1), insert);
+    index.forget(&stable(60), Lsn::ZERO);
+    index.announce_truncate(TABLE, truncate);
+    assert!(index.get(TABLE, key(1)).unwrap().deleted);
+    let columns = [ColumnChange {
+        column: Column(1),
+        merge: Merge::LastUpdateWins,
+        height: 0,
+    }];
+    let update = |lsn, stamp| Update {
+        relation: TABLE,
+        key: key(1),
+        version: Version::new(Stamp(stamp), NodeId(2)),
+        source: at(2, lsn),
+        columns: &columns,
+    };
+    let has_seen = |p: Position| p.lsn <= Lsn(60);
+    let merging = index.merge(&update(7, 7), has_seen);
+    assert!(merging.belongs && merging.takes == [Take::Value]);
+    assert!(!index.merge(&update(8, 8), |_| false).belongs);
 }

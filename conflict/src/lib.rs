@@ -43,7 +43,9 @@ mod version;
 pub use clock::HybridClock;
 pub use decide::{Decision, Kind, Operation, decide};
 pub use fold::{Change, Fold, Folded, Image, Key, Net, Writer};
-pub use index::{Announced, ColumnChange, Entry, Index, Merging, PARTS, Undo, Update};
+pub use index::{
+    Announced, Bounds, ColumnChange, Entry, First, Index, Merging, PARTS, Undo, Update,
+};
 pub use key::{Identity, KeyHash, KeyHasher, RelationHash};
 pub use lsn::{Lsn, ParseLsnError};
 pub use node_id::NodeId;

@@ -98,6 +98,30 @@ impl Settled {
         self.least(applied, |member| &member.seen)
     }
 
+    /// Up to where every origin's transactions would be stable here if for each of them so many members
+    /// that are the farthest behind were not there: for [what may leave memory](crate::Index::spillable).
+    /// It is no base to forget anything.
+    pub fn stable_without(&mut self, applied: &Vector, away: usize) -> Vector {
+        self.ripen(applied);
+        let everybody = self.members.keys().copied().chain([self.me]);
+        let nearly = everybody.map(|x| {
+            let settled = self.members.iter().map(|(&m, member)| match m == x {
+                true => applied.get(x),
+                false => member.seen.get(x),
+            });
+            let mut settled: Vec<Lsn> = settled.collect();
+            settled.sort_unstable();
+            let at = settled.get(away).copied();
+            (x, at.unwrap_or_else(|| applied.get(x)))
+        });
+        nearly.collect()
+    }
+
+    /// How many other members there are.
+    pub fn others(&self) -> usize {
+        self.members.len()
+    }
+
     /// Up to where every origin's journal may be released here. `applied` is what is replayed
     /// and flushed here.
     pub fn released(&mut self, applied: &Vector) -> Vector {

@@ -85,3 +85,15 @@ fn old_beats_are_void_and_members_change() {
     settled.set_members([A, B]);
     assert_eq!(settled.stable(&applied).get(A), Lsn(5));
 }
+
+#[test]
+fn who_is_away_can_be_left_out() {
+    let mut settled = Settled::new(A, [A, B, C]);
+    let applied = vector(&[(A, 10), (B, 20), (C, 30)]);
+    settled.replayed(B, &vector(&[(A, 9), (C, 25)]));
+    settled.replayed(C, &vector(&[(A, 2), (B, 18)]));
+    let nearly = |settled: &mut Settled, away| settled.stable_without(&applied, away);
+    assert_eq!(nearly(&mut settled, 0), settled.stable(&applied));
+    assert_eq!(nearly(&mut settled, 1), vector(&[(A, 9), (B, 20), (C, 30)]));
+    assert_eq!(nearly(&mut settled, 2), applied);
+}

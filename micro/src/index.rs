@@ -154,6 +154,7 @@ fn group(rounds: usize) -> Work {
                 last,
                 newest: Stamp(group as i64),
                 merges: false,
+                first: None,
             },
             intents,
             |_, _, _| false,

@@ -11,7 +11,10 @@
 //! 4. **Causal.** A write that replaced another by its own reading under a lock has the greater version,
 //!    and its vector covers what it saw.
 //! 5. **Nothing hidden.** A row version that is not there in the end, and that nobody who knew it has
-//!    replaced, is listed as lost in a conflict history, with its version; one that is there is not listed.
+//!    replaced, is listed as lost in a conflict history, with its version; one that is there is not listed. Under the
+//!    policy `park` it is listed as parked, or was until somebody retried or discarded it.
+//!
+//! Tables that are merged have rules of their own: [`merged::check`](crate::merged::check).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +26,7 @@ use everywrite_conflict::{Position, Version};
 use crate::conflicts::Conflict;
 use crate::history::{Effect, Stamped, Transaction, Write};
 use crate::postgres;
-use crate::workload::{Table, rows_query};
+use crate::workload::{Shape, Table, rows_query};
 
 /// What each table of a site holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +148,7 @@ pub type Rows = BTreeMap<(String, i64), Row>;
 /// The rows of a workload's tables at one server.
 pub async fn rows(client: &Client, tables: &[Table]) -> anyhow::Result<Rows> {
     let mut found = Rows::new();
-    for table in tables {
+    for table in tables.iter().filter(|t| t.shape == Shape::Rows) {
         for row in postgres::rows(client, &rows_query(table.name)).await? {
             let [Some(key), Some(tag), body_tag, code, whole] = row.as_slice() else {
                 bail!("an unexpected row of {}: {row:?}", table.name);
@@ -192,14 +195,7 @@ impl Event<'_> {
 
     /// Whether it stays and the other one goes.
     fn beats(&self, other: &Event<'_>) -> bool {
-        if !self.version.is_ranked() && !other.version.is_ranked() {
-            return self.version > other.version;
-        }
-        match (self.has_seen(other.stamped), other.has_seen(self.stamped)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => self.version > other.version,
-        }
+        beats((self.stamped, self.version), (other.stamped, other.version))
     }
 
     /// Whether its site had seen another one when it was committed, or it came later there.
@@ -208,8 +204,20 @@ impl Event<'_> {
     }
 }
 
+/// Whether a write with its version stays and the other one goes.
+pub(crate) fn beats(one: (&Stamped, Version), other: (&Stamped, Version)) -> bool {
+    if !one.1.is_ranked() && !other.1.is_ranked() {
+        return one.1 > other.1;
+    }
+    match (has_seen(one.0, other.0), has_seen(other.0, one.0)) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => one.1 > other.1,
+    }
+}
+
 /// Whether `one` came behind `other` at the same site, or its vector names it.
-fn has_seen(one: &Stamped, other: &Stamped) -> bool {
+pub(crate) fn has_seen(one: &Stamped, other: &Stamped) -> bool {
     let (site, place) = (other.version.origin, other.position);
     if one.version.origin == site {
         one.position >= place
@@ -221,13 +229,32 @@ fn has_seen(one: &Stamped, other: &Stamped) -> bool {
     }
 }
 
-/// Accounts for every committed write, given the rows (equal at all sites by then) and the tags of
-/// the rows that conflict histories list as lost.
+/// The tags of the rows that conflict histories list.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// As lost, in whatever way.
+    pub lost: BTreeSet<String>,
+    /// As parked; also those that somebody has retried or discarded since.
+    pub parked: BTreeSet<String>,
+}
+
+impl Listed {
+    /// Where a row has to be that lost a conflict in this table.
+    fn of(&self, table: Option<&Table>) -> &BTreeSet<String> {
+        match table.is_some_and(Table::is_parked) {
+            true => &self.parked,
+            false => &self.lost,
+        }
+    }
+}
+
+/// Accounts for every committed write, given the rows (equal at all sites by then) and what the conflict
+/// histories list.
 pub fn account(
     committed: &[Transaction],
     rows: &Rows,
     tables: &[Table],
-    lost: &BTreeSet<String>,
+    listed: &Listed,
 ) -> Account {
     let mut account = Account::default();
     let replaced: BTreeSet<&str> = committed
@@ -242,12 +269,13 @@ pub fn account(
     }
     for ((table, key), events) in &keys {
         let row = rows.get(&((*table).to_owned(), *key));
-        let removable = tables.iter().any(|t| t.name == *table && t.codes > 0);
+        let of = tables.iter().find(|t| t.name == *table);
+        let removable = of.is_some_and(|t| t.codes > 0);
         let verdict = match row {
-            Some(row) => present(row, events, lost),
-            None => absent(events, removable, lost),
+            Some(row) => present(row, events, &listed.lost),
+            None => absent(events, removable, &listed.lost),
         };
-        let hidden = hidden(row, events, &replaced, lost);
+        let hidden = hidden(row, events, &replaced, listed.of(of));
         for reason in verdict.err().into_iter().chain(hidden) {
             let mut newest: Vec<&Event<'_>> = events.iter().collect();
             newest.sort_by_key(|e| std::cmp::Reverse(e.version));

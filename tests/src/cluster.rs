@@ -123,6 +123,17 @@ impl Site {
         .with_context(|| format!("the node's log ends:\n{}", logs::tail(&self.node.log(), 10)))
     }
 
+    /// Waits until the daemon has logged a line with this part.
+    pub async fn wait_logged(&self, part: &str) -> anyhow::Result<()> {
+        let what = format!("{} to say \"{part}\"", self.node.name());
+        wait::until(&what, wait::LIMIT, async || {
+            let lines = logs::lines(&self.node.log());
+            let said = lines.iter().any(|line| line.contains(part));
+            said.then_some(()).ok_or_else(|| "it does not".to_owned())
+        })
+        .await
+    }
+
     /// What was decided here, oldest first.
     pub async fn conflicts(&self) -> anyhow::Result<Vec<Conflict>> {
         conflicts(&self.sql().await?).await

@@ -1,11 +1,10 @@
 //! What a site's conflict history (`everywrite.conflicts`) says.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use crate::checker::Listed;
 use crate::postgres;
 
 /// One decision.
@@ -17,6 +16,8 @@ pub struct Conflict {
     pub kind: String,
     /// What was done.
     pub decision: String,
+    /// What became of what was parked or to be merged.
+    pub done: Option<String>,
     /// The table, with its schema.
     pub table: String,
     /// The row that was there.
@@ -53,6 +54,12 @@ impl Conflict {
         self.decision.starts_with("applied")
     }
 
+    /// Whether the incoming change waits for a person, or did until one decided.
+    pub fn is_parked(&self) -> bool {
+        let by_a_person = |done| matches!(done, "retried" | "discarded");
+        self.decision == "parked" && self.done.as_deref().is_none_or(by_a_person)
+    }
+
     /// The one that stayed.
     pub fn winner(&self) -> &Side {
         if self.applied() {
@@ -87,7 +94,7 @@ pub async fn conflicts(client: &Client) -> anyhow::Result<Vec<Conflict>> {
 pub async fn conflicts_without(client: &Client, column: &str) -> anyhow::Result<Vec<Conflict>> {
     let sql = format!(
         "select concat(c.decided_by, ' ', c.decided_at, ', local ', c.local_position), \
-          c.kind, c.decision, c.\"table\", \
+          c.kind, c.decision, c.done, c.\"table\", \
          c.local_row - '{column}', c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
          c.incoming_row - '{column}', c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
          h.incoming_origin \
@@ -102,6 +109,7 @@ fn read(row: &[Option<String>]) -> anyhow::Result<Conflict> {
         Some(decided),
         Some(kind),
         Some(decision),
+        done,
         Some(table),
         sides @ ..,
     ] = row
@@ -115,6 +123,7 @@ fn read(row: &[Option<String>]) -> anyhow::Result<Conflict> {
         decided: decided.clone(),
         kind: kind.clone(),
         decision: decision.clone(),
+        done: done.clone(),
         table: table.clone(),
         local: side(local)?,
         incoming: side(incoming)?,
@@ -137,11 +146,17 @@ fn side(columns: &[Option<String>]) -> anyhow::Result<Side> {
     })
 }
 
-/// The tags of a workload's rows that these histories list as lost.
-pub fn lost_tags<'a>(conflicts: impl IntoIterator<Item = &'a Conflict>) -> BTreeSet<String> {
-    conflicts
-        .into_iter()
-        .filter(|c| c.winner().column("tag") != c.loser().column("tag"))
-        .filter_map(|c| c.loser().column("tag"))
-        .collect()
+/// The tags of a workload's rows that these histories list.
+pub fn listed_tags(conflicts: &[Conflict]) -> Listed {
+    let tags = |of: &dyn Fn(&&Conflict) -> bool| {
+        let losers = conflicts
+            .iter()
+            .filter(|c| c.winner().column("tag") != c.loser().column("tag"));
+        let losers = losers.filter(of).map(Conflict::loser);
+        losers.filter_map(|side| side.column("tag")).collect()
+    };
+    Listed {
+        lost: tags(&|_| true),
+        parked: tags(&|c| c.is_parked()),
+    }
 }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use everywrite_conflict::{KeyHasher, Lsn, NodeId, RelationHash, Stamp, Vector, Version};
+use everywrite_conflict::policy::columns::Column;
+use everywrite_conflict::{KeyHash, KeyHasher, Lsn, NodeId, RelationHash, Stamp, Vector, Version};
+use everywrite_node::journal::columns::Columns;
 use everywrite_node::journal::ranks::Ranks;
 use everywrite_node::journal::record::Header;
 use parking_lot::Mutex;
 use tokio_postgres::Client;
 
-use crate::journals::{self, Journals};
-use crate::postgres;
+use crate::journals::{self, Extras, Journals};
+use crate::{merged, postgres};
 
 /// What a transaction left behind for one key, or for a whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Stamped {
     pub vector: Vector,
     /// What comes before the version in tables that have had a policy.
     pub ranks: Arc<Ranks>,
+    /// How its updates are merged, in tables that are merged by columns.
+    pub columns: Arc<Columns>,
 }
 
 impl Stamped {
@@ -76,12 +80,22 @@ impl Stamped {
             return self.version;
         }
         let relation = RelationHash::new("public", table);
-        let hash = |key: i64| {
-            let mut hasher = KeyHasher::new(relation);
-            hasher.cell(BIGINT, Some(&key.to_be_bytes()), true).finish()
-        };
-        self.ranks.greatest(relation, key.map(hash), self.version)
+        let key = key.map(|key| hash(relation, key));
+        self.ranks.greatest(relation, key, self.version)
     }
+
+    /// How high its change of a column stands; none if it was not captured as one that is merged.
+    pub fn height(&self, table: &str, key: i64, column: &str) -> Option<i64> {
+        let relation = RelationHash::new("public", table);
+        self.columns.of(relation)?;
+        let column = Column::named(column);
+        Some(self.columns.height(hash(relation, key), column))
+    }
+}
+
+fn hash(relation: RelationHash, key: i64) -> KeyHash {
+    let mut hasher = KeyHasher::new(relation);
+    hasher.cell(BIGINT, Some(&key.to_be_bytes()), true).finish()
 }
 
 /// The type of the workload's keys.
@@ -100,6 +114,8 @@ pub struct Transaction {
     pub stamped: Option<Stamped>,
     /// What it left, one entry a key.
     pub writes: Vec<Write>,
+    /// The same of tables that are merged.
+    pub merged: Vec<merged::writes::Write>,
     /// The tags of rows that it wrote and replaced or removed itself.
     pub passing: Vec<String>,
 }
@@ -174,8 +190,8 @@ impl History {
                 let header = u32::try_from(xid & u64::from(u32::MAX))
                     .ok()
                     .and_then(|xid| headers.get(&xid).copied());
-                let ranks = header.and_then(|h| journals.ranks(origin, h.position));
-                let found = header.zip(Some(ranks.unwrap_or_default()));
+                let extras = header.map(|h| journals.extras(origin, h.position));
+                let found = header.zip(extras);
                 wrong.extend(self.settle(index, status.as_deref(), at, origin, found)?);
             }
         }
@@ -188,7 +204,7 @@ impl History {
         status: Option<&str>,
         committed_at_us: Option<i64>,
         origin: NodeId,
-        found_in_journal: Option<(&Header, Arc<Ranks>)>,
+        found_in_journal: Option<(&Header, Extras)>,
     ) -> anyhow::Result<Option<String>> {
         let mut transactions = self.transactions.lock();
         let found = transactions
@@ -211,7 +227,7 @@ impl History {
                 found.site
             ),
         }
-        let Some((header, ranks)) = found_in_journal else {
+        let Some((header, Extras { ranks, columns })) = found_in_journal else {
             return Ok(Some(format!("committed, and in no journal: {found:?}")));
         };
         found.stamped = Some(Stamped {
@@ -219,6 +235,7 @@ impl History {
             position: header.position,
             vector: header.vector.clone(),
             ranks,
+            columns,
         });
         let committed_at = committed_at_us.map(Stamp::from_unix_us);
         let told = format!(
@@ -248,7 +265,8 @@ impl History {
     /// The transactions that are committed, acknowledged or not.
     pub fn committed(&self) -> Vec<Transaction> {
         let committed = |t: &&Transaction| {
-            matches!(t.outcome, Outcome::Acknowledged | Outcome::Committed) && !t.writes.is_empty()
+            matches!(t.outcome, Outcome::Acknowledged | Outcome::Committed)
+                && !(t.writes.is_empty() && t.merged.is_empty())
         };
         let transactions = self.transactions.lock();
         transactions.iter().filter(committed).cloned().collect()

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::{Buf, Bytes};
 use everywrite_conflict::{Lsn, NodeId, Version};
+use everywrite_node::journal::columns::{self, Columns};
 use everywrite_node::journal::ranks::{self, Ranks};
 use everywrite_node::journal::record::{Changes, Frame, Header, decode};
 
@@ -77,13 +78,22 @@ impl Archive {
     }
 }
 
+/// What capture adds to the changes of a transaction, where tables have policies.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// What comes before the stamp in the versions of its writes.
+    pub ranks: Arc<Ranks>,
+    /// How its updates are merged.
+    pub columns: Arc<Columns>,
+}
+
 /// All transactions found in journals.
 #[derive(Debug, Default)]
 pub struct Journals {
     headers: BTreeMap<(NodeId, Lsn), Header>,
     /// Of those that wrote to tables which have had a policy. Large transactions are left out: no workload
     /// with policies makes one.
-    ranks: BTreeMap<(NodeId, Lsn), Arc<Ranks>>,
+    extras: BTreeMap<(NodeId, Lsn), Extras>,
     /// What is wrong with them.
     pub violations: Vec<String>,
 }
@@ -97,9 +107,10 @@ impl Journals {
             .collect()
     }
 
-    /// What comes before the stamp in the versions of a transaction's writes.
-    pub fn ranks(&self, origin: NodeId, position: Lsn) -> Option<Arc<Ranks>> {
-        self.ranks.get(&(origin, position)).cloned()
+    /// What stands before the changes of a transaction.
+    pub fn extras(&self, origin: NodeId, position: Lsn) -> Extras {
+        let found = self.extras.get(&(origin, position)).cloned();
+        found.unwrap_or_default()
     }
 
     /// How far a stamp is above its commit timestamp at most.
@@ -143,7 +154,7 @@ impl Journals {
         while let Ok(Some(frame)) = decode(&mut bytes) {
             match frame {
                 Frame::Transaction { header, changes } => {
-                    self.add_ranks(origin, header.position, changes)?;
+                    self.add_extras(origin, header.position, changes)?;
                     self.add(origin, header);
                 }
                 Frame::LargeBegin { header } => large = Some(header),
@@ -158,12 +169,22 @@ impl Journals {
         Ok(())
     }
 
-    fn add_ranks(&mut self, origin: NodeId, position: Lsn, changes: Bytes) -> anyhow::Result<()> {
+    fn add_extras(&mut self, origin: NodeId, position: Lsn, changes: Bytes) -> anyhow::Result<()> {
         for change in Changes::new(changes) {
             let change = change.context("a change")?;
-            if change.first() == Some(&ranks::TAG) {
-                let ranks = self.ranks.entry((origin, position)).or_default();
-                Arc::make_mut(ranks).take(&change).context("ranks")?;
+            let of = (origin, position);
+            match change.first() {
+                Some(&ranks::TAG) => {
+                    let extras = self.extras.entry(of).or_default();
+                    let ranks = Arc::make_mut(&mut extras.ranks);
+                    ranks.take(&change).context("ranks")?;
+                }
+                Some(&columns::TAG) => {
+                    let extras = self.extras.entry(of).or_default();
+                    let columns = Columns::decode(&change).context("merged columns")?;
+                    extras.columns = Arc::new(columns);
+                }
+                _ => {}
             }
         }
         Ok(())

@@ -13,6 +13,7 @@
 //! | [`cluster`]    | several sites with proxies between them |
 //! | [`random`]     | numbers from a seed |
 //! | [`workload`]   | random transactions |
+//! | [`merged`]     | those of tables whose rows are merged |
 //! | [`history`]    | what they did |
 //! | [`journals`]   | which versions the nodes gave to that |
 //! | [`checker`]    | what must be true in the end |
@@ -34,6 +35,7 @@ pub mod http;
 pub mod journals;
 pub mod logs;
 pub mod machine;
+pub mod merged;
 pub mod node;
 pub mod place;
 pub mod ports;

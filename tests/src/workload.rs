@@ -17,17 +17,33 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::history::{Effect, History, Outcome, Transaction, Write};
+use crate::merged::{self, session::Operation};
 use crate::postgres::{self, DATABASE, SUPERUSER};
 use crate::random::Random;
 
 /// What `everywrite.set_policy` is told: the policy's name and its options.
 pub type Policy = (&'static str, &'static str);
 
-/// A table of the workload. All have the same columns.
+/// What the rows of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Each is what one write made of it.
+    Rows,
+    /// Put together from several writes, by columns.
+    Columns,
+    /// Sets, which a function unites.
+    Things,
+}
+
+/// A table of the workload. All of a shape have the same columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     /// Its name.
     pub name: &'static str,
+    /// What its rows are.
+    pub shape: Shape,
+    /// Whether rows are there from the beginning, and none ever goes or comes.
+    pub kept: bool,
     /// How many keys are used.
     pub keys: u64,
     /// How many values the second unique key takes; 0 means the table has none.
@@ -47,6 +63,8 @@ impl Table {
     pub const fn plain(name: &'static str, keys: u64) -> Table {
         Table {
             name,
+            shape: Shape::Rows,
+            kept: false,
             keys,
             codes: 0,
             large: false,
@@ -54,6 +72,11 @@ impl Table {
             truncated: 0,
             policies: &[],
         }
+    }
+
+    /// Whether what loses a conflict is kept aside until a person decides.
+    pub fn is_parked(&self) -> bool {
+        matches!(self.policies, [("park", _)])
     }
 }
 
@@ -80,8 +103,13 @@ pub const TABLES: [Table; 5] = [
     },
 ];
 
-/// Tables under policies that choose a row; the last one's changes in mid stream.
-pub const UNDER_POLICIES: [Table; 3] = [
+/// Tables under policies that leave each row what one write made of it; the last one's changes in mid stream.
+pub const UNDER_POLICIES: [Table; 4] = [
+    Table {
+        moves: true,
+        policies: &[("park", "{}")],
+        ..Table::plain("parked", 30)
+    },
     Table {
         policies: &[("first_update_wins", "{}")],
         ..Table::plain("first_wins", 30)
@@ -118,6 +146,10 @@ const BODY_REPEATS: u32 = 300;
 pub fn schema(tables: &[Table]) -> String {
     let mut sql = String::new();
     for table in tables {
+        if table.shape != Shape::Rows {
+            sql.push_str(&merged::schema(table));
+            continue;
+        }
         let unique = if table.codes > 0 { " unique" } else { "" };
         sql.push_str(&format!(
             "create table {name} (id bigint primary key, code bigint{unique}, tag text not null, \
@@ -244,8 +276,23 @@ struct Session {
     sequence: u64,
 }
 
-/// What a transaction has written so far: the last word for each key.
-type Pending = BTreeMap<(&'static str, Option<i64>), (Option<String>, Effect)>;
+/// A table and a key, or none for all of them.
+type Place = (&'static str, Option<i64>);
+
+/// What a transaction has written so far.
+#[derive(Clone, Default)]
+struct Pending {
+    /// The last word for each key.
+    rows: BTreeMap<Place, (Option<String>, Effect)>,
+    /// The same of tables that are merged.
+    merged: merged::writes::Pending,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.merged.is_empty()
+    }
+}
 
 /// A row as it was found, and locked.
 struct Found {
@@ -278,10 +325,11 @@ impl Session {
     async fn transaction(&mut self, client: &Client) -> anyhow::Result<()> {
         let first = self.sequence + 1;
         let xid = postgres::value(client, "begin; select pg_current_xact_id()").await?;
-        let mut pending = Pending::new();
+        let mut pending = Pending::default();
+        let tables = self.tables();
         for _ in 0..=self.random.below(self.options.operations) {
             let before = pending.clone();
-            if !self.in_savepoint(client, &mut pending).await? {
+            if !self.in_savepoint(client, &tables, &mut pending).await? {
                 pending = before;
             }
         }
@@ -301,6 +349,7 @@ impl Session {
             saw,
             effect,
         };
+        let merged = |((table, key), effect)| merged::writes::Write { table, key, effect };
         let name = &self.name;
         let tags = (first..=self.sequence).map(|number| format!("{name}-{number}"));
         self.history.record(Transaction {
@@ -309,11 +358,22 @@ impl Session {
             outcome,
             stamped: None,
             passing: tags
-                .filter(|tag| !pending.values().any(|(_, e)| leaves(e, tag)))
+                .filter(|tag| !pending.rows.values().any(|(_, e)| leaves(e, tag)))
                 .collect(),
-            writes: pending.into_iter().map(write).collect(),
+            writes: pending.rows.into_iter().map(write).collect(),
+            merged: pending.merged.into_iter().map(merged).collect(),
         });
         answer.context("commit")
+    }
+
+    /// The tables that a transaction writes to. What is merged is replayed one transaction at a time, so most
+    /// of them write to no such table.
+    fn tables(&mut self) -> Vec<Table> {
+        let mut tables = self.options.tables.clone();
+        if self.random.percent(60) && tables.iter().any(|t| t.shape == Shape::Rows) {
+            tables.retain(|t| t.shape == Shape::Rows && !t.is_parked());
+        }
+        tables
     }
 
     /// One operation; false when a unique key stood in its way and nothing happened. A third of
@@ -321,12 +381,13 @@ impl Session {
     async fn in_savepoint(
         &mut self,
         client: &Client,
+        tables: &[Table],
         pending: &mut Pending,
     ) -> anyhow::Result<bool> {
-        let index = self.random.index(self.options.tables.len());
-        let table = self.options.tables[index];
+        let table = tables[self.random.index(tables.len())];
         let dice = self.random.below(100);
-        let risky = (dice >= 75 && table.moves) || table.codes > 0;
+        let moves = table.moves && (dice >= 75 || table.shape != Shape::Rows);
+        let risky = moves || table.codes > 0;
         let guarded = risky || self.random.percent(33);
         if guarded {
             client.batch_execute("savepoint s").await?;
@@ -352,6 +413,18 @@ impl Session {
         dice: u64,
         pending: &mut Pending,
     ) -> anyhow::Result<()> {
+        if table.shape != Shape::Rows {
+            let (key, other) = (self.key(table), self.key(table));
+            let operation = Operation {
+                client,
+                table,
+                key,
+                other,
+                tag: self.tag(),
+                dice,
+            };
+            return operation.run(&mut self.random, &mut pending.merged).await;
+        }
         if table.truncated > 0 && self.random.below(1_000) < table.truncated {
             return truncate(client, table, pending).await;
         }
@@ -362,6 +435,7 @@ impl Session {
             60..75 => delete(client, table, key, pending).await,
             75..85 if table.moves => self.change_key(client, table, key, pending).await,
             85..92 if table.codes > 0 => self.swap_codes(client, table, key, pending).await,
+            90.. if table.is_parked() => self.unpark(client, table, pending).await,
             _ => self.update(client, table, key, pending).await,
         }
     }
@@ -501,14 +575,63 @@ impl Session {
         }
         Ok(())
     }
+
+    /// What a person does with something that is parked here: discards it, or has it written. The row is
+    /// given a tag of its own then: no two writes may have the same.
+    async fn unpark(
+        &mut self,
+        client: &Client,
+        table: Table,
+        pending: &mut Pending,
+    ) -> anyhow::Result<()> {
+        let sql = format!(
+            "select id, key ->> 'id', incoming_row is null from everywrite.parked \
+             where \"table\" = 'public.{}' order by id limit 20",
+            table.name
+        );
+        let parked = postgres::rows(client, &sql).await?;
+        let Some(one) = parked.get(self.random.index(parked.len())) else {
+            return Ok(());
+        };
+        let [Some(id), Some(key), Some(delete)] = one.as_slice() else {
+            bail!("an unexpected row of everywrite.parked: {one:?}");
+        };
+        if self.random.percent(30) {
+            let discard = format!("select everywrite.discard({id})");
+            return Ok(client.batch_execute(&discard).await?);
+        }
+        let key: i64 = key.parse().context("a key")?;
+        let found = find(client, table, key).await?;
+        let saw = found.as_ref().map(|found| found.tag.clone());
+        let retry = format!("select everywrite.retry({id})");
+        client.batch_execute(&retry).await?;
+        if delete == "t" {
+            if saw.is_some() {
+                note(pending, table, key, saw, Effect::Gone);
+            }
+            return Ok(());
+        }
+        let tag = self.tag();
+        let set = format!("tag = '{tag}', amount = hashtext('{tag}')");
+        change(client, table, key, &set).await?;
+        let row = Effect::Row {
+            tag,
+            body_tag: None,
+            code: None,
+        };
+        note(pending, table, key, saw, row);
+        Ok(())
+    }
 }
 
 async fn truncate(client: &Client, table: Table, pending: &mut Pending) -> anyhow::Result<()> {
     client
         .batch_execute(&format!("truncate {}", table.name))
         .await?;
-    pending.retain(|(name, _), _| *name != table.name);
-    pending.insert((table.name, None), (None, Effect::Gone));
+    pending.rows.retain(|(name, _), _| *name != table.name);
+    pending
+        .rows
+        .insert((table.name, None), (None, Effect::Gone));
     Ok(())
 }
 
@@ -562,7 +685,7 @@ async fn change(client: &Client, table: Table, key: i64, set: &str) -> anyhow::R
 
 /// Keeps the last effect of a key, and the first row seen that is not the transaction's own.
 fn note(pending: &mut Pending, table: Table, key: i64, saw: Option<String>, effect: Effect) {
-    let entry = pending.entry((table.name, Some(key)));
+    let entry = pending.rows.entry((table.name, Some(key)));
     entry
         .and_modify(|(_, last)| *last = effect.clone())
         .or_insert((saw, effect));

@@ -60,7 +60,9 @@ impl Index {
     pub fn merge(&mut self, update: &Update<'_>, claims: impl Fn(Position) -> bool) -> Merging {
         let event = self.get(update.relation, update.key);
         let seen = |e: &Entry| e.source.is_some_and(&claims);
-        let belongs = event.as_ref().is_none_or(|e| !e.deleted && seen(e));
+        // A delete that it has seen: the row was inserted again behind it, and that is forgotten before a
+        // TRUNCATE, or both are swept at different times.
+        let belongs = event.as_ref().is_none_or(seen);
         let mut merging = Merging {
             belongs,
             event,

@@ -36,6 +36,9 @@ impl World {
             end.forgotten += site.forgotten;
             end.conflicts += site.conflicts;
             end.paths.add(&site.paths);
+            let (spilled, recalled) = site.daemon.index.moved();
+            end.spilled += spilled;
+            end.recalled += recalled;
         }
         Ok(end)
     }
@@ -174,7 +177,7 @@ impl World {
             let site = self.sites[me].borrow();
             let bounded = invariants::bounded(site.daemon.index.len(), 0, 0);
             if site.rules.has(Rule::Captured) {
-                let left = || site.daemon.index.iter().collect::<Vec<_>>();
+                let left = || site.daemon.index.all();
                 bounded.map_err(|e| format!("site {me}: {e}: {:?}", left()))?;
             }
         }

@@ -4,6 +4,7 @@
 //! ```text
 //!  seeds     which runs                     shapes   what kinds of clusters
 //!  world     one run: sites, a network, a schedule from one seed; then all heals, then `checks`
+//!  index     of a site, with files beside it; a second one that never spills must say the same
 //!  network   late, in any order, twice, or never; cut one way, between pairs, around a site
 //!  site      a daemon: capture, outbox, beats, forgetting; `replay`, `repair`, `restart`
 //!  postgres  its server: rows, WAL, flush; what a crash takes back
@@ -25,6 +26,7 @@ macro_rules! tell {
 mod bites;
 mod checks;
 mod data;
+mod index;
 mod network;
 mod postgres;
 mod repair;

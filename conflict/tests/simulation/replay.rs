@@ -8,7 +8,7 @@ use everywrite_conflict::{
     Entry, Fold, Folded, Image, Lsn, Net, NodeId, Operation, Position, Version, decide, invariants,
 };
 
-use crate::data::{self, KEYS, Key, Row, TABLES, Toast, Transaction};
+use crate::data::{self, KEYS, Key, Op, Row, TABLES, Toast, Transaction};
 use crate::postgres::Stored;
 use crate::rules::{Rule, Rules};
 use crate::site::{Site, site_of};
@@ -137,7 +137,28 @@ impl Site {
             self.paths.held += 1;
             return false;
         }
-        let entry = |key: Key| self.daemon.index.get(data::relation(key), data::hash(key));
+        // A truncate concerns all keys of its table.
+        let truncated = |key: &Key| truncates.iter().any(|(table, _)| key % TABLES == *table);
+        let truncated = (0..KEYS).filter(truncated);
+        let keys = truncated.chain(folded.iter().map(|f| f.key));
+        let travelled = first.ops.iter().any(|op| matches!(op, Op::Lost(..)));
+        let place = Position {
+            origin,
+            lsn: first.position,
+        };
+        let index = &self.daemon.index;
+        if travelled || index.group_asks(place, first.stamp, &first.seen) {
+            index.recall(keys.clone().map(data::hash));
+        }
+        // What all of the group have seen is no opponent.
+        let seen = |e: &Entry| {
+            e.version < first.version
+                && e.source.is_some_and(|s| match s.origin == origin {
+                    true => s.lsn < first.position,
+                    false => first.seen.covers(s),
+                })
+        };
+        let entry = |key: Key| index.in_memory(data::relation(key), data::hash(key), seen);
         if group.len() > 1
             && self.rules.has(Rule::Split)
             && folded
@@ -147,10 +168,6 @@ impl Site {
             self.paths.split += 1;
             return self.dispatch(origin, received, 1);
         }
-        // A truncate concerns all keys of its table.
-        let truncated = |key: &Key| truncates.iter().any(|(table, _)| key % TABLES == *table);
-        let truncated = (0..KEYS).filter(truncated);
-        let keys = truncated.chain(folded.iter().map(|f| f.key));
         let before = keys.map(|key| (key, entry(key))).collect();
         let durable = self.rules.has(Rule::Durable);
         let captured = if durable {
@@ -195,7 +212,9 @@ impl Site {
                 || flight.truncates.iter().any(|t| t.0 == key % TABLES)
         };
         let busy = |key: Key| {
-            let entry = daemon.index.get(data::relation(key), data::hash(key));
+            let entry = daemon
+                .index
+                .in_memory(data::relation(key), data::hash(key), |_| true);
             // A second look, or a decision that is not committed.
             let entry = entry.filter(Entry::in_flight);
             entry.is_some_and(|e| e.source.is_none_or(|s| s.origin != origin))

@@ -23,7 +23,12 @@ impl Site {
         }
         let last = self.journal.last();
         let progress = self.server.now.progress.clone();
-        let mut daemon = Daemon::new(self.me, self.sites, last.map_or(Stamp::MIN, |t| t.stamp));
+        let mut daemon = Daemon::new(
+            self.me,
+            self.sites,
+            last.map_or(Stamp::MIN, |t| t.stamp),
+            self.daemon.index.spills(),
+        );
         daemon.captured = end_of(&self.journal);
         daemon.captured_durable = daemon.captured;
         daemon.next_record = self
@@ -69,6 +74,9 @@ impl Site {
                 let there = own || transaction.position <= progress.get(origin);
                 if there && transaction.position > self.released.get(origin) {
                     self.remember(origin, transaction, if own { Lsn::ZERO } else { insert });
+                    if self.daemon.index.spills() && transaction.position.0.is_multiple_of(4) {
+                        self.daemon.index.spill(|_| true);
+                    }
                 }
             }
         }
@@ -87,6 +95,7 @@ impl Site {
                 deleted: true,
                 local_lsn: insert,
             };
+            self.recall_below(key, version);
             self.daemon
                 .index
                 .announce(data::relation(key), data::hash(key), entry);
@@ -135,8 +144,16 @@ impl Site {
                 deleted,
                 local_lsn,
             };
+            self.recall_below(folded.key, version);
             self.daemon
                 .announce(relation, hash, entry, &transaction.vector, self.rules);
+        }
+    }
+
+    /// The journals are read one after the other, so what a file has may be above what comes now.
+    fn recall_below(&self, key: Key, version: Version) {
+        if self.daemon.index.hides_above(version.stamp) {
+            self.daemon.index.recall([data::hash(key)]);
         }
     }
 

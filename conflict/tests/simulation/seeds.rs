@@ -33,17 +33,22 @@ fn failed(seed: u64, shape: usize, why: &str) -> String {
 }
 
 /// The first seeds of some shapes.
-fn first(shapes: &[usize], seeds: u64) {
-    let mut forgotten = 0;
+fn first(shapes: &[usize], seeds: u64) -> (usize, usize) {
+    let (mut forgotten, mut spilled, mut recalled) = (0, 0, 0);
     for &shape in shapes {
         for seed in 0..seeds {
             match run(seed, Rules::all(), SHAPES[shape]) {
-                Ok(end) => forgotten += end.forgotten,
+                Ok(end) => {
+                    forgotten += end.forgotten;
+                    spilled += end.spilled;
+                    recalled += end.recalled;
+                }
                 Err(why) => panic!("{}", failed(seed, shape, &why)),
             }
         }
     }
     assert!(forgotten > 0, "no index has forgotten anything");
+    (spilled, recalled)
 }
 
 #[test]
@@ -79,6 +84,15 @@ fn dying_daemons_converge() {
 #[test]
 fn sites_with_policies_converge() {
     first(&[9, 10, 11, 12, 13, 19], each(20));
+}
+
+#[test]
+fn indexes_that_spill_converge() {
+    let (spilled, recalled) = first(&[20, 21, 22, 23, 24, 25], each(20));
+    say(&format!(
+        "{spilled} entries have left memory, {recalled} came back"
+    ));
+    assert!(spilled > 0 && recalled > 0);
 }
 
 /// Runs that have failed once, and what was mended.

@@ -23,6 +23,7 @@ const fn shape(
         cuts: 0,
         jumps: 0,
         away: 0,
+        spills: 0,
     }
 }
 
@@ -36,12 +37,17 @@ const fn stormy(shape: Shape, cuts: u64, jumps: i64, away: usize) -> Shape {
     }
 }
 
+/// With entries that go to files so often.
+const fn spills(shape: Shape, spills: u64) -> Shape {
+    Shape { spills, ..shape }
+}
+
 /// With policies that are set so often.
 const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 20] = [
+pub(crate) const SHAPES: [Shape; 26] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -69,4 +75,14 @@ pub(crate) const SHAPES: [Shape; 20] = [
     // All of it, with policies too.
     stormy(shape(4, 50, 800, 5, 4, 3, 10), 2, 300, 150),
     policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
+    // Indexes that spill: somebody is away for long, at each step, calm, dying, torn, with policies.
+    spills(stormy(shape(3, 20, 900, 5, 5, 1, 10), 0, 50, 250), 10),
+    spills(stormy(shape(3, 20, 900, 12, 8, 1, 10), 0, 0, 250), 100),
+    spills(shape(3, 40, 600, 12, 20, 1, 80), 60),
+    spills(shape(2, 30, 400, 5, 4, 5, 30), 50),
+    spills(stormy(shape(4, 50, 800, 5, 4, 3, 10), 2, 300, 150), 30),
+    spills(
+        policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
+        30,
+    ),
 ];

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use everywrite_conflict::policy::Begins;
 use everywrite_conflict::policy::{Policies, Rank};
 use everywrite_conflict::{
-    Entry, Fold, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Settled, Stamp,
-    Vector, Version, invariants,
+    Entry, Fold, HybridClock, KeyHash, Lsn, NodeId, Position, RelationHash, Settled, Stamp, Vector,
+    Version, invariants,
 };
 
 use crate::data::{self, KEYS, Key, Op, Ranks, TABLES, Transaction};
+use crate::index::Known;
 use crate::postgres::{Record, Server};
 use crate::repair::Repair;
 use crate::replay::{Flight, Landing};
@@ -80,7 +81,7 @@ pub(crate) struct Paths {
 
 /// What the daemon has in memory.
 pub(crate) struct Daemon {
-    pub(crate) index: Index,
+    pub(crate) index: Known,
     pub(crate) clock: HybridClock,
     pub(crate) policies: Policies,
     pub(crate) settled: Settled,
@@ -112,7 +113,7 @@ pub(crate) struct Daemon {
 }
 
 impl Site {
-    pub(crate) fn new(me: usize, sites: usize, rules: Rules, skew: i64) -> Self {
+    pub(crate) fn new(me: usize, sites: usize, rules: Rules, skew: i64, spills: bool) -> Self {
         let mut site = Site {
             me: node(me),
             sites,
@@ -126,7 +127,7 @@ impl Site {
             received_durable: vec![0; sites],
             released: Vector::new(),
             looked: Lsn::ZERO,
-            daemon: Daemon::new(node(me), sites, Stamp::MIN),
+            daemon: Daemon::new(node(me), sites, Stamp::MIN, spills),
             forgot: BTreeMap::new(),
             forgotten: 0,
             conflicts: 0,
@@ -280,6 +281,7 @@ impl Site {
             }
         }
         let seen = self.see_before(position);
+        self.recall_captured(position, stamp, &ops);
         let transaction = Transaction {
             position,
             previous: end_of(&self.journal),
@@ -319,7 +321,10 @@ impl Site {
         for folded in fold.finish() {
             let (relation, hash) = (data::relation(folded.key), data::hash(folded.key));
             let deleted = folded.net.row().is_none();
-            let before = self.daemon.index.get(relation, hash);
+            let before = self
+                .daemon
+                .index
+                .in_memory(relation, hash, |e| e.local_lsn < position);
             let over = before.is_some_and(|e| e.local_lsn >= position);
             self.paths.over_claimed += usize::from(over);
             let repair = deleted && over && self.rules.has(Rule::Repair);
@@ -420,6 +425,33 @@ impl Site {
         applied
     }
 
+    /// A local transaction asks the files only for what may have come behind it, and for what travels.
+    fn recall_captured(&self, position: Lsn, stamp: Stamp, ops: &[Op]) {
+        let index = &self.daemon.index;
+        if index.capture_asks(position, stamp) {
+            index.recall((0..KEYS).map(data::hash));
+        }
+        let travelling = ops.iter().filter_map(|op| match op {
+            Op::Lost(key, _) => Some(data::hash(*key)),
+            _ => None,
+        });
+        index.recall(travelling);
+    }
+
+    /// What is stable but for so many members goes to a file; with as many as there are, all that may.
+    pub(crate) fn spill(&mut self, away: usize) {
+        let applied = self.applied_with_own();
+        let nearly = self.daemon.settled.stable_without(&applied, away);
+        let (captured, all) = (self.daemon.captured_durable, away >= self.sites);
+        let index = &self.daemon.index;
+        index.spill(|e| {
+            all || e.local_lsn <= captured && e.source.is_some_and(|s| nearly.covers(s))
+        });
+        if away.is_multiple_of(2) {
+            index.merge_files(away);
+        }
+    }
+
     /// Forgets what is stable. `everywhere` is what every site has applied, for the rule taken
     /// away that calls this stable.
     pub(crate) fn forget(&mut self, everywhere: &Vector) -> Vec<Entry> {
@@ -436,7 +468,7 @@ impl Site {
         };
         let keys: Vec<Key> = (0..KEYS).collect();
         let known = |site: &Site| -> Vec<Option<Entry>> {
-            let entries = site.daemon.index.iter().collect::<BTreeMap<_, _>>();
+            let entries = site.daemon.index.all();
             keys.iter()
                 .map(|k| entries.get(&data::hash(*k)).copied())
                 .collect()
@@ -499,9 +531,9 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn new(me: NodeId, sites: usize, last: Stamp) -> Self {
+    pub(crate) fn new(me: NodeId, sites: usize, last: Stamp, spills: bool) -> Self {
         Daemon {
-            index: Index::new(),
+            index: Known::new(spills),
             clock: HybridClock::restored(last),
             policies: Policies::new(),
             settled: Settled::new(me, (0..sites).map(node)),

@@ -31,6 +31,8 @@ pub(crate) struct Shape {
     pub(crate) jumps: i64,
     /// For how many steps a site is away at a time; 0: never.
     pub(crate) away: usize,
+    /// How often, in percent of the steps, entries of an index go to files.
+    pub(crate) spills: u64,
 }
 
 /// Far from zero, whatever the clocks do.
@@ -42,6 +44,8 @@ pub(crate) struct End {
     pub(crate) forgotten: usize,
     pub(crate) conflicts: usize,
     pub(crate) paths: Paths,
+    pub(crate) spilled: usize,
+    pub(crate) recalled: usize,
 }
 
 pub(crate) struct World {
@@ -68,7 +72,7 @@ impl World {
         let mut rnd = Rnd(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) + 1);
         let sites = (0..shape.sites).map(|i| {
             let skew = rnd.between(-shape.skew, shape.skew);
-            let mut site = Site::new(i, shape.sites, rules, skew);
+            let mut site = Site::new(i, shape.sites, rules, skew, shape.spills > 0);
             if shape.skew > 0 {
                 site.drift = rnd.between(-30, 30);
             }
@@ -124,6 +128,10 @@ impl World {
         if shape.jumps > 0 && self.rnd.chance(1) {
             let jump = self.rnd.between(-shape.jumps, shape.jumps);
             self.sites[me].borrow_mut().skew += jump;
+        }
+        if shape.spills > 0 && self.rnd.chance(shape.spills) {
+            let away = self.rnd.below(shape.sites + 1);
+            self.sites[me].borrow_mut().spill(away);
         }
         for _ in 0..self.rnd.below(4) {
             self.arrive()?;

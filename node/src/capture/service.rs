@@ -27,6 +27,9 @@ const FEEDBACK: Duration = Duration::from_secs(1);
 /// What has become durable is confirmed at most so often: the server only keeps a little more WAL
 /// meanwhile, and each message wakes its walsender.
 const CONFIRM: Duration = Duration::from_millis(100);
+/// At a stop capture still comes to the end of the local WAL and says so, if that takes no longer: the next
+/// start then has nothing to decode again, and replay waits for that.
+const LEAVING: Duration = Duration::from_secs(1);
 /// An answer that is out so long is worth a line in the log: longer than a server needs to start again.
 const UNANSWERED: Duration = Duration::from_secs(10);
 /// The first pause after an error, doubled up to the last.
@@ -101,9 +104,13 @@ impl Capture {
         let mut told = String::new();
         while !shutdown.is_cancelled() {
             self.progress.state.lock().0 = "connecting";
+            let too_long = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(LEAVING).await;
+            };
             let outcome = tokio::select! {
-                () = shutdown.cancelled() => return,
-                outcome = self.stream(&mut assembler, &mut pause) => outcome,
+                () = too_long => return,
+                outcome = self.stream(&mut assembler, &mut pause, &shutdown) => outcome,
             };
             if let Err(error) = outcome {
                 let text = chain(&error);
@@ -123,7 +130,12 @@ impl Capture {
         }
     }
 
-    async fn stream(&self, assembler: &mut Assembler, pause: &mut Duration) -> Result<(), Error> {
+    async fn stream(
+        &self,
+        assembler: &mut Assembler,
+        pause: &mut Duration,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
         let catalog = self
             .options
             .target
@@ -149,14 +161,28 @@ impl Capture {
         let mut pace = Pace::new(confirmed);
         loop {
             let event = tokio::select! {
+                () = shutdown.cancelled() => {
+                    let end = local_end(&catalog).await?;
+                    self.confirm(assembler, &feedback, true).await?;
+                    while self.ledger.watch_captured().borrow().lsn < end
+                        && let Some(event) = stream.next().await?
+                    {
+                        self.take(event, assembler, &catalog, &mut primary_keys)
+                            .await?;
+                    }
+                    self.append(assembler).await?;
+                    let last = assembler.last();
+                    let _ = durable.wait_for(|end| *end >= last).await;
+                    return self.confirm(assembler, &feedback, false).await;
+                }
                 event = next(&mut stream, &pace, &self.options.hurry) => event?,
                 () = news(&mut durable, confirmed + CONFIRM) => {
-                    self.confirm(assembler, &feedback).await?;
+                    self.confirm(assembler, &feedback, false).await?;
                     confirmed = tokio::time::Instant::now();
                     continue;
                 }
                 _ = tick.tick() => {
-                    self.confirm(assembler, &feedback).await?;
+                    self.confirm(assembler, &feedback, false).await?;
                     continue;
                 }
             };
@@ -181,7 +207,7 @@ impl Capture {
                 self.take(event, assembler, &catalog, &mut primary_keys)
                     .await?;
                 if asked {
-                    self.confirm(assembler, &feedback).await?;
+                    self.confirm(assembler, &feedback, false).await?;
                 }
                 if assembler.pending() >= FRAMES_BYTES {
                     self.append(assembler).await?;
@@ -311,7 +337,13 @@ impl Capture {
     }
 
     /// Confirms what is durable in the journal; if that is everything, as far as capture has come.
-    async fn confirm(&self, assembler: &Assembler, feedback: &Feedback) -> Result<(), Error> {
+    /// `reply`: the server is to say where it is.
+    async fn confirm(
+        &self,
+        assembler: &Assembler,
+        feedback: &Feedback,
+        reply: bool,
+    ) -> Result<(), Error> {
         let captured = self.ledger.watch_captured().borrow().lsn;
         let end = self.journal.end();
         let safe = if end >= assembler.last() && assembler.pending() == 0 {
@@ -319,7 +351,7 @@ impl Capture {
         } else {
             end
         };
-        feedback.send(captured.max(safe), safe, safe, false).await?;
+        feedback.send(captured.max(safe), safe, safe, reply).await?;
         Ok(())
     }
 
@@ -406,6 +438,13 @@ async fn news(durable: &mut tokio::sync::watch::Receiver<Lsn>, from: tokio::time
     if durable.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Where the local WAL ends.
+async fn local_end(client: &tokio_postgres::Client) -> Result<Lsn, Error> {
+    let sql = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
+    let end: i64 = client.query_one(sql, &[]).await?.get(0);
+    Ok(Lsn(end.unsigned_abs()))
 }
 
 async fn primary_key(

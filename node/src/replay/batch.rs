@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everywrite_conflict::policy::Setting;
 use everywrite_conflict::{
-    Change, Entry, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version,
-    Writer,
+    Change, Entry, First, Fold, Folded, Key, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector,
+    Version, Writer,
 };
 use rustc_hash::FxHashMap;
 
@@ -140,6 +140,20 @@ impl Batch {
     /// The last transaction's position.
     pub(super) fn last(&self) -> Lsn {
         self.transactions.last().map_or(Lsn::ZERO, |h| h.position)
+    }
+
+    /// What tells whether the index has to ask its files.
+    pub(super) fn first(&self) -> Option<First<'_>> {
+        // A delete that travelled has another version than its transaction; it is careful.
+        let header = self.transactions.first().filter(|_| !self.careful)?;
+        Some(First {
+            position: Position {
+                origin: self.origin,
+                lsn: header.position,
+            },
+            stamp: header.stamp,
+            seen: &header.seen,
+        })
     }
 
     /// The newest stamp.

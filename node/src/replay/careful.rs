@@ -401,7 +401,9 @@ async fn second_unique(
     let here = |e: &Entry| here(ctx, e, &committed);
     let mut outcomes = Vec::new();
     let mut entries = HashMap::new();
-    let removed = ctx.ledger.lose(relation, |index| {
+    let asked = holders.iter().map(|h| h.0);
+    let asked = asked.chain(candidates.keys().copied()).collect::<Vec<_>>();
+    let removed = ctx.ledger.lose(relation, asked.into_iter(), |index| {
         let open = |key: KeyHash, entry: Option<Entry>| {
             entry.is_some_and(|e| e.undecided() && !decided.has(relation, key, e.version))
         };

@@ -25,6 +25,9 @@ pub enum Error {
     /// The journal holds something that pgoutput does not send.
     #[error("decode a change from the journal")]
     Decode(#[from] pg::pgoutput::Error),
+    /// The journal holds a change whose effect is not known here, and must not be left out.
+    #[error("a newer everywrite wrote a change of the kind {0:?}: this daemon must be upgraded")]
+    Newer(char),
     /// A key cannot be read.
     #[error("read the key of a row of {table}")]
     Key {
@@ -84,7 +87,7 @@ impl Error {
             },
             Error::Guard | Error::Again(_) | Error::Toast(_) | Error::Shutdown => Class::Retry,
             Error::Schema { .. } | Error::NoKey(_) | Error::Key { .. } => Class::Park,
-            Error::Journal(_) | Error::Decode(_) => Class::Park,
+            Error::Journal(_) | Error::Decode(_) | Error::Newer(_) => Class::Park,
             Error::Stopped(_) | Error::Merging { .. } => Class::Park,
         }
     }

@@ -424,44 +424,7 @@ impl Feed {
 
     /// What the changes need.
     pub(super) fn look(&self, changes: &Bytes) -> Result<Look, Error> {
-        let mut look = Look::default();
-        let mut last = 0;
-        for raw in Changes::new(changes.clone()) {
-            let raw = raw?;
-            match raw.first() {
-                Some(b'T') => look.truncates = true,
-                Some(&ranks::TAG) => {}
-                Some(&columns::TAG) => look.merges = true,
-                Some(b'M') => {
-                    if let Message::Message { content, .. } = decode(&raw, false)? {
-                        // A kind that only a newer daemon knows has an effect that must not be skipped.
-                        let message = WalMessage::decode(content).map_err(|e| Error::Schema {
-                            table: "(message)".to_owned(),
-                            what: format!("{e}: this daemon must be upgraded"),
-                        })?;
-                        match message {
-                            WalMessage::Delete(delete) => {
-                                look.travels = true;
-                                look.travelled.push(delete);
-                            }
-                            WalMessage::Policy(_) => look.travels = true,
-                            _ => {}
-                        }
-                    }
-                }
-                _ => {
-                    let shape = raw
-                        .get(1..5)
-                        .and_then(|b| b.try_into().ok())
-                        .map_or(0, u32::from_be_bytes);
-                    if shape != last {
-                        last = shape;
-                        look.add(shape);
-                    }
-                }
-            }
-        }
-        Ok(look)
+        Look::at(changes)
     }
 
     /// Lays the shapes over the local tables, as far as that is not done yet.
@@ -542,6 +505,48 @@ pub(super) struct Look {
 }
 
 impl Look {
+    fn at(changes: &Bytes) -> Result<Look, Error> {
+        let mut look = Look::default();
+        let mut last = 0;
+        for raw in Changes::new(changes.clone()) {
+            let raw = raw?;
+            match raw.first() {
+                Some(b'T') => look.truncates = true,
+                Some(&ranks::TAG) => {}
+                Some(&columns::TAG) => look.merges = true,
+                Some(b'M') => {
+                    if let Message::Message { content, .. } = decode(&raw, false)? {
+                        // A kind that only a newer daemon knows has an effect that must not be skipped.
+                        let message = WalMessage::decode(content).map_err(|e| Error::Schema {
+                            table: "(message)".to_owned(),
+                            what: format!("{e}: this daemon must be upgraded"),
+                        })?;
+                        match message {
+                            WalMessage::Delete(delete) => {
+                                look.travels = true;
+                                look.travelled.push(delete);
+                            }
+                            WalMessage::Policy(_) => look.travels = true,
+                            _ => {}
+                        }
+                    }
+                }
+                Some(b'I' | b'U' | b'D') => {
+                    let shape = raw
+                        .get(1..5)
+                        .and_then(|b| b.try_into().ok())
+                        .map_or(0, u32::from_be_bytes);
+                    if shape != last {
+                        last = shape;
+                        look.add(shape);
+                    }
+                }
+                other => return Err(Error::Newer(other.map_or(' ', |&tag| char::from(tag)))),
+            }
+        }
+        Ok(look)
+    }
+
     /// Transactions have few tables, so a list is quicker than a set.
     fn add(&mut self, shape: u32) {
         if !self.shapes.contains(&shape) {
@@ -569,4 +574,26 @@ pub(super) fn now() -> Stamp {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     Stamp::from_unix_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::sqlstate::Class;
+
+    /// What stands before the changes of a table that is merged, to a daemon that does not know the tag.
+    #[test]
+    fn a_change_that_only_a_newer_daemon_knows_is_refused() {
+        let change = |tag: u8| Bytes::copy_from_slice(&[0, 0, 0, 5, tag, 0, 0, 0, 9]);
+        for known in *b"IUDPWT" {
+            assert!(Look::at(&change(known)).is_ok(), "{known}");
+        }
+        let error = Look::at(&change(b'w')).unwrap_err();
+        assert_eq!(error.class(), Class::Park);
+        let told = error.to_string();
+        assert!(
+            told.contains("'w'") && told.contains("must be upgraded"),
+            "{told}"
+        );
+    }
 }

@@ -216,6 +216,7 @@ impl Worker {
                 now.push(OpenConflicts {
                     merging: 0,
                     parked: 0,
+                    oldest_at_us: 0,
                     ..before
                 });
             }
@@ -396,7 +397,8 @@ async fn next(client: &Client, behind: i64) -> Result<Vec<Waiting>, Error> {
 }
 
 async fn open(client: &Client) -> Result<Vec<OpenConflicts>, Error> {
-    let sql = "select schema_name, table_name, merging, parked from everywrite.open_conflicts()";
+    let sql = "select schema_name, table_name, merging, parked, \
+        (extract(epoch from oldest) * 1000000)::bigint from everywrite.open_conflicts()";
     let count = |n: i64| n.unsigned_abs();
     let open = |row: &tokio_postgres::Row| {
         Ok(OpenConflicts {
@@ -404,6 +406,7 @@ async fn open(client: &Client) -> Result<Vec<OpenConflicts>, Error> {
             table: row.try_get(1)?,
             merging: count(row.try_get(2)?),
             parked: count(row.try_get(3)?),
+            oldest_at_us: row.try_get(4)?,
         })
     };
     let rows = client.query(sql, &[]).await?;

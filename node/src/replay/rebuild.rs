@@ -404,7 +404,13 @@ impl Pass<'_, '_> {
             };
             (t, entry)
         });
-        self.start.ledger.rebuild(version.stamp, &vector, entries);
+        let ledger = self.start.ledger;
+        ledger.rebuild(version.stamp, &vector, entries);
+        if ledger.is_full() {
+            // All of it is committed.
+            ledger.spill(&[None], Lsn::MAX);
+            ledger.merge_files(|| false);
+        }
         Ok(())
     }
 }

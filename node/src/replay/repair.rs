@@ -204,7 +204,8 @@ impl Looks {
         for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
             let key = careful::key_row(mapping, row)?;
             let ledger = &self.context.ledger;
-            if ledger.with_index(|index| index.behind_truncate(key.hash, version)) {
+            let once = std::iter::once(key.hash);
+            if ledger.with_keys(once, |index| index.behind_truncate(key.hash, version)) {
                 behind.push(key.image);
             }
         }
@@ -259,10 +260,7 @@ impl Looks {
         let mut gone = Vec::new();
         for (hash, image, version) in standing {
             let relation = mapping.identity.relation;
-            let entry = self
-                .context
-                .ledger
-                .with_index(|index| index.get(relation, hash));
+            let entry = self.context.ledger.known(relation, hash);
             match entry {
                 Some(entry) if entry.undecided() => {
                     return Err(Error::Again("a session is deciding the same row"));

@@ -144,7 +144,7 @@ impl Rows {
         if !barriers.pass().await {
             return Err("the daemon is shutting down".to_owned());
         }
-        let entry = self.ledger.with_index(|index| index.get(relation, key));
+        let entry = self.ledger.known(relation, key);
         very(row.at, entry, found).map_err(str::to_owned)
     }
 

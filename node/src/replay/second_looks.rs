@@ -70,7 +70,7 @@ impl SecondLooks {
             if own.deleted {
                 return own.met;
             }
-            let entry = key.and_then(|key| ledger.with_index(|index| index.get(*relation, key)));
+            let entry = key.and_then(|key| ledger.known(*relation, key));
             entry.is_some_and(|e| e.deleted && e.version > own.version)
         };
         let repair = |own: Recent| Repair {

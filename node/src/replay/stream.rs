@@ -368,6 +368,7 @@ impl Stream {
                     last: batch.last(),
                     newest: batch.newest(),
                     merges: batch.merges,
+                    first: batch.first(),
                 },
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
@@ -487,7 +488,11 @@ impl Stream {
         self.options.context.ledger.commits(origin, last);
         // From here on only an answer, or the next session, tells what became of it.
         self.on_way.push_back(group);
-        writer.send_behind()
+        let sent = writer.send_behind();
+        if self.on_way.len() > 1 {
+            tracing::debug!(%origin, "a group is at the server behind another");
+        }
+        sent
     }
 
     /// The answer to a group of the fast path.
@@ -553,7 +558,7 @@ impl Stream {
             let relation = table.mapping.identity.relation;
             for slot in &mut table.slots {
                 let later = ledger
-                    .with_index(|index| index.get(relation, slot.hash()))
+                    .known(relation, slot.hash())
                     .filter(|e| e.version > slot.version())
                     .filter(|e| e.source.is_some_and(|s| s.origin == origin));
                 let met = later.and_then(|e| self.priors.get(&(slot.hash(), e.version)));
@@ -723,11 +728,7 @@ impl Stream {
         for table in &batch.tables {
             for slot in table.slots.iter().filter(|s| keys.contains(&s.hash())) {
                 let relation = table.mapping.identity.relation;
-                let newer = self
-                    .options
-                    .context
-                    .ledger
-                    .with_index(|index| index.get(relation, slot.hash()));
+                let newer = self.options.context.ledger.known(relation, slot.hash());
                 let Some(newer) = newer else { continue };
                 let repair = repair::ask(&table.mapping, &slot.folded.key.image, newer.version);
                 self.options.context.ledger.repair_begins();

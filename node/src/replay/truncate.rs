@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use everywrite_conflict::{Entry, KeyHash, Kind, Lsn, NodeId, Position, Version};
+use everywrite_conflict::{Entry, First, Index, KeyHash, Kind, Lsn, NodeId, Position, Version};
 
 use super::Error;
 use super::batch::RowKey;
@@ -71,12 +71,29 @@ pub(super) async fn write(
     let mut plain = Vec::new();
     for (&(ref mapping, version), merged) in tables.iter().zip(merged) {
         // What matters: rows that stay because they are newer, and rows that the writer had not seen.
-        let mut interesting = ctx.ledger.with_index(|index| {
+        let interesting = |index: &Index| {
             let concerns = |(_, e): &(KeyHash, Entry)| {
                 !e.deleted && (e.version > version || !seen(header, position, e))
             };
             index.iter().filter(concerns).collect::<HashMap<_, _>>()
-        });
+        };
+        let first = First {
+            position,
+            stamp: header.stamp,
+            seen: &header.seen,
+        };
+        let mut rows = None;
+        let mut interesting = match ctx.ledger.in_memory(first, interesting) {
+            Some(known) => known,
+            // Some of it is in files, where it is looked for by the keys of the table.
+            None if mapping.identity.columns.is_empty() => HashMap::new(),
+            None => {
+                let read = read(writer, mapping).await?;
+                let keys = read.iter().map(|(_, key)| key.hash).collect::<Vec<_>>();
+                rows = Some(read);
+                ctx.ledger.with_keys(keys.into_iter(), interesting)
+            }
+        };
         for (key, entry) in merged {
             interesting.entry(key).or_insert(entry);
         }
@@ -99,7 +116,7 @@ pub(super) async fn write(
         }
         let left = policy::left(ctx, mapping, decided);
         row_by_row(
-            ctx, writer, mapping, version, position, header, &known, decided,
+            ctx, writer, mapping, version, position, header, &known, rows, decided,
         )
         .await?;
         policy::stop(ctx, mapping, decided, left)?;
@@ -135,18 +152,8 @@ fn seen(header: &Header, position: Position, entry: &Entry) -> bool {
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one truncate, said once")]
-async fn row_by_row(
-    ctx: &Context,
-    writer: &mut Writer,
-    mapping: &Mapping,
-    version: Version,
-    position: Position,
-    header: &Header,
-    known: &Known,
-    decided: &mut Decided,
-) -> Result<(), Error> {
-    let relation = mapping.identity.relation;
+/// The keys of a table's rows, and whether a local transaction wrote them.
+async fn read(writer: &mut Writer, mapping: &Mapping) -> Result<Vec<(bool, RowKey)>, Error> {
     let names: Vec<&str> = mapping
         .key_cells()
         .filter_map(|i| mapping.columns.get(i))
@@ -162,18 +169,39 @@ async fn row_by_row(
         .bind(&format!("m{}keys", mapping.number), &sql, &[])
         .execute();
     let outcomes = writer.run().await?;
+    let rows = outcomes.get(at).map_or(&[][..], |o| &o.rows);
+    let rows = rows.iter().filter_map(|row| row.split_first());
+    rows.map(|(own, row)| {
+        let own = own.as_ref().is_some_and(|own| own.as_ref() != [0]);
+        Ok((own, careful::key_row(mapping, row)?))
+    })
+    .collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "one truncate, said once")]
+async fn row_by_row(
+    ctx: &Context,
+    writer: &mut Writer,
+    mapping: &Mapping,
+    version: Version,
+    position: Position,
+    header: &Header,
+    known: &Known,
+    rows: Option<Vec<(bool, RowKey)>>,
+    decided: &mut Decided,
+) -> Result<(), Error> {
+    let relation = mapping.identity.relation;
+    let rows = match rows {
+        Some(rows) => rows,
+        None => read(writer, mapping).await?,
+    };
     let entries = known.interesting.values().copied();
     let committed = careful::committed(ctx, writer, entries).await?;
     let mut gone: Vec<RowKey> = Vec::new();
     let mut ours = Lsn::ZERO;
     // What is lost with the table, and its versions.
     let mut lost: HashMap<KeyHash, Entry> = HashMap::new();
-    for row in outcomes.get(at).map_or(&[][..], |o| &o.rows) {
-        let Some((own, row)) = row.split_first() else {
-            continue;
-        };
-        let own = own.as_ref().is_some_and(|own| own.as_ref() != [0]);
-        let key = careful::key_row(mapping, row)?;
+    for (own, key) in rows {
         let entry = known.interesting.get(&key.hash);
         // What is still on its way is not the row here: its own transaction records it.
         let stands = entry.filter(|e| careful::here(ctx, e, &committed));
@@ -185,7 +213,7 @@ async fn row_by_row(
         }
         // Under a policy more counts than the two versions: then the index tells.
         let stays = |e: &Entry| {
-            let now = || ctx.ledger.with_index(|index| index.get(relation, key.hash));
+            let now = || ctx.ledger.known(relation, key.hash);
             let above = e.version.is_ranked() && e.version != version;
             e.version > version || (above && now().is_some_and(|now| !now.deleted))
         };

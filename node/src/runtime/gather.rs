@@ -61,6 +61,7 @@ impl Gather {
             *conflicts.entry(count.kind.clone()).or_default() += count.conflicts;
         }
         let (entries, forgotten) = s.ledger.sizes();
+        let outside = s.ledger.outside();
         let capture = self.capture(now);
         let waiting_for = self.waiting_for(&capture, &origins, &peers);
         let mut postgres = s.postgres.lock().clone();
@@ -81,7 +82,15 @@ impl Gather {
             capture,
             origins,
             peers,
-            index: IndexStatus { entries, forgotten },
+            index: IndexStatus {
+                entries,
+                forgotten,
+                spilled: outside.keys,
+                files: outside.files,
+                file_bytes: outside.bytes,
+                file_lookups: outside.asked,
+                file_hits: outside.found,
+            },
             conflicts,
             conflict_counts,
             open_conflicts: s.merging.open(),

@@ -72,7 +72,11 @@ impl Node {
         };
         let journals = Arc::new(Journals::open(&folder.join("journal"), options)?);
         let own = journals.get_or_open(me)?;
-        let ledger = Arc::new(Ledger::new(me));
+        let (spilled, memory) = (folder.join("spilled"), settings.conflicts.index_memory);
+        let ledger = Ledger::new(me)
+            .spilling(&spilled, memory.bytes())
+            .with_context(|| format!("make the folder {}", spilled.display()))?;
+        let ledger = Arc::new(ledger);
         let beats = Arc::new(Beats::default());
         let mut names: HashMap<NodeId, String> = settings
             .peers

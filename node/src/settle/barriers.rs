@@ -2,7 +2,13 @@
 //! every local transaction that was committed before it, and everything before it is flushed.
 //!
 //! A barrier costs one small flushed commit. Whoever waits at the same time shares one.
+//!
+//! Trap: capture also meets barriers that an earlier run of the daemon left in the WAL, and any role may write
+//! such a message. Neither says anything of what stands before ours, so tokens begin at a number that nobody
+//! else knows: not at the clock, which may have been ahead in the run before.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +32,8 @@ pub struct Barriers {
 
 /// A barrier that was not met for so long is followed by another.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A run sets fewer barriers than that; others' are so near to ours once in four billion times.
+const LATER: u64 = 1 << 32;
 /// Requests that may wait: each is a session or the steward, so they are few.
 const QUEUE: usize = 256;
 
@@ -47,7 +55,8 @@ impl Barriers {
             hurry,
             horizon: Arc::clone(&horizon),
             place: Arc::clone(&place),
-            last: 0,
+            // Its keys are random.
+            last: RandomState::new().build_hasher().finish(),
         };
         tokio::spawn(setter.run(queue, shutdown));
         Barriers {
@@ -143,13 +152,8 @@ impl Setter {
     }
 
     async fn set(&mut self, client: &tokio_postgres::Client) -> Result<(), crate::pg::Error> {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        let token = u64::try_from(now.as_micros())
-            .unwrap_or(u64::MAX)
-            .max(self.last + 1);
-        self.last = token;
+        self.last = self.last.wrapping_add(1);
+        let token = self.last;
         let mut captured = self.ledger.watch_captured();
         let mut first = None;
         loop {
@@ -164,16 +168,22 @@ impl Setter {
             let first = first.get_or_insert(barrier);
             // One that was written before the slot was made never comes; any later one will do.
             let passed =
-                tokio::time::timeout(AGAIN, captured.wait_for(|c| c.barrier >= token)).await;
+                tokio::time::timeout(AGAIN, captured.wait_for(|c| is_met(token, c.barrier))).await;
             if passed.is_ok() {
                 self.horizon.store(first.oldest, Ordering::Release);
                 self.place.store(first.here.0, Ordering::Release);
                 self.ledger.flushed_is(&first.progress);
+                tracing::debug!(place = %first.here, "a barrier is passed");
                 return Ok(());
             }
-            self.last += 1;
+            self.last = self.last.wrapping_add(1);
         }
     }
+}
+
+/// Whether a barrier that capture has met is the one with this token, or a later one of this run.
+const fn is_met(token: u64, met: u64) -> bool {
+    met.wrapping_sub(token) < LATER
 }
 
 /// What the server says of a barrier.
@@ -275,6 +285,18 @@ pub(crate) async fn progress(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_barrier_of_this_run_is_met() {
+        for token in [0, 7, 1_795_889_204_961_604, u64::MAX] {
+            assert!(is_met(token, token) && is_met(token, token.wrapping_add(1)));
+            assert!(!is_met(token, token.wrapping_sub(1)));
+            // Of another run, or nobody's.
+            for other in [LATER, u64::MAX / 2, u64::MAX - LATER] {
+                assert!(!is_met(token, token.wrapping_add(other)));
+            }
+        }
+    }
 
     #[test]
     fn an_answer_is_read_whole_or_not_at_all() {

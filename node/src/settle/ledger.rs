@@ -20,10 +20,12 @@
 
 mod beneath;
 mod facts;
+mod forget;
 mod hidden;
 mod merged;
 mod policies;
 mod server;
+mod spill;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,21 +34,24 @@ use std::time::Duration;
 
 use everywrite_conflict::policy::{Epoch, Policies};
 use everywrite_conflict::{
-    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, PARTS, Position, RelationHash,
-    Stamp, Vector, Version,
+    Announced, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Position, RelationHash, Stamp,
+    Vector, Version,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Asked, Coming, Intent, Landed, Lost, Stamped, Touched};
 pub use merged::Merged;
+pub use spill::Outside;
 
 use crate::journal::columns::Height;
 use crate::journal::ranks::Ranks;
+use crate::settle::spilled::Files;
 use beneath::Beneath;
 use hidden::Hidden;
 use merged::unseen_columns;
 use policies::Capturing;
+use spill::Spilling;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
 const BLIND: Duration = Duration::from_millis(500);
@@ -63,6 +68,8 @@ pub struct Ledger {
     sets_aside: AtomicBool,
     /// Some table has had a column-wise policy.
     merging: AtomicBool,
+    /// Where entries of the index go that are too many for memory.
+    spilling: Option<Spilling>,
 }
 
 /// A group that is on its way or has landed, and that no local transaction was stamped above yet.
@@ -83,6 +90,8 @@ struct Mark {
 
 struct Inner {
     index: Index,
+    /// What of it is not in memory.
+    files: Arc<Files>,
     clock: HybridClock,
     dispatched: Vector,
     /// What of `dispatched` stands in the local WAL before whatever is captured next.
@@ -120,7 +129,7 @@ struct Inner {
 pub struct Captured {
     /// Local WAL up to here is announced to the index.
     pub lsn: Lsn,
-    /// The newest barrier that capture has met.
+    /// The last barrier that capture has met, whoever set it.
     pub barrier: u64,
 }
 
@@ -131,6 +140,7 @@ impl Ledger {
             me,
             inner: Mutex::new(Inner {
                 index: Index::default(),
+                files: Arc::default(),
                 clock: HybridClock::default(),
                 dispatched: Vector::new(),
                 seen: Vector::new(),
@@ -155,6 +165,7 @@ impl Ledger {
             server: watch::Sender::new(0),
             sets_aside: AtomicBool::new(false),
             merging: AtomicBool::new(false),
+            spilling: None,
         }
     }
 
@@ -214,6 +225,14 @@ impl Ledger {
     ) {
         let mut inner = self.inner.lock();
         inner.clock.saw(stamp);
+        let touched: Vec<_> = touched.into_iter().collect();
+        if inner.index.has_spilled() {
+            // The journals are read one after the other: what is in a file may be newer.
+            let below = |e: &Entry| inner.index.hides_above(e.version.stamp);
+            let below = touched.iter().filter(|(_, entry)| below(entry));
+            let keys = below.filter_map(|(t, _)| t.key).collect();
+            inner = self.recalled(inner, keys);
+        }
         for (t, entry) in touched {
             inner.announce(&t, entry, || Arc::clone(vector));
         }
@@ -232,6 +251,11 @@ impl Ledger {
     ) -> Stamped {
         let mut inner = self.inner.lock();
         inner.see_before(position);
+        if inner.index.has_spilled() {
+            let stamp = |inner: &Inner| inner.clock.next(commit_time);
+            let keys = (touched, travelling, merged);
+            inner = self.lock_to_capture(inner, position, stamp, keys);
+        }
         let stamp = inner.clock.stamp(commit_time);
         let (vector, seen) = (inner.dispatched.clone(), inner.seen.clone());
         let mut captured = Capturing::new(self.me, stamp, &vector);
@@ -287,6 +311,10 @@ impl Ledger {
         let mut repairs = Vec::new();
         let mut captured = Capturing::new(self.me, stamp, vector);
         let mut inner = self.inner.lock();
+        if inner.index.has_spilled() {
+            let keys = (touched, &[][..], merged);
+            inner = self.lock_to_capture(inner, position, |_| stamp, keys);
+        }
         self.announce_local(&mut inner, position, &mut captured, touched, &mut repairs);
         let heights = self.merge_local(&mut inner, position, &captured, merged);
         (repairs, captured.ranks, heights)
@@ -362,9 +390,9 @@ impl Ledger {
     pub fn look(
         &self,
         relation: RelationHash,
-        keys: impl Iterator<Item = KeyHash>,
+        keys: impl Iterator<Item = KeyHash> + Clone,
     ) -> Vec<(Option<Entry>, Option<Entry>)> {
-        let inner = self.inner.lock();
+        let inner = self.lock_with(keys.clone());
         keys.map(|key| (inner.index.get(relation, key), inner.beneath.get(key)))
             .collect()
     }
@@ -390,8 +418,7 @@ impl Ledger {
 
     /// Capture has met a barrier: everything before it in the WAL is announced.
     pub fn barrier(&self, token: u64) {
-        self.captured
-            .send_modify(|c| c.barrier = c.barrier.max(token));
+        self.captured.send_modify(|c| c.barrier = token);
     }
 
     /// Follows capture.
@@ -406,7 +433,7 @@ impl Ledger {
     /// meet; ask again.
     pub fn announce<'a>(
         &self,
-        group: Coming,
+        group: Coming<'_>,
         mut intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
@@ -416,8 +443,12 @@ impl Ledger {
             last,
             newest,
             merges,
+            first,
         } = group;
         let mut inner = self.inner.lock();
+        if inner.index.group_asks(first) {
+            inner = self.recalled(inner, intents.clone().map(|i| i.key).collect());
+        }
         let open = |i: Intent<'_>| {
             let entry = inner.index.get(i.relation, i.key);
             entry.is_some_and(|e| e.undecided() && !mine(i.relation, i.key, e.version))
@@ -491,6 +522,9 @@ impl Ledger {
     /// have landed or failed. Until then they could write over what this one decides.
     pub async fn wait_for_blind(&self, blind: &Vector) {
         let mut sighted = self.sighted.subscribe();
+        if !sighted.borrow().covers_all(blind) {
+            tracing::debug!("a decision waits for groups that are on their way");
+        }
         // The sender lives as long as the ledger.
         let _ = sighted.wait_for(|v| v.covers_all(blind)).await;
     }
@@ -509,13 +543,14 @@ impl Ledger {
     }
 
     /// Decides, in one step, which rows go because others have their unique values. `None` if
-    /// another session is deciding one of the rows asked about.
+    /// another session is deciding one of the rows asked about, which are `keys`.
     pub fn lose(
         &self,
         relation: RelationHash,
+        keys: impl Iterator<Item = KeyHash>,
         decide: impl FnOnce(&mut Index) -> Option<Vec<(KeyHash, Version)>>,
     ) -> Option<Vec<Lost>> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock_with(keys);
         let losers = decide(&mut inner.index)?;
         inner.deciding += losers.len();
         for &(key, _) in &losers {
@@ -545,7 +580,7 @@ impl Ledger {
 
     /// What was decided was rolled back.
     pub fn keep(&self, lost: Vec<Lost>) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock_with(lost.iter().map(|l| l.key));
         inner.deciding = inner.deciding.saturating_sub(lost.len());
         for l in lost.into_iter().rev() {
             inner.index.undo(l.undo);
@@ -572,7 +607,7 @@ impl Ledger {
         self.inner.lock().index.announce_truncate(relation, entry);
     }
 
-    /// Runs `f` on the index under the lock.
+    /// Runs `f` under the lock on what of the index is in memory.
     pub fn with_index<T>(&self, f: impl FnOnce(&mut Index) -> T) -> T {
         f(&mut self.inner.lock().index)
     }
@@ -583,12 +618,13 @@ impl Ledger {
     pub fn landed(
         &self,
         group: &Landed,
-        keys: impl IntoIterator<Item = (RelationHash, KeyHash, Version)>,
+        keys: impl Iterator<Item = (RelationHash, KeyHash, Version)> + Clone,
         truncates: &[(RelationHash, Version)],
         kept: impl Fn(KeyHash, Version) -> bool,
     ) -> Option<Vec<KeyHash>> {
         let Landed { origin, last, .. } = *group;
-        let mut inner = self.inner.lock();
+        // What was on its way is in memory, but for what something newer has replaced.
+        let mut inner = self.lock_with(keys.clone().map(|(_, key, _)| key));
         if *self.server.borrow() != group.generation {
             return None;
         }
@@ -688,37 +724,6 @@ impl Ledger {
     /// How many rows are to be looked at again.
     pub fn repairs(&self) -> usize {
         self.inner.lock().repairs
-    }
-
-    /// Forgets what is stable; returns how many keys that were. `captured`: local WAL up to here is
-    /// durable in the own journal.
-    pub fn forget(&self, stable: &Vector, captured: Lsn) -> usize {
-        let mut forgotten = 0;
-        let mut inner = self.inner.lock();
-        inner.settle_policies(stable, captured);
-        if inner.repairs == 0 {
-            forgotten = inner.index.forget_truncates(stable, captured);
-        }
-        // Part by part, because capture and replay are waiting.
-        let due = inner.repairs == 0 && inner.index.sweep_is_due(stable, captured);
-        drop(inner);
-        for part in (0..PARTS).filter(|_| due) {
-            let mut inner = self.inner.lock();
-            // What is looked at again is asked of the index.
-            if inner.repairs == 0 {
-                forgotten += inner.index.sweep(part, stable, captured);
-            } else {
-                inner.index.leave(part);
-            }
-        }
-        self.inner.lock().forgotten += forgotten as u64;
-        forgotten
-    }
-
-    /// (keys held, keys forgotten since start).
-    pub fn sizes(&self) -> (u64, u64) {
-        let inner = self.inner.lock();
-        (inner.index.len() as u64, inner.forgotten)
     }
 }
 

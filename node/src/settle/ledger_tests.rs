@@ -33,12 +33,13 @@ fn intent(key: u128, version: Version, lsn: u64, deleted: bool) -> Intent<'stati
     }
 }
 
-fn coming(origin: NodeId, last: Lsn, newest: Stamp) -> Coming {
+fn coming(origin: NodeId, last: Lsn, newest: Stamp) -> Coming<'static> {
     Coming {
         origin,
         last,
         newest,
         merges: false,
+        first: None,
     }
 }
 
@@ -78,7 +79,7 @@ fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<Ke
         generation,
     };
     let key = (intent.relation, intent.key, version);
-    ledger.landed(&group, [key], &[], |_, _| false)
+    ledger.landed(&group, [key].into_iter(), &[], |_, _| false)
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn a_group_on_its_way_is_not_passed_behind_a_decided_delete() {
     let group = intent(7, version(10, B), 100, false);
     assert!(announce_blindly(&ledger, group).fast);
     let decide = |_: &mut Index| Some(vec![(KeyHash(7), version(20, B))]);
-    let lost = ledger.lose(table(), decide).unwrap();
+    let lost = ledger.lose(table(), std::iter::empty(), decide).unwrap();
     ledger.lost(&lost);
     ledger.with_index(|index| index.landed(table(), KeyHash(7), version(20, B), Lsn(40)));
     let newer = intent(7, version(30, C), 200, false);
@@ -148,7 +149,7 @@ fn nobody_announces_over_a_decision_that_may_be_taken_back() {
     let ledger = Ledger::new(ME);
     let key = KeyHash(7);
     let decide = |_: &mut Index| Some(vec![(key, version(10, B))]);
-    let lost = ledger.lose(table(), decide).unwrap();
+    let lost = ledger.lose(table(), std::iter::empty(), decide).unwrap();
     let newer = intent(7, version(20, C), 200, false);
     assert!(announce(&ledger, newer).is_none());
     ledger.keep(lost);
@@ -161,7 +162,7 @@ fn a_local_write_that_lost_to_a_decision_taken_back_is_known_again() {
     let ledger = Ledger::new(ME);
     let key = KeyHash(7);
     let decide = |_: &mut Index| Some(vec![(key, version(1_000, B))]);
-    let lost = ledger.lose(table(), decide).unwrap();
+    let lost = ledger.lose(table(), std::iter::empty(), decide).unwrap();
     let touched = touched(Some(7), false);
     let stamped = ledger.capture(Lsn(50), Stamp(500), &[touched], &[], &[]);
     ledger.keep(lost);
@@ -282,7 +283,11 @@ fn lands(ledger: &Ledger, intent: Intent<'_>, behind: u64, (before, after): (u64
         generation: 0,
     };
     let key = (intent.relation, intent.key, version);
-    assert!(ledger.landed(&group, [key], &[], |_, _| false).is_some());
+    assert!(
+        ledger
+            .landed(&group, [key].into_iter(), &[], |_, _| false)
+            .is_some()
+    );
 }
 
 /// Capture is behind: it meets a transaction that came between two groups when both have landed.

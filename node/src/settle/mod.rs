@@ -7,6 +7,7 @@ mod elements;
 mod keys;
 mod ledger;
 mod looked;
+mod spilled;
 mod steward;
 
 pub use barriers::Barriers;
@@ -16,8 +17,8 @@ pub(crate) use changed::changed;
 pub(crate) use elements::{Elements, object_of};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Stamped, Touched,
-    describe,
+    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Outside, Stamped,
+    Touched, describe,
 };
 pub use looked::LookedAt;
 pub use steward::{Stability, Steward};

@@ -54,6 +54,15 @@ impl Stability {
         self.settled.lock().stable(applied)
     }
 
+    /// What may leave memory, the best choice first: what would be stable without the member that is
+    /// farthest behind, without two, and so on.
+    pub fn nearly(&self, applied: &Vector) -> Vec<Option<Vector>> {
+        let mut settled = self.settled.lock();
+        let others = settled.others();
+        let nearly = (1..=others.max(1)).map(|away| settled.stable_without(applied, away));
+        nearly.map(Some).collect()
+    }
+
     /// What the journals may drop, given what is applied and flushed here.
     pub fn released(&self, flushed: &Vector) -> Vector {
         self.settled.lock().released(flushed)
@@ -169,6 +178,21 @@ impl Steward {
         }
     }
 
+    /// Lets go to disk what is too much for memory.
+    async fn spill(&self, flushed: &Vector, captured: Lsn, shutdown: &CancellationToken) {
+        if self.ledger.is_full() {
+            let (ledger, nearly) = (Arc::clone(&self.ledger), self.stability.nearly(flushed));
+            // Waited for: nothing is forgotten meanwhile.
+            let spill = tokio::task::spawn_blocking(move || ledger.spill(&nearly, captured));
+            let _ = spill.await;
+        }
+        if self.ledger.may_merge() {
+            // Not waited for: it may take minutes.
+            let (ledger, shutdown) = (Arc::clone(&self.ledger), shutdown.clone());
+            tokio::task::spawn_blocking(move || ledger.merge_files(|| shutdown.is_cancelled()));
+        }
+    }
+
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
         let mut before: Option<Found> = None;
@@ -195,6 +219,7 @@ impl Steward {
                 own_end.min(captured)
             };
             self.ledger.forget(&stable, captured);
+            self.spill(&flushed, captured, shutdown).await;
             if cut.elapsed() < CUT {
                 continue;
             }

@@ -45,6 +45,11 @@ const REPLAY_CONFLICTS: &str = "everywrite_replay_conflicts_total";
 const REPLAY_OPEN_CONFLICTS: &str = "everywrite_replay_open_conflicts";
 const SETTLE_INDEX_ENTRIES: &str = "everywrite_settle_index_entries";
 const SETTLE_INDEX_FORGOTTEN: &str = "everywrite_settle_index_forgotten_total";
+const SETTLE_INDEX_SPILLED: &str = "everywrite_settle_index_spilled_entries";
+const SETTLE_INDEX_FILES: &str = "everywrite_settle_index_files";
+const SETTLE_INDEX_FILE_BYTES: &str = "everywrite_settle_index_file_bytes";
+const SETTLE_INDEX_FILE_LOOKUPS: &str = "everywrite_settle_index_file_lookups_total";
+const SETTLE_INDEX_FILE_HITS: &str = "everywrite_settle_index_file_hits_total";
 
 /// How a number moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,13 +216,43 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
         SETTLE_INDEX_ENTRIES,
         Kind::Gauge,
         Unit::Count,
-        "keys in the conflict index",
+        "keys of the conflict index in memory",
     ),
     (
         SETTLE_INDEX_FORGOTTEN,
         Kind::Counter,
         Unit::Count,
         "keys forgotten because their writes are stable",
+    ),
+    (
+        SETTLE_INDEX_SPILLED,
+        Kind::Gauge,
+        Unit::Count,
+        "entries of the conflict index in files, for absent nodes",
+    ),
+    (
+        SETTLE_INDEX_FILES,
+        Kind::Gauge,
+        Unit::Count,
+        "files of the conflict index",
+    ),
+    (
+        SETTLE_INDEX_FILE_BYTES,
+        Kind::Gauge,
+        Unit::Bytes,
+        "size of the files of the conflict index",
+    ),
+    (
+        SETTLE_INDEX_FILE_LOOKUPS,
+        Kind::Counter,
+        Unit::Count,
+        "keys that a file of the conflict index was asked for",
+    ),
+    (
+        SETTLE_INDEX_FILE_HITS,
+        Kind::Counter,
+        Unit::Count,
+        "of these the keys that it had",
     ),
 ];
 
@@ -308,6 +343,11 @@ pub fn set_all(status: &Status) {
     }
     gauge!(SETTLE_INDEX_ENTRIES).set(float(status.index.entries));
     counter!(SETTLE_INDEX_FORGOTTEN).absolute(status.index.forgotten);
+    gauge!(SETTLE_INDEX_SPILLED).set(float(status.index.spilled));
+    gauge!(SETTLE_INDEX_FILES).set(float(status.index.files));
+    gauge!(SETTLE_INDEX_FILE_BYTES).set(float(status.index.file_bytes));
+    counter!(SETTLE_INDEX_FILE_LOOKUPS).absolute(status.index.file_lookups);
+    counter!(SETTLE_INDEX_FILE_HITS).absolute(status.index.file_hits);
 }
 
 fn set_peer(peer: &PeerStatus) {
@@ -393,6 +433,7 @@ mod tests {
                 table: "stock".to_owned(),
                 merging: 2,
                 parked: 1,
+                ..OpenConflicts::default()
             }],
             ..Status::default()
         }

@@ -59,6 +59,8 @@ pub struct OpenConflicts {
     pub merging: u64,
     /// Waits for a person.
     pub parked: u64,
+    /// When the oldest of them was decided, Unix microseconds; 0 when nothing is open.
+    pub oldest_at_us: i64,
 }
 
 /// Conflicts of one table and kind.
@@ -202,8 +204,18 @@ pub struct PeerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IndexStatus {
-    /// Keys held.
+    /// Keys in memory.
     pub entries: u64,
     /// Keys forgotten since start because their writes are stable.
     pub forgotten: u64,
+    /// Entries in files, because only an absent node can still conflict with them.
+    pub spilled: u64,
+    /// The files.
+    pub files: u64,
+    /// Their bytes.
+    pub file_bytes: u64,
+    /// Keys that files were asked for since start.
+    pub file_lookups: u64,
+    /// How many of these they had.
+    pub file_hits: u64,
 }

@@ -375,7 +375,7 @@ impl Answers {
         let Ok((relation, hash)) = key_of(&spec.schema, &spec.table, &key, &types) else {
             return Ok(None);
         };
-        let entry = self.ledger.with_index(|index| index.get(relation, hash));
+        let entry = self.ledger.known(relation, hash);
         Ok(entry.filter(|e| !e.in_flight()).map(|e| Written {
             stamp: e.version.stamp.0,
             origin: u32::from(e.version.origin.0),

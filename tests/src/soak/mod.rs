@@ -13,10 +13,11 @@ use anyhow::Context;
 
 use crate::checker::{self, Account};
 use crate::cluster::{Cluster, Plan};
-use crate::conflicts::{Conflict, conflicts_without, lost_tags};
+use crate::conflicts::{Conflict, conflicts_without, listed_tags};
 use crate::history::History;
 use crate::journals::Archive;
 use crate::logs;
+use crate::merged::{self, MERGED};
 use crate::random::Random;
 use crate::workload::{self, TABLES, Table, UNDER_POLICIES, Workload};
 
@@ -44,11 +45,15 @@ pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Resu
     let mut cluster = plan.start().await?;
     say(format!("{} sites are up", options.sites));
     for table in &tables {
+        if let Some(rows) = merged::beginning(table) {
+            cluster.site(0).execute(&rows).await?;
+        }
         if let Some(policy) = table.policies.first() {
             let set = workload::set_policy(table, *policy);
             cluster.site(0).execute(&set).await?;
         }
     }
+    merged::begun(&cluster, &tables).await?;
     let mut soak = Soak::new(options, &cluster)?;
     let outcome = soak.rounds(&mut cluster, &mut say).await;
     let wrong = outcome.is_err() || !soak.summary.violations.is_empty();
@@ -78,7 +83,8 @@ struct Soak<'a> {
 impl Options {
     /// What is written to: in chaos also tables under policies.
     fn tables(&self) -> Vec<Table> {
-        let more = UNDER_POLICIES.iter().filter(|_| self.chaos);
+        let more = UNDER_POLICIES.iter().chain(&MERGED);
+        let more = more.filter(|_| self.chaos);
         TABLES.iter().chain(more).copied().collect()
     }
 }
@@ -198,7 +204,11 @@ impl<'a> Soak<'a> {
             self.summary.violations.extend(fault::mend(cluster).await?);
         }
         cluster.wait_ready().await?;
-        let rows = cluster.converged_within(self.options.patience).await?;
+        let patience = self.options.patience;
+        let mut rows = cluster.converged_within(patience).await?;
+        if self.options.chaos {
+            rows = merged::merged(cluster, patience).await?;
+        }
         let settled_in = healed.elapsed();
         let tables = self.options.tables();
         let judgement = judge(cluster, &tables, &self.history, &self.archive).await?;
@@ -269,10 +279,14 @@ pub async fn judge(
     violations.extend(by_stamp.filter_map(Conflict::contradiction));
     violations.extend(checker::misnamed(&conflicts, &history.writers(), ranks));
     let site = cluster.sites.first().context("a cluster without sites")?;
-    let rows = checker::rows(&site.sql().await?, tables).await?;
-    let lost = lost_tags(&conflicts);
-    let mut account = checker::account(&history.committed(), &rows, tables, &lost);
+    let client = site.sql().await?;
+    let rows = checker::rows(&client, tables).await?;
+    let (committed, listed) = (history.committed(), listed_tags(&conflicts));
+    let mut account = checker::account(&committed, &rows, tables, &listed);
     account.violations.extend(violations);
+    let rows = merged::check::rows(&client, tables).await?;
+    let merged = merged::check::account(&committed, &rows, tables, &conflicts);
+    account.violations.extend(merged);
     Ok(Judgement {
         account,
         conflicts,

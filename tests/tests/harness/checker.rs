@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
-use everywrite_tests::checker::{Account, Row, Rows, account};
+use everywrite_tests::checker::{Account, Listed, Row, Rows, account};
 use everywrite_tests::history::{Effect, History, Outcome, Stamped, Transaction, Write};
 use everywrite_tests::workload::Table;
 
@@ -19,8 +19,10 @@ fn at(site: u16, when: u32, writes: Vec<Write>) -> Transaction {
             position: Lsn(u64::from(when)),
             vector: Vector::new(),
             ranks: Arc::default(),
+            columns: Arc::default(),
         }),
         writes,
+        merged: Vec::new(),
         passing: Vec::new(),
     }
 }
@@ -38,7 +40,12 @@ fn judge(history: &[Transaction], rows: &Rows, codes: u64, lost: &BTreeSet<Strin
         codes,
         ..Table::plain("t", 9)
     };
-    account(history, rows, &[table], lost)
+    let lost = lost.clone();
+    let listed = Listed {
+        lost,
+        ..Listed::default()
+    };
+    account(history, rows, &[table], &listed)
 }
 
 fn effect(tag: &str) -> Effect {
@@ -184,6 +191,31 @@ fn rows_from_nowhere_and_rows_of_two_writes_show() {
     let history = [at(0, 1, vec![put(1, "a")])];
     let found = judge(&history, &end, 0, &BTreeSet::new()).violations;
     assert!(found[0].contains("not the row that was written"));
+}
+
+#[test]
+fn what_is_parked_is_on_the_list_and_not_only_in_the_history() {
+    let parks = Table {
+        policies: &[("park", "{}")],
+        ..Table::plain("t", 9)
+    };
+    let history = [at(0, 1, vec![put(1, "a")]), at(1, 2, vec![put(1, "b")])];
+    let tags = BTreeSet::from(["a".to_owned()]);
+    let judge = |listed| account(&history, &rows(&[(1, "b")]), &[parks], &listed).violations;
+    let parked = Listed {
+        lost: tags.clone(),
+        parked: tags.clone(),
+    };
+    assert!(judge(parked).is_empty());
+    let only_lost = Listed {
+        lost: tags,
+        ..Listed::default()
+    };
+    let found = judge(only_lost);
+    assert!(
+        found.len() == 1 && found[0].contains("listed nowhere"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod checker;
 mod machine;
+mod merged_checker;
 mod proxy;
 mod server;
 mod workload;

@@ -1,15 +1,15 @@
 //! Two groups of one origin are at the server, the second chained to the first: what becomes of the
 //! first decides about both. A lock on the table at b holds the first until the second is sent.
 
-use std::time::Duration;
-
 use everywrite_tests::cluster::{Cluster, Plan};
 
 use crate::crash_of_the_daemon::{REFUSES_THE_COMMIT, held_before_and_after_a_crash};
 
 /// Every transaction is a group.
 async fn start() -> Cluster {
-    let plan = Plan::default().configure("replication", "group-transactions", "1");
+    let plan = Plan::default()
+        .configure("replication", "group-transactions", "1")
+        .configure("log", "filter", "\"info,everywrite_node::replay=debug\"");
     plan.start().await.unwrap()
 }
 
@@ -26,8 +26,11 @@ async fn two_at_once(cluster: &Cluster, transactions: [&str; 2]) {
         and application_name = 'everywrite replay 1'";
     b.wait_value(waiting, "1").await.unwrap();
     cluster.received(1, 0).await.unwrap();
-    // Nothing shows what stands unread in the server's socket.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Nothing at the server shows what stands unread in its socket: the daemon says that it is there.
+    b.wait_logged("a group is at the server behind another")
+        .await
+        .unwrap();
+    b.wait_value(waiting, "1").await.unwrap();
     holder.batch_execute("commit").await.unwrap();
 }
 

@@ -5,6 +5,7 @@
 
 mod away;
 mod bad_input;
+mod barrier_of_an_earlier_run;
 mod basic;
 mod chained_groups;
 mod column_types;
@@ -45,6 +46,7 @@ mod schema_mismatch;
 mod second_unique_key;
 mod skip_transaction;
 mod slot_dropped;
+mod spilled;
 mod stop_by_signal;
 mod strangers;
 mod toast;

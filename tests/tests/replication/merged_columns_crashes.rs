@@ -143,6 +143,7 @@ async fn every_difference_counts_once_whatever_is_killed() {
     cluster.wait_ready().await.unwrap();
     cluster.converged().await.unwrap();
     exactly_once(&cluster).await;
+    cluster.finish().unwrap();
 }
 
 #[tokio::test]
@@ -167,6 +168,7 @@ async fn anything_while_links_break_converges() {
     }
     assert!(writers.end().await > 100);
     cluster.converged().await.unwrap();
+    cluster.finish().unwrap();
 }
 
 #[tokio::test]
@@ -177,6 +179,7 @@ async fn anything_while_daemons_are_killed_converges() {
     assert!(writers.end().await > 100);
     cluster.wait_ready().await.unwrap();
     cluster.converged().await.unwrap();
+    cluster.finish().unwrap();
 }
 
 #[tokio::test]
@@ -187,6 +190,7 @@ async fn anything_while_servers_and_daemons_are_killed_converges() {
     assert!(writers.end().await > 100);
     cluster.wait_ready().await.unwrap();
     cluster.converged().await.unwrap();
+    cluster.finish().unwrap();
 }
 
 /// What merges goes on after everything was started anew, with links cut over the restart.
@@ -225,6 +229,7 @@ async fn everything_is_started_anew() {
         cluster.site(0).value(row).await.unwrap(),
         "(1,c,x,6.00,1,0)"
     );
+    cluster.finish().unwrap();
 }
 
 /// Transactions that are streamed in parts, at two sites at once.
@@ -259,6 +264,7 @@ async fn large_transactions_are_merged_too() {
             "x of b 2.00 5000"
         ]
     );
+    cluster.finish().unwrap();
 }
 
 /// What becomes of a site whose commit is out.

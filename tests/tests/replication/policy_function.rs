@@ -206,6 +206,7 @@ async fn nothing_is_lost_under_load_and_crashes() {
             .collect();
         assert!(missing.is_empty(), "{id}: {missing:?} of {things:?}");
     }
+    cluster.finish().unwrap();
 }
 
 /// A function that never says "nothing new": merging ends all the same, and nothing is merged twice where two
@@ -334,6 +335,11 @@ async fn a_function_that_fails_is_tried_again() {
     let metrics = b.node.metrics().await.unwrap();
     let line = r#"everywrite_replay_open_conflicts{table="public.items",state="merging"} 1"#;
     assert!(metrics.contains(line), "{metrics}");
+    let open = "select concat_ws(' ', merging, parked, open_since < now()) from everywrite.status where name = 'a'";
+    assert_eq!(b.value(open).await.unwrap(), "1 0 t");
+    let (ok, text) = b.node.run(&["status"]).unwrap();
+    let line = "1 to be merged, 0 parked, the oldest for ";
+    assert!(ok && text.contains(line), "{text}");
     // The history keeps it, however old.
     b.execute("select everywrite.forget_conflicts('0 s', 0)")
         .await
@@ -341,6 +347,8 @@ async fn a_function_that_fails_is_tried_again() {
     everywhere(&cluster, &function(UNION)).await;
     merged(&cluster).await;
     assert!(row(&cluster, 1).await.contains("{a,b}"));
+    let b = cluster.site(1);
+    assert_eq!(b.value(open).await.unwrap(), "0 0");
     cluster.finish().unwrap();
 }
 
@@ -388,6 +396,7 @@ async fn kill_minus_nine_between_decision_and_merge() {
     merged(&cluster).await;
     assert_eq!(row(&cluster, 1).await, "2 4 {a,b}");
     assert_eq!(decisions(cluster.site(1), 1).await, "merged merged");
+    cluster.finish().unwrap();
 }
 
 #[tokio::test]

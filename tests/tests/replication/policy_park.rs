@@ -246,11 +246,17 @@ async fn it_stays_until_a_person_decides() {
     })
     .await
     .unwrap();
+    let open = "select string_agg(concat_ws(' ', name, merging, parked, open_since < now()), ', ' order by name) \
+        from everywrite.status";
+    let shown = cluster.site(1).value(open).await.unwrap();
+    assert_eq!(shown, "a 0 1 t, c 0 0");
     let (ok, text) = cluster.site(1).node.run(&["status"]).unwrap();
-    assert!(ok && text.contains("parked"), "{text}");
+    let line = "0 to be merged, 1 parked, the oldest for ";
+    assert!(ok && text.contains(line), "{text}");
     assert_eq!(cluster.site(1).value(&retry()).await.unwrap(), "updated");
     assert!(rows(&cluster).await.contains(",a "));
     assert_eq!(parked(&cluster).await, ["", "", ""]);
+    cluster.finish().unwrap();
 }
 
 /// One right for one thing, and what is written needs the caller's rights on the table.

@@ -165,3 +165,47 @@ async fn while_the_tables_are_written() {
     assert_eq!(verified.code, 0, "{verified:?}");
     cluster.finish().unwrap();
 }
+
+/// A row that is written as it is changes no column, so it would repair nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_merged_is_refused() {
+    let schema = "create table items (id bigint primary key, n int not null, note text); \
+        alter table items replica identity full";
+    let cluster = Plan::with_schema(schema).start().await.unwrap();
+    let begin = "insert into items select k, 0, 'begin' from generate_series(1, 9) k";
+    cluster.site(0).execute(begin).await.unwrap();
+    let set = r#"select everywrite.set_policy('items', 'all', 'column_wise', '{"delta": ["n"]}')"#;
+    cluster.site(0).execute(set).await.unwrap();
+    for site in &cluster.sites {
+        let begun = "select (begun_at is not null)::text from everywrite.policies";
+        site.wait_value(begun, "true").await.unwrap();
+    }
+    cluster.converged().await.unwrap();
+    behind_the_back(cluster.site(1), "update items set n = 7 where id = 1").await;
+
+    let refused = verify(cluster.site(0), &["--repair", "--yes"]).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let plan = &refused.table("items")["differences"][0]["plan"];
+    assert_eq!(plan["outcome"], "failed", "{refused:?}");
+    let said = plan["error"].as_str().unwrap();
+    let reason = "its rows are merged by columns";
+    assert!(
+        said.contains(reason) && said.contains("last_update_wins first"),
+        "{said}"
+    );
+    let still = "select string_agg(n::text, ' ' order by id) from items where id < 3";
+    assert_eq!(cluster.site(1).value(still).await.unwrap(), "7 0");
+    assert_eq!(cluster.site(0).value(still).await.unwrap(), "0 0");
+
+    let set = "select everywrite.set_policy('items', 'all', 'last_update_wins')";
+    cluster.site(0).execute(set).await.unwrap();
+    for site in &cluster.sites {
+        let policy = "select policy from everywrite.policies";
+        site.wait_value(policy, "last_update_wins").await.unwrap();
+    }
+    let repaired = verify(cluster.site(0), &["--repair", "--yes"]).await;
+    assert_eq!(repaired.code, 0, "{repaired:?}");
+    cluster.converged().await.unwrap();
+    assert_eq!(cluster.site(1).value(still).await.unwrap(), "0 0");
+    cluster.finish().unwrap();
+}

@@ -74,9 +74,18 @@ fn lines(out: &mut String, status: &Status) {
     );
     let _ = writeln!(
         out,
-        "index      {} keys, {} forgotten",
+        "index      {} keys, {} forgotten{}",
         count(status.index.entries),
         count(status.index.forgotten),
+        match status.index.files {
+            0 => String::new(),
+            files => format!(
+                ", {} in {} files ({}) for absent nodes",
+                count(status.index.spilled),
+                count(files),
+                bytes(status.index.file_bytes)
+            ),
+        },
     );
     let kinds: Vec<String> = status
         .conflicts
@@ -93,11 +102,15 @@ fn lines(out: &mut String, status: &Status) {
     let sum = |of: fn(&OpenConflicts) -> u64| status.open_conflicts.iter().map(of).sum::<u64>();
     let (merging, parked) = (sum(|o| o.merging), sum(|o| o.parked));
     if merging + parked > 0 {
+        let open = status.open_conflicts.iter().map(|o| o.oldest_at_us);
+        let oldest = open.filter(|at| *at > 0).min();
+        let since = oldest.map(|at| seconds(status.gathered_at_us.saturating_sub(at)));
         let _ = writeln!(
             out,
-            "open       {} to be merged, {} parked; see everywrite.merging, everywrite.parked",
+            "open       {} to be merged, {} parked, the oldest for {}; see everywrite.merging, everywrite.parked",
             count(merging),
             count(parked),
+            since.map_or_else(|| "an unknown time".to_owned(), lag),
         );
     }
 }
@@ -269,6 +282,11 @@ fn rate(per_second: f64) -> String {
 }
 
 /// How far behind in time: short ones exactly, long ones in words.
+#[allow(clippy::cast_precision_loss)]
+fn seconds(us: i64) -> f64 {
+    us as f64 / 1_000_000.0
+}
+
 fn lag(seconds: f64) -> String {
     if seconds <= 0.0 {
         "0 s".to_owned()

@@ -8,7 +8,8 @@ use super::*;
 use crate::admin::http;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{
-    CaptureStatus, IndexStatus, OriginState, OriginStatus, PeerStatus, PostgresStatus,
+    CaptureStatus, IndexStatus, OpenConflicts, OriginState, OriginStatus, PeerStatus,
+    PostgresStatus,
 };
 
 fn busy() -> Status {
@@ -81,6 +82,7 @@ fn busy() -> Status {
         index: IndexStatus {
             entries: 1_000,
             forgotten: 5,
+            ..IndexStatus::default()
         },
         conflicts: BTreeMap::from([
             ("update_origin_differs".into(), 7),
@@ -104,6 +106,29 @@ fn a_node_that_knows_nothing_yet_still_renders() {
     assert!(text.contains("not connected"), "{text}");
     assert!(text.contains("conflicts  none"), "{text}");
     assert!(!text.contains("origin"), "{text}");
+}
+
+#[test]
+fn what_is_open_is_counted_with_the_age_of_the_oldest() {
+    let open = |merging, parked, oldest_at_us| OpenConflicts {
+        merging,
+        parked,
+        oldest_at_us,
+        ..OpenConflicts::default()
+    };
+    let status = Status {
+        gathered_at_us: 400_000_000,
+        open_conflicts: vec![
+            open(2, 0, 390_000_000),
+            open(1, 3, 97_500_000),
+            open(0, 0, 0),
+        ],
+        ..Status::default()
+    };
+    let text = render(&status);
+    let line = "open       3 to be merged, 3 parked, the oldest for 5 min 2 s;";
+    assert!(text.contains(line), "{text}");
+    assert!(!render(&Status::default()).contains("open  "));
 }
 
 async fn serve(status: Status) -> (String, CancellationToken) {

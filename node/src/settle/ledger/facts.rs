@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use everywrite_conflict::{
-    Entry, KeyHash, Lsn, NodeId, RelationHash, Stamp, Undo, Vector, Version,
+    Entry, First, KeyHash, Lsn, NodeId, RelationHash, Stamp, Undo, Vector, Version,
 };
 
 use crate::journal::columns::Height;
@@ -60,7 +60,7 @@ pub struct Intent<'a> {
 
 /// A group that is about to be sent to the server.
 #[derive(Clone, Copy, Debug)]
-pub struct Coming {
+pub struct Coming<'a> {
     /// Whose.
     pub origin: NodeId,
     /// Its end in the origin's stream.
@@ -69,6 +69,8 @@ pub struct Coming {
     pub newest: Stamp,
     /// It has rows that are merged by columns, or may have.
     pub merges: bool,
+    /// Its first transaction, if none of its versions is below that and all behind it have seen as much.
+    pub first: Option<First<'a>>,
 }
 
 /// A group that is committed here.

@@ -129,7 +129,7 @@ impl Ledger {
     /// Decides about an update that is replayed; its row is locked and capture is behind all that
     /// was written to it before. `None`: another session is deciding the row.
     pub fn merge(&self, update: &Update<'_>, claims: impl Fn(Position) -> bool) -> Option<Merging> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock_with(std::iter::once(update.key));
         let event = inner.index.get(update.relation, update.key);
         if event.is_some_and(|e| e.undecided()) {
             return None;
@@ -141,7 +141,8 @@ impl Ledger {
     pub fn rebuild_merged(&self, update: &Update<'_>, vector: &Vector) {
         let own = update.source;
         let claims = |p: Position| (p.origin == own.origin && p.lsn <= own.lsn) || vector.covers(p);
-        self.inner.lock().index.merge(update, claims);
+        let mut inner = self.lock_with(std::iter::once(update.key));
+        inner.index.merge(update, claims);
     }
 
     /// Announces the updates of merged rows that a local transaction made, with what they inherit.

@@ -83,6 +83,41 @@ select v.id,
   from everywrite.conflict_history c
   join everywrite.conflicts v on v.id = c.id
  where c.decision = 'merging' and c.done_at is null;
+-- Numbers, which everybody may see, of what the views above show to who may.
+create or replace view everywrite.status as
+select o.name,
+       case when alive.yes then o.state else 'unknown' end as state,
+       case when alive.yes then o.reason
+            else 'the daemon has not reported since '
+                 || to_char(s.updated_at, 'YYYY-MM-DD HH24:MI:SS TZ') end as reason,
+       o.journal_end as received,
+       o.applied,
+       o.lag_bytes::bigint as lag_bytes,
+       make_interval(secs => o.lag_s) as lag,
+       round(o.transactions_per_s::numeric, 1) as rate,
+       o.conflicts,
+       alive.yes as daemon_alive,
+       s.updated_at,
+       open.merging,
+       open.parked,
+       open.since as open_since
+  from everywrite.node_status s
+ cross join lateral (select s.updated_at > clock_timestamp() - interval '5 s') as alive (yes)
+ cross join lateral jsonb_to_recordset(s.status -> 'origins') as o (
+       node integer, name text, state text, reason text, journal_end pg_lsn, applied pg_lsn,
+       lag_bytes numeric, lag_s double precision, transactions_per_s double precision,
+       conflicts bigint)
+ cross join lateral (
+       select count(*) filter (where c.decision = 'merging'),
+              count(*) filter (where c.decision = 'parked'),
+              min(c.decided_at)
+         from everywrite.conflict_history c
+        where c.decision in ('merging', 'parked') and c.done_at is null
+          and c.incoming_origin = o.node) as open (merging, parked, since)
+ order by o.node;
+comment on view everywrite.status is
+    'for every other site: what of its transactions is here, what is not yet, and what of them lost and is open';
+
 comment on view everywrite.merging is
     'rows that lost a conflict and are still to be merged by the function of the table''s policy, and why if that failed';
 
@@ -548,12 +583,12 @@ $$;
 
 -- How much is open, by table.
 create function everywrite.open_conflicts()
-returns table (schema_name text, table_name text, merging bigint, parked bigint)
+returns table (schema_name text, table_name text, merging bigint, parked bigint, oldest timestamptz)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select c.schema_name, c.table_name, count(*) filter (where c.decision = 'merging'),
-           count(*) filter (where c.decision = 'parked')
+           count(*) filter (where c.decision = 'parked'), min(c.decided_at)
       from everywrite.conflict_history c
      where c.decision in ('merging', 'parked') and c.done_at is null
      group by 1, 2 order by 1, 2
