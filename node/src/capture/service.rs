@@ -167,6 +167,10 @@ impl Capture {
                     while self.ledger.watch_captured().borrow().lsn < end
                         && let Some(event) = stream.next().await?
                     {
+                        // One whose answer does not come any more is left to the next start.
+                        if self.ledger.any_merging() {
+                            self.wait_for_answers(&event, assembler, &feedback).await?;
+                        }
                         self.take(event, assembler, &catalog, &mut primary_keys)
                             .await?;
                     }
@@ -247,7 +251,7 @@ impl Capture {
                 () = self.ledger.know_before(position) => break,
                 () = tokio::time::sleep(FEEDBACK) => {}
             }
-            self.confirm(assembler, feedback).await?;
+            self.confirm(assembler, feedback, false).await?;
             let Some(out) = self.ledger.unanswered() else {
                 continue;
             };
