@@ -166,6 +166,7 @@ impl Capture {
                     self.confirm(assembler, &feedback, true).await?;
                     while self.ledger.watch_captured().borrow().lsn < end
                         && let Some(event) = stream.next().await?
+                        && self.unanswered(&event).is_none()
                     {
                         self.take(event, assembler, &catalog, &mut primary_keys)
                             .await?;
@@ -227,18 +228,9 @@ impl Capture {
         assembler: &mut Assembler,
         feedback: &Feedback,
     ) -> Result<(), Error> {
-        if !self.ledger.any_merging() {
-            return Ok(());
-        }
-        let Event::Data { payload, .. } = event else {
+        let Some(position) = self.unanswered(event) else {
             return Ok(());
         };
-        let Some(position) = Assembler::commits(payload) else {
-            return Ok(());
-        };
-        if self.ledger.knows_before(position) {
-            return Ok(());
-        }
         // What came before it need not wait.
         self.append(assembler).await?;
         let since = tokio::time::Instant::now();
@@ -248,7 +240,7 @@ impl Capture {
                 () = self.ledger.know_before(position) => break,
                 () = tokio::time::sleep(FEEDBACK) => {}
             }
-            self.confirm(assembler, feedback).await?;
+            self.confirm(assembler, feedback, false).await?;
             let Some(out) = self.ledger.unanswered() else {
                 continue;
             };
@@ -266,6 +258,16 @@ impl Capture {
         }
         *self.progress.state.lock() = ("streaming", None);
         Ok(())
+    }
+
+    /// Where a local transaction ends that must not be captured yet.
+    fn unanswered(&self, event: &Event) -> Option<Lsn> {
+        match event {
+            Event::Data { payload, .. } if self.ledger.any_merging() => {
+                Assembler::commits(payload).filter(|p| !self.ledger.knows_before(*p))
+            }
+            _ => None,
+        }
     }
 
     async fn take(
