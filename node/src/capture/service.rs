@@ -202,7 +202,9 @@ impl Capture {
                         ..
                     }
                 );
-                self.wait_for_answers(&event, assembler, &feedback).await?;
+                if self.ledger.any_merging() {
+                    self.wait_for_answers(&event, assembler, &feedback).await?;
+                }
                 self.take(event, assembler, &catalog, &mut primary_keys)
                     .await?;
                 if asked {
