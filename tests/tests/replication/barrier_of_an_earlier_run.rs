@@ -52,7 +52,8 @@ async fn it_does_not_pass_for_one_of_this_run() {
         let waits = b.value(waiting).await.map_err(|err| format!("{err:#}"))?;
         let note = b.value(NOTE).await.map_err(|err| format!("{err:#}"))?;
         let met = waits == "1" || note != "b";
-        met.then_some(()).ok_or(format!("{waits} waiting, {note}"))
+        met.then_some(())
+            .ok_or_else(|| format!("{waits} waiting, {note}"))
     })
     .await
     .unwrap();

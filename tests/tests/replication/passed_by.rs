@@ -22,7 +22,9 @@ async fn barrier_behind_all(site: &Site) {
         let place = passed.and_then(|line| line.split("place=").nth(1));
         let place = place.and_then(|place| place.split_whitespace().next()?.parse::<Lsn>().ok());
         let behind = place.is_some_and(|place| place >= end);
-        behind.then_some(()).ok_or(format!("{place:?} of {end}"))
+        behind
+            .then_some(())
+            .ok_or_else(|| format!("{place:?} of {end}"))
     })
     .await
     .unwrap();
