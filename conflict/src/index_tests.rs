@@ -336,15 +336,24 @@ fn an_update_that_has_seen_a_truncate_is_of_a_row_behind_it() {
         merge: Merge::LastUpdateWins,
         height: 0,
     }];
-    let update = |lsn, stamp| Update {
+    let update = |lsn, stamp, present| Update {
         relation: TABLE,
         key: key(1),
         version: Version::new(Stamp(stamp), NodeId(2)),
         source: at(2, lsn),
         columns: &columns,
+        present,
     };
     let has_seen = |p: Position| p.lsn <= Lsn(60);
-    let merging = index.merge(&update(7, 7), has_seen);
+    let merging = index.merge(&update(7, 7, true), has_seen);
     assert!(merging.belongs && merging.takes == [Take::Value]);
-    assert!(!index.merge(&update(8, 8), |_| false).belongs);
+    let unseen = |_: Position| false;
+    assert!(!index.merge(&update(8, 8, false), unseen).belongs);
+    // It has not seen the TRUNCATE, but the row stands: its insert did so above the TRUNCATE, and is forgotten.
+    assert!(index.merge(&update(9, 9, true), unseen).belongs);
+    // Unless what is known of the row itself is below the TRUNCATE.
+    let mut index = Index::new();
+    index.announce(TABLE, key(1), entry(4, 40));
+    index.announce_truncate(TABLE, truncate);
+    assert!(!index.merge(&update(10, 10, true), unseen).belongs);
 }

@@ -39,6 +39,8 @@ pub struct Update<'a> {
     pub source: Position,
     /// What it changed.
     pub columns: &'a [ColumnChange],
+    /// Whether the row is there.
+    pub present: bool,
 }
 
 /// What becomes of an update.
@@ -61,8 +63,10 @@ impl Index {
         let event = self.get(update.relation, update.key);
         let seen = |e: &Entry| e.source.is_some_and(&claims);
         // A delete that it has seen: the row was inserted again behind it, and that is forgotten before a
-        // TRUNCATE, or both are swept at different times.
-        let belongs = event.as_ref().is_none_or(seen);
+        // TRUNCATE, or both are swept at different times. A TRUNCATE that it has not seen, and a row that is there
+        // all the same: the row's insert stands above it and is forgotten as stable, so whatever comes has seen it.
+        let above = |e: &Entry| e.deleted && update.present && self.own(update.key).is_none();
+        let belongs = event.as_ref().is_none_or(|e| seen(e) || above(e));
         let mut merging = Merging {
             belongs,
             event,

@@ -166,6 +166,7 @@ impl Capture {
                     self.confirm(assembler, &feedback, true).await?;
                     while self.ledger.watch_captured().borrow().lsn < end
                         && let Some(event) = stream.next().await?
+                        && self.unanswered(&event).is_none()
                     {
                         // One whose answer does not come any more is left to the next start.
                         if self.ledger.any_merging() {
@@ -233,15 +234,9 @@ impl Capture {
         assembler: &mut Assembler,
         feedback: &Feedback,
     ) -> Result<(), Error> {
-        let Event::Data { payload, .. } = event else {
+        let Some(position) = self.unanswered(event) else {
             return Ok(());
         };
-        let Some(position) = Assembler::commits(payload) else {
-            return Ok(());
-        };
-        if self.ledger.knows_before(position) {
-            return Ok(());
-        }
         // What came before it need not wait.
         self.append(assembler).await?;
         let since = tokio::time::Instant::now();
@@ -269,6 +264,16 @@ impl Capture {
         }
         *self.progress.state.lock() = ("streaming", None);
         Ok(())
+    }
+
+    /// Where a local transaction ends that must not be captured yet.
+    fn unanswered(&self, event: &Event) -> Option<Lsn> {
+        match event {
+            Event::Data { payload, .. } if self.ledger.any_merging() => {
+                Assembler::commits(payload).filter(|p| !self.ledger.knows_before(*p))
+            }
+            _ => None,
+        }
     }
 
     async fn take(

@@ -117,6 +117,7 @@ async fn decide<'a>(
             version: update.writer.version,
             source,
             columns: &update.columns,
+            present: found.is_some(),
         };
         let claims = |position| batch.claims(update.writer, position);
         let Some(merging) = ctx.ledger.merge(&asked, claims) else {

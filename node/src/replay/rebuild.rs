@@ -110,6 +110,8 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             version: update.version,
             source: update.source,
             columns: &update.columns,
+            // If it is not, what is remembered of its columns goes with the next row event.
+            present: true,
         };
         ledger.rebuild_merged(&asked, &update.vector);
     }

@@ -183,6 +183,7 @@ impl Ledger {
                 version,
                 source,
                 columns: &columns,
+                present: true,
             };
             let merging = inner.index.merge(&update, claims);
             // Whoever decides the row event that is on its way over it has to record it.
