@@ -168,10 +168,6 @@ impl Capture {
                         && let Some(event) = stream.next().await?
                         && self.unanswered(&event).is_none()
                     {
-                        // One whose answer does not come any more is left to the next start.
-                        if self.ledger.any_merging() {
-                            self.wait_for_answers(&event, assembler, &feedback).await?;
-                        }
                         self.take(event, assembler, &catalog, &mut primary_keys)
                             .await?;
                     }
