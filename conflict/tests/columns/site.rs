@@ -375,6 +375,7 @@ impl Site {
             version,
             source,
             columns: &columns,
+            present: self.rows.contains_key(&key),
         };
         match known {
             true => self.index.merge(&update, claims),
