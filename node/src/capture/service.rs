@@ -112,6 +112,9 @@ impl Capture {
                 () = too_long => return,
                 outcome = self.stream(&mut assembler, &mut pause, &shutdown) => outcome,
             };
+            if shutdown.is_cancelled() {
+                return;
+            }
             if let Err(error) = outcome {
                 let text = chain(&error);
                 if text != told {
