@@ -549,13 +549,13 @@ impl Assembler {
         if !ledger.any_merging() {
             return None;
         }
+        let tables = merged::tables(open.touched.iter().map(|t| t.relation), ledger);
+        if tables.is_empty() {
+            return None;
+        }
         if !ledger.knows_before(position) {
             // Was waited for a moment ago. Row events converge whatever they claim.
             tracing::error!(%position, "updates that could be merged are captured as whole rows: the answer to a commit is out");
-            return None;
-        }
-        let tables = merged::tables(open.touched.iter().map(|t| t.relation), ledger);
-        if tables.is_empty() {
             return None;
         }
         let by_shape = self.by_shape();
