@@ -5,6 +5,7 @@
 //! it takes for the one that its writer knew, and put its own older one over it.
 
 use everywrite_conflict::Lsn;
+use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::{Plan, Site};
 use everywrite_tests::{agreement, logs, wait};
 
@@ -42,6 +43,10 @@ async fn a_third_sites_write_waits_for_a_group_behind_a_local_write() {
     // b writes without having seen what the others write.
     let alone = "select everywrite.pause('a'), everywrite.pause('c')";
     b.execute(alone).await.unwrap();
+    // Else it may still take c's group in: then its own write names that, and waits for it for another reason.
+    for other in [a, c] {
+        b.wait_state(other, OriginState::Paused).await.unwrap();
+    }
 
     let holder = a.sql().await.unwrap();
     let lock = "begin; lock table busy in exclusive mode";
