@@ -197,6 +197,14 @@ impl Mapping {
         }
     }
 
+    /// For large sets `t.key = any($n) and `, else nothing.
+    fn among(&self, large: bool, parameter: usize) -> String {
+        let key = self.array_key().filter(|_| large);
+        key.map_or_else(String::new, |i| {
+            format!("t.{} = any(${parameter}) and ", self.column(i))
+        })
+    }
+
     /// Whether the cell is part of the key.
     pub fn is_key(&self, cell: usize) -> bool {
         self.identity.columns.iter().any(|c| c.0 == cell)
@@ -380,12 +388,8 @@ impl Mapping {
                     ));
                 }
                 let p = all.len();
-                let found = match (statement, self.array_key()) {
-                    (Statement::UpdateLargeSet, Some(i)) => {
-                        format!("t.{} = any(${p}) and ", self.column(i))
-                    }
-                    _ => String::new(),
-                };
+                let large = matches!(statement, Statement::UpdateLargeSet);
+                let found = self.among(large, p);
                 let sql = format!(
                     "with u as (update {table} t set {} from unnest({}) as n({}) where {found}{} and {} returning 1) \
                      select everywrite.expect(count(*), ${}) from u",
@@ -448,12 +452,8 @@ impl Mapping {
             }
             Statement::LockSet | Statement::LockLargeSet => {
                 let k = key.len();
-                let found = match (statement, self.array_key()) {
-                    (Statement::LockLargeSet, Some(i)) => {
-                        format!("t.{} = any($1) and ", self.column(i))
-                    }
-                    _ => String::new(),
-                };
+                let large = matches!(statement, Statement::LockLargeSet);
+                let found = self.among(large, 1);
                 let sql = format!(
                     "select n.ord, not {}, {OWN} from unnest({}) with ordinality as n({}, ord) \
                      join {table} t on {found}{} for update of t",

@@ -47,3 +47,68 @@ async fn all_of_them_by_insert_and_by_update() {
     assert_eq!(cluster.site(0).value(whole).await.unwrap(), "2");
     cluster.finish().unwrap();
 }
+
+/// Types of keys, and how the key of the n-th row is made.
+const KEYS: [(&str, &str); 22] = [
+    ("smallint", "g"),
+    ("int", "g"),
+    ("bigint", "g"),
+    ("oid", "g"),
+    ("real", "g * 1.5"),
+    ("double precision", "g * 1.5"),
+    ("numeric(12, 2)", "g * 1.5"),
+    ("money", "g * 1.5"),
+    ("text", "'k ' || g"),
+    ("text collate \"C\"", "'k ' || g"),
+    ("varchar(20)", "'k ' || g"),
+    ("char(10)", "'k ' || g"),
+    ("name", "'k ' || g"),
+    ("bytea", "decode(lpad(to_hex(g), 8, '0'), 'hex')"),
+    ("uuid", "md5(g::text)::uuid"),
+    ("date", "date '2020-01-01' + g"),
+    (
+        "timestamptz",
+        "timestamptz '2020-01-01 00:00:00+00' + g * interval '1 min'",
+    ),
+    ("interval", "g * interval '1 min'"),
+    ("inet", "inet '10.0.0.0' + g"),
+    ("bit varying(16)", "g::bit(16)"),
+    ("counted", "g"),
+    ("int4range", "int4range(g, g + 7)"),
+];
+
+/// Large sets are found by their keys at once; a domain's and those of two columns are not.
+#[tokio::test]
+async fn keys_of_many_types_in_large_sets() {
+    let mut schema = "create domain counted as int check (value > 0);".to_owned();
+    let (mut fill, mut change, mut conflict) = (String::new(), String::new(), String::new());
+    for (n, (kind, _)) in KEYS.iter().enumerate() {
+        schema += &format!("create table k{n} (id {kind} primary key, n int);");
+    }
+    schema += "create table k22 (id int, b text, n int, primary key (id, b));";
+    for (n, (_, key)) in KEYS.iter().enumerate() {
+        fill += &format!("insert into k{n} select {key}, g from generate_series(1, 300) g;");
+    }
+    fill += "insert into k22 select g, 'b', g from generate_series(1, 300) g;";
+    for n in 0..=KEYS.len() {
+        change += &format!("update k{n} set n = -n; delete from k{n} where n < -200;");
+        conflict += &format!("update k{n} set n = n - 1000;");
+    }
+    let cluster = Plan::with_schema(&schema).start().await.unwrap();
+    let tables = 1 + KEYS.len() as u64;
+    cluster.site(0).execute(&fill).await.unwrap();
+    assert_eq!(cluster.converged().await.unwrap(), tables * 300);
+    cluster.site(1).execute(&change).await.unwrap();
+    assert_eq!(cluster.converged().await.unwrap(), tables * 200);
+    // The same rows at two sites: they are locked and decided as sets, too.
+    cluster.cut_all();
+    cluster.site(0).execute(&conflict).await.unwrap();
+    cluster.site(2).execute(&conflict).await.unwrap();
+    cluster.heal();
+    assert_eq!(cluster.converged().await.unwrap(), tables * 200);
+    for site in &cluster.sites {
+        let once = "select count(*) from k8 where n between -1200 and -1001";
+        assert_eq!(site.value(once).await.unwrap(), "200");
+    }
+    cluster.finish().unwrap();
+}
