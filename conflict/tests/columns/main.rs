@@ -63,11 +63,10 @@ fn expected(sites: &[Site]) -> BTreeMap<Key, Row> {
     for key in 0..KEYS {
         let mut event: Option<(&Transaction, Option<Row>)> = None;
         for &t in &all {
-            if let Op::Event(k, row) = &t.op
-                && *k == key
+            if let Some(row) = t.leaves(key)
                 && event.is_none_or(|(e, _)| over((t, t.version), (e, e.version)))
             {
-                event = Some((t, *row));
+                event = Some((t, row));
             }
         }
         let Some((event, Some(mut row))) = event else {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use everywrite_conflict::policy::columns::Take;
 use everywrite_conflict::policy::{Begins, Epoch, Policies, Policy, Rank, Setting};
 use everywrite_conflict::{
-    ColumnChange, Entry, HybridClock, Index, Lsn, NodeId, Operation, Position, RelationHash, Stamp,
-    Vector, Version, decide,
+    ColumnChange, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Operation, Position,
+    RelationHash, Stamp, Vector, Version, decide,
 };
 
 use crate::data::{
@@ -27,7 +27,18 @@ const TABLE: RelationHash = RelationHash(1);
 enum Written {
     Event(Key, Option<Row>),
     Update(Key, Row, Row),
+    Truncate,
     Policy(u32, Policy),
+}
+
+impl Written {
+    fn is_of(&self, key: Key) -> bool {
+        match self {
+            Written::Event(k, _) | Written::Update(k, ..) => *k == key,
+            Written::Truncate => true,
+            Written::Policy(..) => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +174,8 @@ impl Site {
                 let rules = [Some(0), Some(0), Some(1), None][rnd.below(4)];
                 Written::Policy(number, policy(rules))
             }
-            (1..4, Some(_)) => Written::Event(key, None),
+            (1, _) => Written::Truncate,
+            (2..5, Some(_)) => Written::Event(key, None),
             (_, None) => Written::Event(key, Some(rnd.row())),
             (_, Some(old)) => {
                 let (mut row, new) = (old, rnd.row());
@@ -178,6 +190,7 @@ impl Site {
                 self.rows.insert(*key, *row);
             }
             Written::Event(key, None) => drop(self.rows.remove(key)),
+            Written::Truncate => self.rows.clear(),
             Written::Policy(..) => {}
         }
         let at = self.commits();
@@ -216,11 +229,17 @@ impl Site {
                 self.event(plain, source, &vector, key, row),
                 Op::Event(key, row),
             ),
+            Written::Truncate => {
+                let inherited = self.index.inherited_by_truncate(TABLE);
+                let version = plain.ranked(self.policies.truncate_rank(TABLE, inherited));
+                self.announce_truncate(version, source, Lsn::ZERO);
+                (version, Op::Truncate)
+            }
             Written::Update(key, old, new) => match self.merges() {
                 Some((rules, epoch)) => {
                     let version = plain.ranked(Rank { epoch, height: 0 });
                     let changes = self.changes(rules, key, &vector, &old, &new);
-                    self.merge_index(key, rules, version, source, &vector, &changes);
+                    self.merge_index(key, rules, version, source, &vector, &changes, true);
                     self.told.add(What::Merged, 1);
                     let image = new;
                     let update = Update {
@@ -349,6 +368,17 @@ impl Site {
         }
     }
 
+    fn announce_truncate(&mut self, version: Version, source: Position, local_lsn: Lsn) {
+        let entry = Entry {
+            version,
+            source: Some(source),
+            deleted: true,
+            local_lsn,
+        };
+        self.index.announce_truncate(TABLE, entry);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one update, said once")]
     fn merge_index(
         &mut self,
         key: Key,
@@ -357,6 +387,7 @@ impl Site {
         source: Position,
         vector: &Vector,
         changes: &[Changed],
+        present: bool,
     ) -> everywrite_conflict::Merging {
         let known = self.has(Rule::Known) || source.origin == self.me;
         let claims =
@@ -375,7 +406,7 @@ impl Site {
             version,
             source,
             columns: &columns,
-            present: self.rows.contains_key(&key),
+            present,
         };
         match known {
             true => self.index.merge(&update, claims),
@@ -454,7 +485,11 @@ impl Site {
                 let prior = self.announce(t.version, t.at, &t.vector, *key, deleted, Lsn::MAX);
                 below.or(prior)
             }
-            _ => None,
+            Op::Truncate => {
+                self.announce_truncate(t.version, t.at, Lsn::MAX);
+                None
+            }
+            Op::Update(..) | Op::Policy(_) => None,
         };
         self.on_way.push(OnWay {
             transaction: t.clone(),
@@ -468,12 +503,15 @@ impl Site {
             transaction: t,
             prior,
         } = self.on_way.remove(n);
-        if let Op::Event(key, _) | Op::Update(key, _) = &t.op {
-            let local = |w: &Local| matches!(&w.what, Written::Event(k, _) | Written::Update(k, ..) if k == key);
-            if !self.rows.contains_key(key) || self.written.iter().any(local) {
-                while self.capture() {}
+        let waits = match &t.op {
+            Op::Event(key, _) | Op::Update(key, _) => {
+                let local = |w: &Local| w.what.is_of(*key);
+                !self.rows.contains_key(key) || self.written.iter().any(local)
             }
-        }
+            Op::Truncate => true,
+            Op::Policy(_) => false,
+        };
+        while waits && self.capture() {}
         if self.has(Rule::Durable) {
             self.sync();
         }
@@ -507,6 +545,10 @@ impl Site {
                 }
                 self.index.landed(TABLE, hash(*key), t.version, at);
             }
+            Op::Truncate => {
+                self.truncate(&t);
+                self.index.truncate_landed(TABLE, t.version, at);
+            }
             Op::Update(key, update) => self.merge(&t, *key, update),
         }
         for mark in self.marks.iter_mut().filter(|m| m.at == t.at) {
@@ -516,13 +558,31 @@ impl Site {
         self.applied.raise(t.at.origin, t.at.lsn);
     }
 
+    /// Row by row: those go that the index does not put above it.
+    fn truncate(&mut self, t: &Transaction) {
+        let concerns = |(_, e): &(KeyHash, Entry)| {
+            !e.deleted && (e.version > t.version || !e.source.is_some_and(|s| t.claims(s)))
+        };
+        let interesting: BTreeMap<KeyHash, Entry> = self.index.iter().filter(concerns).collect();
+        let index = &self.index;
+        self.rows.retain(|key, _| {
+            let stays = |e: &Entry| {
+                let above = e.version.is_ranked() && e.version != t.version;
+                let now = index.get(TABLE, hash(*key));
+                e.version > t.version || above && now.is_some_and(|now| !now.deleted)
+            };
+            interesting.get(&hash(*key)).is_some_and(stays)
+        });
+    }
+
     fn merge(&mut self, t: &Transaction, key: Key, update: &Update) {
         let Update {
             rules,
             image,
             changes,
         } = update;
-        let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes);
+        let present = self.rows.contains_key(&key);
+        let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes, present);
         let takes = match (merging.belongs, self.has(Rule::Belongs)) {
             (true, _) => merging.takes,
             (false, true) => return,
@@ -620,8 +680,13 @@ impl Site {
             } else {
                 self.wal
             };
-            if let Op::Event(key, row) = &t.op {
-                self.announce(t.version, t.at, &t.vector, *key, row.is_none(), local_lsn);
+            match &t.op {
+                Op::Event(key, row) => {
+                    let deleted = row.is_none();
+                    self.announce(t.version, t.at, &t.vector, *key, deleted, local_lsn);
+                }
+                Op::Truncate => self.announce_truncate(t.version, t.at, local_lsn),
+                Op::Update(..) | Op::Policy(_) => {}
             }
         }
         let mut updates: Vec<&Transaction> = all.iter().collect();
@@ -635,6 +700,7 @@ impl Site {
                     t.at,
                     &t.vector,
                     &update.changes,
+                    true,
                 );
             }
         }
