@@ -66,15 +66,25 @@ struct OnWay {
     prior: Option<Entry>,
 }
 
+/// What the server has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Server {
+    pub(crate) rows: BTreeMap<Key, Row>,
+    /// What it remembers of policies: the setting, where it was made, whether it has begun.
+    settings: Vec<(Setting, Position, bool)>,
+    pub(crate) applied: Vector,
+}
+
 pub(crate) struct Site {
     pub(crate) me: NodeId,
     pub(crate) skew: i64,
     clock: HybridClock,
-    pub(crate) rows: BTreeMap<Key, Row>,
+    pub(crate) server: Server,
+    /// What of it a crash of the server leaves: replay does not wait for its commits to be flushed, and every
+    /// local commit flushes all before it.
+    pub(crate) flushed: Server,
     index: Index,
     policies: Policies,
-    /// What the server remembers of policies: the setting, where it was made, whether it has begun.
-    settings: Vec<(Setting, Position, bool)>,
     /// Ends of the local WAL, and of what of it is captured.
     wal: Lsn,
     captured: Lsn,
@@ -85,7 +95,6 @@ pub(crate) struct Site {
     /// What a crash takes out of the journal is captured again.
     stamped: VecDeque<Local>,
     dispatched: Vector,
-    pub(crate) applied: Vector,
     marks: Vec<Mark>,
     on_way: Vec<OnWay>,
     without: Option<Rule>,
@@ -100,11 +109,12 @@ pub(crate) enum What {
     Merged,
     StampedAgain,
     ClaimedTooMuch,
+    TakenBack,
     CameBack,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told(pub(crate) [usize; 6]);
+pub(crate) struct Told(pub(crate) [usize; 7]);
 
 impl Told {
     fn add(&mut self, what: What, times: usize) {
@@ -123,10 +133,10 @@ impl Site {
             me,
             skew,
             clock: HybridClock::default(),
-            rows: BTreeMap::new(),
+            server: Server::default(),
+            flushed: Server::default(),
             index: Index::new(),
             policies: Policies::new(),
-            settings: Vec::new(),
             wal: Lsn::ZERO,
             captured: Lsn::ZERO,
             written: VecDeque::new(),
@@ -134,7 +144,6 @@ impl Site {
             durable: 0,
             stamped: VecDeque::new(),
             dispatched: Vector::new(),
-            applied: Vector::new(),
             marks: Vec::new(),
             on_way: Vec::new(),
             without,
@@ -155,17 +164,19 @@ impl Site {
             policy: policy(Some(rules)),
         };
         let lsn = Lsn::ZERO;
-        self.settings
+        self.server
+            .settings
             .push((setting.clone(), Position { origin, lsn }, true));
         self.policies.set(setting, Begins::Begun);
+        self.flush();
     }
 
     /// An application writes.
     pub(crate) fn write(&mut self, time: i64, rnd: &mut Rnd) {
         let key = rnd.below(crate::data::KEYS.into()) as Key;
-        let what = match (rnd.below(30), self.rows.get(&key).copied()) {
+        let what = match (rnd.below(30), self.server.rows.get(&key).copied()) {
             (0, _) => {
-                let known = self.settings.iter().map(|(s, ..)| s.epoch.number);
+                let known = self.server.settings.iter().map(|(s, ..)| s.epoch.number);
                 let pending = self.written.iter().map(|w| match w.what {
                     Written::Policy(number, _) => number,
                     _ => 0,
@@ -187,15 +198,20 @@ impl Site {
         };
         match &what {
             Written::Event(key, Some(row)) | Written::Update(key, _, row) => {
-                self.rows.insert(*key, *row);
+                self.server.rows.insert(*key, *row);
             }
-            Written::Event(key, None) => drop(self.rows.remove(key)),
-            Written::Truncate => self.rows.clear(),
+            Written::Event(key, None) => drop(self.server.rows.remove(key)),
+            Written::Truncate => self.server.rows.clear(),
             Written::Policy(..) => {}
         }
         let at = self.commits();
+        self.flush();
         let time = Stamp(time + self.skew);
         self.written.push_back(Local { at, time, what });
+    }
+
+    fn flush(&mut self) {
+        self.flushed = self.server.clone();
     }
 
     fn commits(&mut self) -> Lsn {
@@ -222,7 +238,10 @@ impl Site {
                     policy,
                 };
                 self.set_policy(&setting, source);
-                self.settings.push((setting.clone(), source, false));
+                let known = (setting.clone(), source, false);
+                // It was flushed when it was set.
+                self.flushed.settings.push(known.clone());
+                self.server.settings.push(known);
                 (plain, Op::Policy(setting))
             }
             Written::Event(key, row) => (
@@ -439,8 +458,9 @@ impl Site {
         self.stamped.clear();
     }
 
-    /// Everything local is captured, and durable.
+    /// Everything local is captured, and durable, and all that came before it flushed.
     pub(crate) fn barrier(&mut self) {
+        self.flush();
         while self.capture() {}
         self.sync();
     }
@@ -455,10 +475,19 @@ impl Site {
 
     /// What it has of an origin, itself included.
     pub(crate) fn here(&self, origin: NodeId) -> Lsn {
+        self.of(origin, &self.server)
+    }
+
+    /// The same, as far as no crash takes it back.
+    pub(crate) fn flushed_of(&self, origin: NodeId) -> Lsn {
+        self.of(origin, &self.flushed)
+    }
+
+    fn of(&self, origin: NodeId, server: &Server) -> Lsn {
         let own = || self.journal[..self.durable].last();
         match self.me == origin {
             true => own().map_or(Lsn::ZERO, |t| t.at.lsn),
-            false => self.applied.get(origin),
+            false => server.applied.get(origin),
         }
     }
 
@@ -506,7 +535,7 @@ impl Site {
         let waits = match &t.op {
             Op::Event(key, _) | Op::Update(key, _) => {
                 let local = |w: &Local| w.what.is_of(*key);
-                !self.rows.contains_key(key) || self.written.iter().any(local)
+                !self.server.rows.contains_key(key) || self.written.iter().any(local)
             }
             Op::Truncate => true,
             Op::Policy(_) => false,
@@ -518,7 +547,7 @@ impl Site {
         let before = self.wal;
         let at = self.commits();
         match &t.op {
-            Op::Policy(setting) => self.settings.push((setting.clone(), t.at, false)),
+            Op::Policy(setting) => self.server.settings.push((setting.clone(), t.at, false)),
             Op::Event(key, row) => {
                 let now = self.index.get(TABLE, hash(*key));
                 let stored = now.filter(|e| e.version != t.version).or(prior);
@@ -526,7 +555,7 @@ impl Site {
                     Some(_) => Operation::Update,
                     None => Operation::Delete,
                 };
-                let present = self.rows.contains_key(key);
+                let present = self.server.rows.contains_key(key);
                 let claims = |p| t.claims(p);
                 if decide(
                     operation,
@@ -539,8 +568,8 @@ impl Site {
                 .apply
                 {
                     match row {
-                        Some(row) => drop(self.rows.insert(*key, *row)),
-                        None => drop(self.rows.remove(key)),
+                        Some(row) => drop(self.server.rows.insert(*key, *row)),
+                        None => drop(self.server.rows.remove(key)),
                     }
                 }
                 self.index.landed(TABLE, hash(*key), t.version, at);
@@ -555,7 +584,7 @@ impl Site {
             mark.after = mark.after.max(before);
             mark.landed = true;
         }
-        self.applied.raise(t.at.origin, t.at.lsn);
+        self.server.applied.raise(t.at.origin, t.at.lsn);
     }
 
     /// Row by row: those go that the index does not put above it.
@@ -565,7 +594,7 @@ impl Site {
         };
         let interesting: BTreeMap<KeyHash, Entry> = self.index.iter().filter(concerns).collect();
         let index = &self.index;
-        self.rows.retain(|key, _| {
+        self.server.rows.retain(|key, _| {
             let stays = |e: &Entry| {
                 let above = e.version.is_ranked() && e.version != t.version;
                 let now = index.get(TABLE, hash(*key));
@@ -581,7 +610,7 @@ impl Site {
             image,
             changes,
         } = update;
-        let present = self.rows.contains_key(&key);
+        let present = self.server.rows.contains_key(&key);
         let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes, present);
         let takes = match (merging.belongs, self.has(Rule::Belongs)) {
             (true, _) => merging.takes,
@@ -590,9 +619,9 @@ impl Site {
         };
         let whole = !self.has(Rule::Changed);
         let (difference, touched) = (self.has(Rule::Difference), self.has(Rule::Touched));
-        let Some(row) = self.rows.get_mut(&key) else {
+        let Some(row) = self.server.rows.get_mut(&key) else {
             // Its event lost to one that was on its way, and that a crash has taken back: that comes again.
-            self.rows.insert(key, *image);
+            self.server.rows.insert(key, *image);
             self.told.add(What::CameBack, 1);
             return;
         };
@@ -625,15 +654,26 @@ impl Site {
             self.told.add(What::Begun, 1);
             self.merges_marked();
             let of = self
+                .server
                 .settings
                 .iter_mut()
                 .filter(|(s, ..)| remembers && s.epoch == epoch);
             of.for_each(|(_, _, begun)| *begun = true);
+            if remembers {
+                self.flush();
+            }
         }
     }
 
-    /// The daemon starts again: what it had in memory comes from the journals, as far as it was on disk.
-    pub(crate) fn crash(&mut self, journals: &[&[Transaction]]) {
+    /// The daemon starts again: what it had in memory comes from the journals, as far as it was on disk. With
+    /// `server` the server does, too, and has lost what was not flushed.
+    pub(crate) fn crash(&mut self, server: bool, journals: &[&[Transaction]]) {
+        if server {
+            let lost = |origin| self.server.applied.get(origin) > self.flushed.applied.get(origin);
+            let lost = self.server.applied.iter().filter(|(n, _)| lost(*n)).count();
+            self.told.add(What::TakenBack, lost);
+            self.server = self.flushed.clone();
+        }
         self.told.add(What::StampedAgain, self.stamped.len());
         self.journal.truncate(self.durable);
         while let Some(local) = self.stamped.pop_back() {
@@ -648,16 +688,17 @@ impl Site {
             HybridClock::restored(t.version.stamp)
         });
         // What is there may have come behind what is still to be captured; nobody can tell.
-        self.dispatched = self.applied.clone();
+        self.dispatched = self.server.applied.clone();
         if let Some(last) = last {
             self.dispatched.merge(&last.vector);
         }
         self.policies = Policies::new();
         // Those whose capture was not durable are found again in the WAL.
         let (me, captured) = (self.me, self.captured);
-        self.settings
+        self.server
+            .settings
             .retain(|(_, at, _)| at.origin != me || at.lsn <= captured);
-        for (setting, at, begun) in &self.settings {
+        for (setting, at, begun) in &self.server.settings {
             let begins = match *begun || self.without == Some(Rule::Late) {
                 true => Begins::Begun,
                 false => Begins::Stable([(at.origin, at.lsn)].into_iter().collect()),
@@ -671,7 +712,7 @@ impl Site {
     fn rebuild(&mut self, journals: &[&[Transaction]]) {
         let own = self.journal.clone();
         let others = journals.iter().copied().flatten();
-        let others = others.filter(|t| t.at.origin != self.me && self.applied.covers(t.at));
+        let others = others.filter(|t| t.at.origin != self.me && self.server.applied.covers(t.at));
         let all: Vec<Transaction> = own.into_iter().chain(others.cloned()).collect();
         for t in &all {
             self.clock.saw(t.version.stamp);
