@@ -11,7 +11,12 @@ pub enum Cell {
     Tag(String),
     /// A number; in an update of a column that is summed up, the difference.
     Number(i64),
+    /// The elements of a set; in an update those that it has touched.
+    Set(Elements),
 }
+
+/// Elements of a set: their values, which are empty in an array; none for one that is not there.
+pub type Elements = BTreeMap<String, Option<String>>;
 
 /// Columns and what is in them.
 pub type Image = BTreeMap<&'static str, Cell>;
@@ -116,6 +121,10 @@ fn changed(mut image: Image, update: Image) -> Image {
         let now = match (image.remove(column), cell) {
             (Some(Cell::Number(was)), Cell::Number(more)) if merge_of(column) == Merge::Sum => {
                 Cell::Number(was + more)
+            }
+            (Some(Cell::Set(mut was)), Cell::Set(more)) => {
+                was.extend(more);
+                Cell::Set(was)
             }
             (_, cell) => cell,
         };

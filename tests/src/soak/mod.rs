@@ -45,6 +45,11 @@ pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Resu
     let mut cluster = plan.start().await?;
     say(format!("{} sites are up", options.sites));
     for table in &tables {
+        for site in &cluster.sites {
+            if let Some(checks) = merged::checks(table) {
+                site.execute(&checks).await?;
+            }
+        }
         if let Some(rows) = merged::beginning(table) {
             cluster.site(0).execute(&rows).await?;
         }

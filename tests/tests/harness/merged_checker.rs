@@ -11,7 +11,7 @@ use everywrite_node::journal::columns::{Columns, Height, Merges};
 use everywrite_tests::conflicts::{Conflict, Side};
 use everywrite_tests::history::{Outcome, Stamped, Transaction};
 use everywrite_tests::merged::check::{Row, Rows, account};
-use everywrite_tests::merged::writes::{Cell, Effect, Image, Write};
+use everywrite_tests::merged::writes::{Cell, Effect, Elements, Image, Write};
 use everywrite_tests::merged::{COLUMNS, Merge};
 use everywrite_tests::workload::{Shape, Table};
 
@@ -106,6 +106,7 @@ fn update(cells: &[(&'static str, Cell)]) -> Effect {
 fn row(all: &str, n: i64, but: &[(&'static str, Cell)]) -> Image {
     let cell = |merge| match merge {
         Merge::Tag => Cell::Tag(all.to_owned()),
+        Merge::Set => Cell::Set(Elements::new()),
         _ => Cell::Number(n),
     };
     let mut row: Image = COLUMNS.iter().map(|&(c, m)| (c, cell(m))).collect();
@@ -295,6 +296,68 @@ fn a_truncate_is_a_row_event_of_every_row() {
         loose(&history, Some(row("i", 4, &[])), &[]),
         "a row that is deleted",
     );
+}
+
+fn elements(column: &'static str, elements: &[(&str, Option<&str>)]) -> (&'static str, Cell) {
+    let own =
+        |(element, value): &(&str, Option<&str>)| ((*element).to_owned(), value.map(str::to_owned));
+    (column, Cell::Set(elements.iter().map(own).collect()))
+}
+
+#[test]
+fn each_element_of_a_set_is_as_its_last_change_left_it() {
+    let tags = |site, when, seen: &[_], changes: &[_]| {
+        at(site, when, seen, update(&[elements("tags", changes)]))
+    };
+    let there = |names: &[&'static str]| {
+        let all: Vec<_> = names.iter().map(|name| (*name, Some(""))).collect();
+        [elements("tags", &all)]
+    };
+    let history = [
+        tags(0, 1, &[], &[("a", Some("")), ("b", Some(""))]),
+        tags(1, 2, &[], &[("c", Some(""))]),
+        tags(2, 3, &[(0, 1)], &[("b", None)]),
+    ];
+    right(kept(&history, &there(&["a", "c"]), &[]));
+    // A column that was taken whole from one of them.
+    wrong(
+        kept(&history, &there(&["c"]), &[]),
+        "a is gone, and nobody took it out",
+    );
+    wrong(
+        kept(&history, &there(&["a"]), &[]),
+        "c is gone, and nobody took it out",
+    );
+    wrong(kept(&history, &there(&["a", "b", "c"]), &[]), "b is Some");
+    wrong(kept(&history, &there(&["a", "c", "x"]), &[]), "x is Some");
+    // Taken out and put in again, apart: the later one.
+    let again = tags(1, 4, &[(0, 1)], &[("b", Some(""))]);
+    let history = [&history[..], &[again]].concat();
+    right(kept(&history, &there(&["a", "b", "c"]), &[]));
+    wrong(kept(&history, &there(&["a", "c"]), &[]), "b is None");
+}
+
+#[test]
+fn a_key_has_the_value_of_its_last_change_and_the_others_are_told() {
+    let attrs = |site, when, seen: &[_], value| {
+        at(
+            site,
+            when,
+            seen,
+            update(&[elements("attrs", &[("k", value)])]),
+        )
+    };
+    let now = |value| [elements("attrs", &[("k", Some(value))])];
+    let apart = [attrs(0, 1, &[], Some("one")), attrs(1, 2, &[], Some("two"))];
+    let mut lost = told("attrs", "");
+    lost.local.row = Some(serde_json::json!({ "attrs": { "k": "one" } }));
+    let lost = [lost];
+    right(kept(&apart, &now("two"), &lost));
+    wrong(kept(&apart, &now("two"), &[]), "in no history");
+    wrong(kept(&apart, &now("one"), &lost), "\"two\"");
+    let known = [attrs(0, 1, &[], Some("one")), attrs(1, 2, &[(0, 1)], None)];
+    right(kept(&known, &[], &[]));
+    wrong(kept(&known, &now("one"), &[]), "attrs: k");
 }
 
 fn set(things: &[&str]) -> BTreeSet<String> {
