@@ -23,8 +23,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
+use everywrite_conflict::Version;
 use everywrite_conflict::policy::{Epoch, Rank};
-use everywrite_conflict::{NodeId, Version};
 use tokio_postgres::Client;
 
 use super::session::{columns_read, image};
@@ -84,9 +84,36 @@ struct Made<'a> {
     transaction: usize,
     stamped: &'a Stamped,
     effect: &'a Effect,
+    /// Under which change of the policy an update of it is merged.
+    epoch: Option<Epoch>,
 }
 
-impl Made<'_> {
+impl<'a> Made<'a> {
+    /// Whether it is an insert or a delete of a row that is merged by columns, or an update that is not merged.
+    fn is_event(&self) -> bool {
+        match self.effect {
+            Effect::Row(_) | Effect::Gone => true,
+            Effect::Update { .. } => self.epoch.is_none(),
+            Effect::Things { .. } => false,
+        }
+    }
+
+    /// The columns that it wrote.
+    fn image(&self) -> Option<&'a Image> {
+        match self.effect {
+            Effect::Row(image) => Some(image),
+            Effect::Update { whole, .. } if self.is_event() => Some(whole),
+            Effect::Update { changes, .. } => Some(changes),
+            Effect::Gone | Effect::Things { .. } => None,
+        }
+    }
+
+    /// The version of its change of a column that stands so high.
+    fn version(&self, height: i64) -> Version {
+        let epoch = self.epoch.unwrap_or_default();
+        self.stamped.version.ranked(Rank { epoch, height })
+    }
+
     fn has_seen(&self, other: &Made<'_>) -> bool {
         has_seen(self.stamped, other.stamped)
     }
@@ -123,6 +150,24 @@ pub fn account(
     wrong
 }
 
+/// Of the updates of tables whose policy changes: how many were merged, and how many were whole rows.
+pub fn turned(committed: &[Transaction], tables: &[Table]) -> BTreeMap<&'static str, usize> {
+    let mut turned = BTreeMap::new();
+    let table = |name: &str| tables.iter().any(|t| t.name == name && t.is_turned());
+    for t in committed {
+        let Some(stamped) = &t.stamped else { continue };
+        let updates = t.merged.iter().filter(|w| table(w.table));
+        for write in updates.filter(|w| matches!(w.effect, Effect::Update { .. })) {
+            let how = match stamped.epoch(write.table) {
+                Some(_) => "merged by columns",
+                None => "whole row",
+            };
+            *turned.entry(how).or_default() += 1;
+        }
+    }
+    turned
+}
+
 fn cases<'a>(committed: &'a [Transaction], rows: &'a Rows, table: Table) -> Vec<Case<'a>> {
     let mut keys: BTreeMap<i64, Vec<Made<'a>>> = BTreeMap::new();
     let mut truncates = Vec::new();
@@ -135,11 +180,15 @@ fn cases<'a>(committed: &'a [Transaction], rows: &'a Rows, table: Table) -> Vec<
     for (transaction, t) in committed.iter().enumerate() {
         // One without a version is an error that the checker of all tables tells.
         let Some(stamped) = &t.stamped else { continue };
+        let merged = stamped.epoch(table.name);
+        // What is never turned is always merged; a change that is not is told of where that shows.
+        let epoch = merged.or_else(|| (!table.is_turned()).then(Epoch::default));
         for write in t.merged.iter().filter(|w| w.table == table.name) {
             let made = Made {
                 transaction,
                 stamped,
                 effect: &write.effect,
+                epoch,
             };
             match write.key {
                 Some(key) => keys.entry(key).or_default().push(made),
@@ -193,7 +242,7 @@ fn columns(case: &Case<'_>, listed: &BTreeSet<Told>) -> Vec<String> {
     let events: Vec<(Made<'_>, Version)> = case
         .writes
         .iter()
-        .filter(|w| w.effect.is_event())
+        .filter(|w| w.is_event())
         .map(|w| (*w, w.stamped.version_of(name, Some(case.key))))
         .collect();
     let event = unbeaten(&events);
@@ -201,16 +250,11 @@ fn columns(case: &Case<'_>, listed: &BTreeSet<Told>) -> Vec<String> {
         return vec!["each of its row events is beaten by another".to_owned()];
     }
     let begin = beginning();
-    let stands = match event.map(|e| e.effect) {
-        Some(Effect::Row(image)) => Some(image),
-        Some(_) => None,
+    let stands = match event {
+        Some(event) => event.image(),
         None => case.table.kept.then_some(&begin),
     };
-    let updates: Vec<&Made<'_>> = case
-        .writes
-        .iter()
-        .filter(|w| matches!(w.effect, Effect::Update(_)))
-        .collect();
+    let updates: Vec<&Made<'_>> = case.writes.iter().filter(|w| !w.is_event()).collect();
     let mut wrong = Vec::new();
     match (stands, case.row) {
         (None, None) => {}
@@ -239,7 +283,7 @@ fn holds(
     updates: &[&Made<'_>],
     row: &Image,
 ) -> Option<String> {
-    let cell = |made: &Made<'_>| made.effect.image().and_then(|i| i.get(column)).cloned();
+    let cell = |made: &Made<'_>| made.image().and_then(|i| i.get(column)).cloned();
     let number = |cell: &Cell| match cell {
         Cell::Number(n) => *n,
         Cell::Tag(_) | Cell::Set(_) => 0,
@@ -276,7 +320,7 @@ fn holds(
             Merge::Greatest | Merge::Raised => number(cell),
             Merge::Least | Merge::Lowered => -number(cell),
             _ => {
-                versions.push((*made, made.stamped.version));
+                versions.push((*made, made.version(0)));
                 continue;
             }
         };
@@ -287,7 +331,7 @@ fn holds(
         if height < own {
             return Some(format!("{cell:?} stands at {height}: {:?}", made.stamped));
         }
-        versions.push((*made, made.stamped.version.ranked(at(height))));
+        versions.push((*made, made.version(height)));
     }
     let Some(last) = unbeaten(&versions) else {
         return match versions.is_empty() {
@@ -323,10 +367,7 @@ fn elements(written: &[(Made<'_>, Cell)], begin: &Elements, now: &Elements) -> O
         if ever && never && is.is_none() {
             return Some(format!("{element} is gone, and nobody took it out"));
         }
-        let versions: Vec<_> = changes
-            .iter()
-            .map(|(m, _)| (*m, m.stamped.version))
-            .collect();
+        let versions: Vec<_> = changes.iter().map(|(m, _)| (*m, m.version(0))).collect();
         let last = unbeaten(&versions).map(|m| m.transaction);
         let last = changes.iter().find(|(m, _)| Some(m.transaction) == last);
         if last.is_none() && !changes.is_empty() {
@@ -339,15 +380,6 @@ fn elements(written: &[(Made<'_>, Cell)], begin: &Elements, now: &Elements) -> O
     });
     let wrong: Vec<String> = wrong.collect();
     (!wrong.is_empty()).then(|| wrong.join("; "))
-}
-
-/// Heights are compared where the policy was the same all the time.
-fn at(height: i64) -> Rank {
-    let epoch = Epoch {
-        number: 1,
-        origin: NodeId(1),
-    };
-    Rank { epoch, height }
 }
 
 /// A tag and where it is: the column, and of a set the element.
@@ -378,7 +410,7 @@ fn hidden(case: &Case<'_>, listed: &BTreeSet<Told>) -> Option<String> {
     };
     let mut hidden = Vec::new();
     for made in &case.writes {
-        let image = made.effect.image().into_iter().flatten();
+        let image = made.image().into_iter().flatten();
         for tagged in image.flat_map(|(column, cell)| tags(column, cell)) {
             let (column, element, tag) = tagged;
             let touches = |cell: &Cell| match cell {
@@ -386,9 +418,8 @@ fn hidden(case: &Case<'_>, listed: &BTreeSet<Told>) -> Option<String> {
                 _ => true,
             };
             let replaced = |other: &Made<'_>| {
-                let writes = other.effect.is_event()
+                let writes = other.is_event()
                     || other
-                        .effect
                         .image()
                         .and_then(|i| i.get(column))
                         .is_some_and(touches);

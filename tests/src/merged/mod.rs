@@ -52,12 +52,17 @@ pub const COLUMNS: [(&str, Merge); 11] = [
 const BY_COLUMNS: &str = r#"{"delta": ["balance", "paid"], "greatest": ["high", "top"],
     "least": ["low", "deep"], "union": ["tags", "attrs"]}"#;
 
+/// The same, and somebody is told of a balance that falls below.
+const WITH_FLOOR: &str = r#"{"delta": ["balance", "paid"], "greatest": ["high", "top"],
+    "least": ["low", "deep"], "union": ["tags", "attrs"], "floor": {"balance": -200}}"#;
+
 /// The tag that every column of a row has which is there from the beginning.
 pub const BEGIN: &str = "begin";
 
 /// Tables that are merged, two of each kind: in one no row ever comes or goes, so that what must be in it follows
-/// from the committed writes alone; and one where whole rows are inserted, deleted, moved and truncated too.
-pub const MERGED: [Table; 4] = [
+/// from the committed writes alone; and one where whole rows are inserted, deleted, moved and truncated too. And one
+/// whose policy changes in mid stream: for a while its updates are whole rows.
+pub const MERGED: [Table; 5] = [
     Table {
         shape: Shape::Columns,
         kept: true,
@@ -70,6 +75,17 @@ pub const MERGED: [Table; 4] = [
         truncated: 2,
         policies: &[("column_wise", BY_COLUMNS)],
         ..Table::plain("columns", 24)
+    },
+    Table {
+        shape: Shape::Columns,
+        moves: true,
+        truncated: 1,
+        policies: &[
+            ("column_wise", BY_COLUMNS),
+            ("last_update_wins", "{}"),
+            ("column_wise", WITH_FLOOR),
+        ],
+        ..Table::plain("turned", 16)
     },
     Table {
         shape: Shape::Things,

@@ -67,7 +67,7 @@ impl Operation<'_> {
             _ => true,
         };
         if update && let Some(done) = self.update(random).await? {
-            return Ok(vec![(key, Effect::Update(done))]);
+            return Ok(vec![(key, done)]);
         }
         if self.table.kept {
             bail!("{name} {key} is not there");
@@ -94,7 +94,7 @@ impl Operation<'_> {
     }
 
     /// Changes some columns: after a look at the row, under a lock, or without one.
-    async fn update(&self, random: &mut Random) -> anyhow::Result<Option<Image>> {
+    async fn update(&self, random: &mut Random) -> anyhow::Result<Option<Effect>> {
         let found = match random.percent(70) {
             true => match self.find().await? {
                 Some(row) => Some(row),
@@ -150,11 +150,12 @@ impl Operation<'_> {
             set.push(format!("label = '{}'", self.tag));
             image.insert("label", Cell::Tag(self.tag.clone()));
         }
-        let done = self.change(&set.join(", ")).await?;
-        if !done && found.is_some() {
+        let whole = self.change(&set.join(", ")).await?;
+        if whole.is_none() && found.is_some() {
             bail!("a locked row was not there to be updated");
         }
-        Ok(done.then_some(image))
+        let changes = image;
+        Ok(whole.map(|whole| Effect::Update { changes, whole }))
     }
 
     async fn move_row(&self) -> anyhow::Result<Vec<(i64, Effect)>> {
@@ -166,7 +167,7 @@ impl Operation<'_> {
         };
         row.insert("label", Cell::Tag(self.tag.clone()));
         let set = format!("id = {}, label = '{}'", self.other, self.tag);
-        if !self.change(&set).await? {
+        if self.change(&set).await?.is_none() {
             bail!("a locked row was not there to be moved");
         }
         Ok(vec![
@@ -186,12 +187,15 @@ impl Operation<'_> {
         rows.first().map(|row| image(row)).transpose()
     }
 
-    async fn change(&self, set: &str) -> anyhow::Result<bool> {
+    /// Changes the row, and returns it as it is then.
+    async fn change(&self, set: &str) -> anyhow::Result<Option<Image>> {
+        let names = columns_read();
         let sql = format!(
-            "update {} set {set} where id = {} returning id",
+            "update {} set {set} where id = {} returning {names}",
             self.table.name, self.key
         );
-        Ok(!postgres::rows(self.client, &sql).await?.is_empty())
+        let rows = postgres::rows(self.client, &sql).await?;
+        rows.first().map(|row| image(row)).transpose()
     }
 
     async fn things(&self, random: &mut Random) -> anyhow::Result<Vec<(i64, Effect)>> {

@@ -5,6 +5,7 @@
 mod fault;
 mod options;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -226,6 +227,7 @@ impl<'a> Soak<'a> {
         for conflict in &judgement.conflicts {
             *summary.conflicts.entry(conflict.kind.clone()).or_default() += 1;
         }
+        summary.turned = judgement.turned;
         summary.settled_in.push(settled_in);
         summary.raised_max = summary.raised_max.max(judgement.raised_max);
         summary.violations.extend(judgement.account.violations);
@@ -247,6 +249,8 @@ pub struct Judgement {
     pub account: Account,
     /// Everything decided, at all sites.
     pub conflicts: Vec<Conflict>,
+    /// Updates of tables that are merged by columns for a while only, by what they were.
+    pub turned: BTreeMap<&'static str, usize>,
     /// How far a stamp was above its commit timestamp at most.
     pub raised_max: Duration,
 }
@@ -295,6 +299,7 @@ pub async fn judge(
     Ok(Judgement {
         account,
         conflicts,
+        turned: merged::check::turned(&committed, tables),
         raised_max: journals.raised_max(),
     })
 }

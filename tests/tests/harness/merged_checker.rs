@@ -45,8 +45,8 @@ fn at(site: u16, when: u32, seen: &[(u16, u64)], effect: Effect) -> Transaction 
         merged: Vec::new(),
         passing: Vec::new(),
     };
-    if let Effect::Update(image) = &effect {
-        let own = image.iter().filter_map(|(column, cell)| {
+    if let Effect::Update { changes, .. } = &effect {
+        let own = changes.iter().filter_map(|(column, cell)| {
             let Cell::Number(n) = cell else { return None };
             Some((*column, height(column, *n)?))
         });
@@ -73,7 +73,10 @@ fn standing(mut transaction: Transaction, heights: &[(&str, i64)]) -> Transactio
     let key = hasher.cell(20, Some(&0_i64.to_be_bytes()), true).finish();
     let mut columns = Columns::default();
     let merges = Merges {
-        epoch: Epoch::default(),
+        epoch: Epoch {
+            number: 1,
+            origin: NodeId(1),
+        },
         columns: [].into(),
     };
     columns.table(relation, merges);
@@ -99,7 +102,8 @@ fn number(column: &'static str, n: i64) -> (&'static str, Cell) {
 }
 
 fn update(cells: &[(&'static str, Cell)]) -> Effect {
-    Effect::Update(cells.iter().cloned().collect())
+    let (changes, whole) = (cells.iter().cloned().collect(), Image::new());
+    Effect::Update { changes, whole }
 }
 
 /// A row that has this tag and number everywhere but in these columns.
@@ -296,6 +300,65 @@ fn a_truncate_is_a_row_event_of_every_row() {
         loose(&history, Some(row("i", 4, &[])), &[]),
         "a row that is deleted",
     );
+}
+
+/// A table whose policy changes, and the row in the end.
+fn turned(history: &[Transaction], end: Image, told: &[Conflict]) -> Vec<String> {
+    let table = Table {
+        policies: &[("column_wise", "{}"), ("last_update_wins", "{}")],
+        ..table(Shape::Columns, false)
+    };
+    judge(table, history, Some(Row::Columns(end)), told)
+}
+
+/// An update that was captured while the policy was another one.
+fn unmerged(site: u16, when: u32, seen: &[(u16, u64)], whole: Image) -> Transaction {
+    let changes = [tag("label", "w")].into_iter().collect();
+    let mut update = at(site, when, seen, Effect::Update { changes, whole });
+    update.stamped.as_mut().unwrap().columns = Arc::default();
+    update
+}
+
+#[test]
+fn an_update_that_is_not_merged_is_a_whole_row() {
+    let insert = at(0, 1, &[], Effect::Row(row("i", 4, &[])));
+    let more = |site, when, seen: &[_], n| at(site, when, seen, update(&[number("balance", n)]));
+    let mine = more(1, 2, &[(0, 1)], 5);
+    let label = [tag("label", "w")];
+    // It has not seen the difference, which is lost.
+    let whole = row("i", 4, &label);
+    let unseen = unmerged(0, 3, &[], whole.clone());
+    let behind = more(1, 9, &[(0, 3)], 2);
+    let history = [insert.clone(), mine.clone(), unseen, behind.clone()];
+    let both = |n| row("i", 4, &[tag("label", "w"), number("balance", n)]);
+    right(turned(&history, both(6), &[]));
+    wrong(turned(&history, both(11), &[]), "sum up to 6");
+    // The difference is in it.
+    let seen = unmerged(0, 3, &[(1, 2)], both(9));
+    let history = [insert.clone(), mine, seen, behind];
+    right(turned(&history, both(11), &[]));
+    wrong(turned(&history, both(16), &[]), "sum up to 11");
+    // Of two whole rows the later one stands, and the other is told of.
+    let apart = [
+        insert,
+        unmerged(0, 3, &[], whole),
+        unmerged(1, 4, &[(0, 1)], row("x", 1, &[])),
+    ];
+    let lost = [told("label", "w"), told("place", "i"), told("note", "i")];
+    right(turned(&apart, row("x", 1, &[]), &lost));
+    wrong(turned(&apart, row("x", 1, &[]), &[]), "in no history");
+    wrong(turned(&apart, row("i", 4, &label), &lost), "nobody changed");
+    // Where the policy never changes that is an error.
+    let high = Effect::Update {
+        changes: [number("high", 9)].into_iter().collect(),
+        whole: row("i", 4, &[number("high", 9)]),
+    };
+    let mut high = at(0, 2, &[], high);
+    high.stamped.as_mut().unwrap().columns = Arc::default();
+    let history = [apart[0].clone(), high];
+    let end = row("i", 4, &[number("high", 9)]);
+    right(turned(&history, end.clone(), &[]));
+    wrong(loose(&history, Some(end), &[]), "not merged");
 }
 
 fn elements(column: &'static str, elements: &[(&str, Option<&str>)]) -> (&'static str, Cell) {
