@@ -6,15 +6,19 @@
 //!  dispatch: announced ─► (local writes, other streams) ─► land: capture where needed, decide, rows
 //! ```
 
+mod restart;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use everywrite_conflict::policy::columns::Take;
 use everywrite_conflict::policy::{Begins, Epoch, Policies, Policy, Rank, Setting};
 use everywrite_conflict::{
-    ColumnChange, Entry, HybridClock, Index, KeyHash, Lsn, NodeId, Operation, Position,
-    RelationHash, Stamp, Vector, Version, decide,
+    ColumnChange, Entry, HybridClock, KeyHash, Lsn, NodeId, Operation, Position, RelationHash,
+    Stamp, Vector, Version, decide,
 };
+
+use crate::known::Known;
 
 use crate::data::{
     Changed, Key, Op, Part, RULES, Rnd, Row, Rule, Transaction, Update, hash, policy,
@@ -83,7 +87,7 @@ pub(crate) struct Site {
     /// What of it a crash of the server leaves: replay does not wait for its commits to be flushed, and every
     /// local commit flushes all before it.
     pub(crate) flushed: Server,
-    index: Index,
+    index: Known,
     policies: Policies,
     /// Ends of the local WAL, and of what of it is captured.
     wal: Lsn,
@@ -95,6 +99,14 @@ pub(crate) struct Site {
     /// What a crash takes out of the journal is captured again.
     stamped: VecDeque<Local>,
     dispatched: Vector,
+    /// Of that, what had surely landed.
+    seen: Vector,
+    /// Up to here nothing of the journals is left.
+    released: Vector,
+    /// What may go of them once capture is durably past that place.
+    releasing: VecDeque<(Lsn, Vector)>,
+    /// And once all of that is stable.
+    closing: VecDeque<(Vector, Vector)>,
     marks: Vec<Mark>,
     on_way: Vec<OnWay>,
     without: Option<Rule>,
@@ -110,11 +122,13 @@ pub(crate) enum What {
     StampedAgain,
     ClaimedTooMuch,
     TakenBack,
+    LeftMemory,
+    Recalled,
     CameBack,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told(pub(crate) [usize; 7]);
+pub(crate) struct Told(pub(crate) [usize; 9]);
 
 impl Told {
     fn add(&mut self, what: What, times: usize) {
@@ -135,7 +149,7 @@ impl Site {
             clock: HybridClock::default(),
             server: Server::default(),
             flushed: Server::default(),
-            index: Index::new(),
+            index: Known::default(),
             policies: Policies::new(),
             wal: Lsn::ZERO,
             captured: Lsn::ZERO,
@@ -144,6 +158,10 @@ impl Site {
             durable: 0,
             stamped: VecDeque::new(),
             dispatched: Vector::new(),
+            seen: Vector::new(),
+            released: Vector::new(),
+            releasing: VecDeque::new(),
+            closing: VecDeque::new(),
             marks: Vec::new(),
             on_way: Vec::new(),
             without,
@@ -227,8 +245,14 @@ impl Site {
         self.see_before(local.at);
         let (origin, lsn) = (self.me, local.at);
         let source = Position { origin, lsn };
+        let next = self.clock.next(local.time);
+        match &local.what {
+            Written::Event(key, _) => self.index.recall_to_capture(hash(*key), lsn, next),
+            Written::Update(key, ..) => self.index.recall(hash(*key)),
+            Written::Truncate | Written::Policy(..) => {}
+        }
         let stamp = self.clock.stamp(local.time);
-        let vector = self.dispatched.clone();
+        let (vector, seen) = (self.dispatched.clone(), self.seen.clone());
         let plain = Version::new(stamp, origin);
         let (version, op) = match local.what.clone() {
             Written::Policy(number, policy) => {
@@ -278,6 +302,7 @@ impl Site {
             at: source,
             version,
             vector,
+            seen,
             op,
         });
         self.stamped.push_back(local);
@@ -288,7 +313,8 @@ impl Site {
     /// What it claims: what had landed before it, and, where nothing is merged, perhaps a little more.
     fn see_before(&mut self, position: Lsn) {
         let exact = self.has(Rule::Exact);
-        let (clock, dispatched, told) = (&mut self.clock, &mut self.dispatched, &mut self.told);
+        let (clock, dispatched) = (&mut self.clock, &mut self.dispatched);
+        let (seen, told) = (&mut self.seen, &mut self.told);
         self.marks.retain_mut(|mark| {
             if exact && mark.merges && !mark.landed {
                 mark.after = mark.after.max(position);
@@ -298,6 +324,9 @@ impl Site {
             }
             clock.saw(mark.stamp);
             dispatched.raise(mark.at.origin, mark.at.lsn);
+            if mark.landed {
+                seen.raise(mark.at.origin, mark.at.lsn);
+            }
             told.add(What::ClaimedTooMuch, usize::from(!mark.landed));
             !mark.landed
         });
@@ -463,6 +492,7 @@ impl Site {
         self.flush();
         while self.capture() {}
         self.sync();
+        self.seen.merge(&self.server.applied);
     }
 
     /// Whether a transaction can be announced: what it has seen is here, and nothing of its origin is on
@@ -504,6 +534,8 @@ impl Site {
         });
         let prior = match &t.op {
             Op::Event(key, row) => {
+                self.index
+                    .recall_for(hash(*key), t.at, t.version.stamp, &t.seen);
                 let stands = self.index.get(TABLE, hash(*key));
                 let loses = stands.is_some_and(|e| e.version >= t.version);
                 let below = self
@@ -543,6 +575,9 @@ impl Site {
         while waits && self.capture() {}
         if self.has(Rule::Durable) {
             self.sync();
+        }
+        if let Op::Event(key, _) | Op::Update(key, _) = &t.op {
+            self.index.recall(hash(*key));
         }
         let before = self.wal;
         let at = self.commits();
@@ -589,8 +624,12 @@ impl Site {
 
     /// Row by row: those go that the index does not put above it.
     fn truncate(&mut self, t: &Transaction) {
+        for key in self.server.rows.keys() {
+            self.index
+                .recall_for(hash(*key), t.at, t.version.stamp, &t.seen);
+        }
         let concerns = |(_, e): &(KeyHash, Entry)| {
-            !e.deleted && (e.version > t.version || !e.source.is_some_and(|s| t.claims(s)))
+            !e.deleted && (e.version > t.version || !e.source.is_some_and(|s| t.has_seen(s)))
         };
         let interesting: BTreeMap<KeyHash, Entry> = self.index.iter().filter(concerns).collect();
         let index = &self.index;
@@ -639,7 +678,8 @@ impl Site {
     }
 
     /// Forgets what is stable, and begins what that allows.
-    pub(crate) fn settle(&mut self, stable: &Vector, remembers: bool) {
+    pub(crate) fn settle(&mut self, stable: &Vector, rnd: &mut Rnd) {
+        let remembers = rnd.below(2) == 0;
         let durable = self.journal[..self.durable]
             .last()
             .map_or(Lsn::ZERO, |t| t.at.lsn);
@@ -648,6 +688,17 @@ impl Site {
         } else {
             durable
         };
+        let some = stable.iter().filter(|_| rnd.below(4) == 0).collect();
+        self.releasing.push_back((self.wal, some));
+        while let Some((_, released)) = self.releasing.pop_front_if(|r| r.0 <= captured) {
+            // Some of it may have lost to what is to go, and only that tells.
+            let mut known = self.flushed.applied.clone();
+            known.set(self.me, durable);
+            self.closing.push_back((known, released));
+        }
+        while let Some((_, released)) = self.closing.pop_front_if(|c| stable.covers_all(&c.0)) {
+            self.released.merge(&released);
+        }
         let forgotten = self.index.forget(stable, captured);
         self.told.add(What::Forgotten, forgotten);
         for (_, epoch) in self.policies.settle(stable, captured, self.wal) {
@@ -665,86 +716,19 @@ impl Site {
         }
     }
 
-    /// The daemon starts again: what it had in memory comes from the journals, as far as it was on disk. With
-    /// `server` the server does, too, and has lost what was not flushed.
-    pub(crate) fn crash(&mut self, server: bool, journals: &[&[Transaction]]) {
-        if server {
-            let lost = |origin| self.server.applied.get(origin) > self.flushed.applied.get(origin);
-            let lost = self.server.applied.iter().filter(|(n, _)| lost(*n)).count();
-            self.told.add(What::TakenBack, lost);
-            self.server = self.flushed.clone();
-        }
-        self.told.add(What::StampedAgain, self.stamped.len());
-        self.journal.truncate(self.durable);
-        while let Some(local) = self.stamped.pop_back() {
-            self.written.push_front(local);
-        }
-        self.captured = self.journal.last().map_or(Lsn::ZERO, |t| t.at.lsn);
-        self.on_way.clear();
-        self.marks.clear();
-        self.index = Index::new();
-        let last = self.journal.last();
-        self.clock = last.map_or_else(HybridClock::default, |t| {
-            HybridClock::restored(t.version.stamp)
-        });
-        // What is there may have come behind what is still to be captured; nobody can tell.
-        self.dispatched = self.server.applied.clone();
-        if let Some(last) = last {
-            self.dispatched.merge(&last.vector);
-        }
-        self.policies = Policies::new();
-        // Those whose capture was not durable are found again in the WAL.
-        let (me, captured) = (self.me, self.captured);
-        self.server
-            .settings
-            .retain(|(_, at, _)| at.origin != me || at.lsn <= captured);
-        for (setting, at, begun) in &self.server.settings {
-            let begins = match *begun || self.without == Some(Rule::Late) {
-                true => Begins::Begun,
-                false => Begins::Stable([(at.origin, at.lsn)].into_iter().collect()),
-            };
-            self.policies.set(setting.clone(), begins);
-        }
-        self.rebuild(journals);
+    /// Takes what the index counts into what is told.
+    pub(crate) fn count(&mut self) {
+        let index = &mut self.index;
+        let (spilled, recalled) = (&mut index.spilled, &mut index.recalled);
+        self.told.add(What::LeftMemory, std::mem::take(spilled));
+        self.told.add(What::Recalled, std::mem::take(recalled));
     }
 
-    /// Row events journal by journal, the own one first; then the updates in the order of their stamps.
-    fn rebuild(&mut self, journals: &[&[Transaction]]) {
-        let own = self.journal.clone();
-        let others = journals.iter().copied().flatten();
-        let others = others.filter(|t| t.at.origin != self.me && self.server.applied.covers(t.at));
-        let all: Vec<Transaction> = own.into_iter().chain(others.cloned()).collect();
-        for t in &all {
-            self.clock.saw(t.version.stamp);
-            let local_lsn = if t.at.origin == self.me {
-                Lsn::ZERO
-            } else {
-                self.wal
-            };
-            match &t.op {
-                Op::Event(key, row) => {
-                    let deleted = row.is_none();
-                    self.announce(t.version, t.at, &t.vector, *key, deleted, local_lsn);
-                }
-                Op::Truncate => self.announce_truncate(t.version, t.at, local_lsn),
-                Op::Update(..) | Op::Policy(_) => {}
-            }
-        }
-        let mut updates: Vec<&Transaction> = all.iter().collect();
-        updates.sort_by_key(|t| (t.version.stamp, t.version.origin));
-        for t in updates {
-            if let Op::Update(key, update) = &t.op {
-                self.merge_index(
-                    *key,
-                    update.rules,
-                    t.version,
-                    t.at,
-                    &t.vector,
-                    &update.changes,
-                    true,
-                );
-            }
-        }
+    /// Some of what may leaves memory.
+    pub(crate) fn spill(&mut self, rnd: &mut Rnd) {
+        let (which, captured) = (rnd.below(3) as i64, self.captured);
+        self.index
+            .spill(|e| e.local_lsn <= captured && e.version.stamp.0 % 3 <= which);
     }
 
     /// How many are on their way.
