@@ -486,11 +486,12 @@ impl Writer {
     /// Writes entries of the conflict history.
     pub(super) fn histories(&mut self, mapping: &Mapping, entries: &[history::Entry<'_>]) {
         for alike in history::set::sets(mapping, entries) {
-            match alike.as_slice() {
-                few if few.len() < SET_ROWS => few.iter().for_each(|e| self.history(mapping, e)),
-                many => {
-                    (many.chunks(history::set::ROWS)).for_each(|e| self.history_set(mapping, e))
-                }
+            if alike.len() < SET_ROWS {
+                alike.iter().for_each(|e| self.history(mapping, e));
+                continue;
+            }
+            for part in alike.chunks(history::set::ROWS) {
+                self.history_set(mapping, part);
             }
         }
     }
