@@ -690,14 +690,19 @@ impl Site {
         };
         let some = stable.iter().filter(|_| rnd.below(4) == 0).collect();
         self.releasing.push_back((self.wal, some));
-        while let Some((_, released)) = self.releasing.pop_front_if(|r| r.0 <= captured) {
+        let passed = self.releasing.partition_point(|r| r.0 <= captured);
+        for (_, released) in self.releasing.drain(..passed) {
             // Some of it may have lost to what is to go, and only that tells.
             let mut known = self.flushed.applied.clone();
             known.set(self.me, durable);
             self.closing.push_back((known, released));
         }
-        while let Some((_, released)) = self.closing.pop_front_if(|c| stable.covers_all(&c.0)) {
-            self.released.merge(&released);
+        let closing = std::mem::take(&mut self.closing).into_iter();
+        for (known, released) in closing {
+            match stable.covers_all(&known) {
+                true => self.released.merge(&released),
+                false => self.closing.push_back((known, released)),
+            }
         }
         let forgotten = self.index.forget(stable, captured);
         self.told.add(What::Forgotten, forgotten);
