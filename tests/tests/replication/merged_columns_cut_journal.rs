@@ -49,10 +49,14 @@ async fn an_update_that_lost_does_not_come_back_when_the_winner_is_cut() {
     b.execute("update stock set seen = 100").await.unwrap();
     b.execute("select everywrite.resume('a')").await.unwrap();
     b.wait_value(SEEN, "again 5").await.unwrap();
-    // Random bytes, so that nothing is compressed away.
-    let fill = "insert into filler select g, (select string_agg(md5(random()::text || g || i), '') \
-        from generate_series(1, 32) i) from generate_series(1, 6000) g";
-    a.execute(fill).await.unwrap();
+    // Random bytes, so that nothing is compressed away, in transactions that each fill a file.
+    for round in 0..6 {
+        let fill = format!(
+            "insert into filler select {round} * 1000 + g, (select string_agg(md5(random()::text || g || i), '') \
+             from generate_series(1, 64) i) from generate_series(1, 1000) g"
+        );
+        a.execute(&fill).await.unwrap();
+    }
     b.wait_value("select count(*) from filler", "6000")
         .await
         .unwrap();
