@@ -42,11 +42,14 @@ demo-down: ## end the demo and remove ./demo-data
 		$(BUILD_DEMO) && $(DEMO) down; \
 	else echo "no demo is up"; fi
 
+# The whole workspace each time, and with its tests: another choice of packages has other features of dependencies,
+# and compiles nearly everything once more.
 test: postgres ## format, lints, unit, property and integration tests, instruction counts, short soaks, chaos and bench
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --exclude everywrite-tests --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) build --workspace --bins --tests
+	$(CARGO) test --workspace --lib --bins --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --doc
 	$(MAKE) counts ACCEPT=
 	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
 
