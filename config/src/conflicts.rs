@@ -20,10 +20,11 @@ crate::section::section! {
             },
             Default("\"30days\"");
 
-        /// How many conflicts `everywrite.conflicts` keeps at most, the newest ones; 0 keeps all of
-        /// `history-keep`.
+        /// How many conflicts `everywrite.conflicts` keeps, the newest ones, and up to 127 that were written
+        /// together with the oldest of them; 0 keeps all of `history-keep`.
         ///
-        /// A conflict takes about twice the size of its row, and half a kilobyte.
+        /// A conflict takes about twice the size of its row as JSON, and half a kilobyte; in a storm of them a
+        /// sixth of that half.
         ///
         /// Since 0.2.0.
         history_rows: u64, Kind::Integer { min: 0, max: 1_000_000_000 }, Default("1000000");

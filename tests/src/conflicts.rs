@@ -98,7 +98,7 @@ pub async fn conflicts_without(client: &Client, column: &str) -> anyhow::Result<
          c.local_row - '{column}', c.local_site, extract(epoch from c.local_written_at) * 1000000, h.local_origin, \
          c.incoming_row - '{column}', c.incoming_site, extract(epoch from c.incoming_written_at) * 1000000, \
          h.incoming_origin \
-         from everywrite.conflicts c join everywrite.conflict_history h using (id) order by id"
+         from everywrite.conflicts c join everywrite.conflict_entries h using (id) order by id"
     );
     let rows = postgres::rows(client, &sql).await?;
     rows.iter().map(|row| read(row)).collect()

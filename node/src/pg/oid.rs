@@ -45,6 +45,8 @@ pub const XID_ARRAY: u32 = 1011;
 pub const TEXT_ARRAY: u32 = 1009;
 /// `int8[]`.
 pub const INT8_ARRAY: u32 = 1016;
+/// `timestamptz[]`.
+pub const TIMESTAMPTZ_ARRAY: u32 = 1185;
 /// `pg_lsn[]`.
 pub const LSN_ARRAY: u32 = 3221;
 /// Oids from here on (`FirstNormalObjectId`) differ from server to server.

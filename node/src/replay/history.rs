@@ -1,15 +1,16 @@
 //! An entry of the conflict history on its way.
+//!
+//! Entries that are alike are written together, as a row of arrays ([`set`]); the others one by one.
+
+pub(super) mod set;
 
 use everywrite_conflict::policy::Aside;
 use everywrite_conflict::{Entry as Stored, Kind, NodeId, Position, Version};
 
 use super::image::Image;
 use super::mapping::Mapping;
-use crate::pg::oid::{
-    BOOL, BOOL_ARRAY, INT4, INT4_ARRAY, INT8, INT8_ARRAY, LSN, LSN_ARRAY, TEXT, TEXT_ARRAY, XID,
-    XID_ARRAY,
-};
-use crate::pg::pipeline::{Array, Bind};
+use crate::pg::oid::{BOOL, INT4, INT4_ARRAY, INT8, LSN, LSN_ARRAY, TEXT, TIMESTAMPTZ, XID};
+use crate::pg::pipeline::Bind;
 use crate::pg::quote::literal;
 
 /// What became of an incoming change.
@@ -73,34 +74,21 @@ pub(super) struct Entry<'a> {
     pub unlocked: Option<u32>,
 }
 
-/// Whether entries can be written by one statement: all of them rows, or all of them deletes, and
-/// whole, of types with a binary form.
-pub(super) fn alike(mapping: &Mapping, entries: &[Entry<'_>]) -> bool {
-    let delete = entries.first().is_some_and(|e| e.row.is_none());
-    let plain = |image: &Image| !image.has_text() && !image.incomplete();
-    mapping.sets
-        && entries.iter().all(|e| {
-            e.row.is_none() == delete
-                && !e.local_key.has_text()
-                && e.row.map_or_else(|| !e.key.has_text(), plain)
-        })
-}
-
-/// Element and array types of what an entry says besides its rows, in the order of [`Entry::facts`].
-const FACTS: [(u32, u32); 13] = [
-    (TEXT, TEXT_ARRAY),
-    (TEXT, TEXT_ARRAY),
-    (INT8, INT8_ARRAY),
-    (INT4, INT4_ARRAY),
-    (INT4, INT4_ARRAY),
-    (LSN, LSN_ARRAY),
-    (INT8, INT8_ARRAY),
-    (INT4, INT4_ARRAY),
-    (INT4, INT4_ARRAY),
-    (LSN, LSN_ARRAY),
-    (INT8, INT8_ARRAY),
-    (BOOL, BOOL_ARRAY),
-    (XID, XID_ARRAY),
+/// The types of what an entry says besides its rows, in the order of [`Entry::facts`].
+const FACTS: [u32; 13] = [
+    TEXT,
+    TEXT,
+    TIMESTAMPTZ,
+    INT4,
+    INT4,
+    LSN,
+    TIMESTAMPTZ,
+    INT4,
+    INT4,
+    LSN,
+    INT8,
+    BOOL,
+    XID,
 ];
 
 /// A fact in binary form.
@@ -170,17 +158,6 @@ pub(super) fn bind<'b>(bind: Bind<'b>, entry: &Entry<'_>) -> Bind<'b> {
     facts.iter().fold(bind, |bind, f| bind.binary(f.bytes()))
 }
 
-/// The arrays behind those of the rows: see [`set_sql`].
-pub(super) fn bind_set<'b>(bind: Bind<'b>, entries: &[Entry<'_>]) -> Bind<'b> {
-    let mut arrays = FACTS.map(|(element, _)| Array::new(element, entries.len()));
-    for entry in entries {
-        for (array, fact) in arrays.iter_mut().zip(entry.facts()) {
-            array.push(fact.bytes());
-        }
-    }
-    arrays.into_iter().fold(bind, Bind::array)
-}
-
 /// Writes one entry. Parameters are the incoming row's cells (those of its key for a delete), without
 /// the missing ones, the local row's key, then the facts.
 pub(super) fn sql(mapping: &Mapping, delete: bool, missing: &[usize]) -> (String, Vec<u32>) {
@@ -192,24 +169,18 @@ pub(super) fn sql(mapping: &Mapping, delete: bool, missing: &[usize]) -> (String
         .collect();
     let from = format!("(select {}) as u", values.join(", "));
     let mut types: Vec<u32> = shape.cells().map(|i| mapping.oid(i)).collect();
-    types.extend(FACTS.map(|(element, _)| element));
+    types.extend(FACTS);
     (shape.insert(&from), types)
 }
 
-/// Writes many entries: the same parameters as arrays of equal length.
-pub(super) fn set_sql(mapping: &Mapping, delete: bool) -> (String, Vec<u32>) {
-    let shape = Shape::new(mapping, delete, &[]);
-    let names = shape.names();
-    let params: Vec<String> = (1..=names.len()).map(|n| format!("${n}")).collect();
-    let from = format!("unnest({}) as u({})", params.join(", "), names.join(", "));
-    let mut types: Vec<u32> = shape.cells().map(|i| mapping.array(i)).collect();
-    types.extend(FACTS.map(|(_, array)| array));
-    (shape.insert(&from), types)
+/// The local row is locked, or no local transaction that capture may not have passed (from the id
+/// `unlocked` on) has written it.
+fn stands(unlocked: &str) -> String {
+    format!(
+        "({unlocked} is null or pg_catalog.age(o.xmin) > pg_catalog.age({unlocked}) \
+         or (pg_catalog.pg_xact_commit_timestamp_origin(o.xmin)).roident is distinct from 0)"
+    )
 }
-
-/// The local row is locked, or no local transaction that capture may not have passed has written it.
-const STANDS: &str = "(u.h13 is null or pg_catalog.age(o.xmin) > pg_catalog.age(u.h13) \
-    or (pg_catalog.pg_xact_commit_timestamp_origin(o.xmin)).roident is distinct from 0)";
 
 /// Closes what is open of a key: see [`Shape::superseded`].
 pub(super) fn superseded_sql(mapping: &Mapping) -> (String, Vec<u32>) {
@@ -293,47 +264,47 @@ impl<'a> Shape<'a> {
         format!("pg_catalog.jsonb_build_object({})", parts.join(", "))
     }
 
+    /// The local row as JSON, a query of its own.
+    fn local_row(&self, unlocked: &str) -> String {
+        let one = |&i: &usize| format!("o.{} = u.k{i}", self.mapping.column(i));
+        let held: Vec<String> = self.key.iter().map(one).collect();
+        format!(
+            "(select pg_catalog.to_jsonb(o) from {} o where {} and {})",
+            self.mapping.table.quoted,
+            held.join(" and "),
+            stands(unlocked)
+        )
+    }
+
+    /// The incoming row as JSON.
+    fn incoming_row(&self) -> String {
+        if self.delete {
+            return "null::jsonb".to_owned();
+        }
+        let one = |&i: &usize| format!("u.r{i} as {}", self.mapping.column(i));
+        let cells: Vec<String> = self.row.iter().map(one).collect();
+        let cells = cells.join(", ");
+        format!("(select pg_catalog.to_jsonb(t) from (select {cells}) t)")
+    }
+
     /// The statement over `from`, which names the parameters `u`.
     fn insert(&self, from: &str) -> String {
-        let mapping = self.mapping;
-        let held: Vec<String> = self
-            .key
-            .iter()
-            .map(|&i| format!("o.{} = u.k{i}", mapping.column(i)))
-            .collect();
-        let incoming = match self.delete {
-            true => "null::jsonb".to_owned(),
-            false => {
-                let cells: Vec<String> = self
-                    .row
-                    .iter()
-                    .map(|&i| format!("u.r{i} as {}", mapping.column(i)))
-                    .collect();
-                let cells = cells.join(", ");
-                format!("(select pg_catalog.to_jsonb(t) from (select {cells}) t)")
-            }
-        };
-        let at = |n: usize| {
-            format!("'2000-01-01 00:00:00+00'::timestamptz + u.h{n} * interval '1 microsecond'")
-        };
         format!(
             "with decided as (insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision, local_row, \
              incoming_row, local_stamp, local_origin, local_position_origin, local_position_lsn, incoming_stamp, \
              incoming_origin, incoming_position_origin, incoming_position_lsn, incoming_xid) \
              select (select n.id from everywrite.nodes n where n.local), {}, {}, \
              case when u.h12 then {} else {} end, \
-             u.h1, u.h2, (select pg_catalog.to_jsonb(o) from {} o where {} and {STANDS}), {incoming}, {}, u.h4, u.h5, u.h6, {}, \
+             u.h1, u.h2, {}, {}, u.h3, u.h4, u.h5, u.h6, u.h7, \
              u.h8, u.h9, u.h10, u.h11 from {from} returning id, site, decision, local_origin) \
-             select everywrite.tell_lost(pg_catalog.array_agg(id order by id)) from decided \
+             select everywrite.tell_lost(array[id]) from decided \
              where decision = 'applied' and local_origin = site",
-            literal(&mapping.table.schema),
-            literal(&mapping.table.name),
+            literal(&self.mapping.table.schema),
+            literal(&self.mapping.table.name),
             self.key_object("k"),
             self.key_object("r"),
-            mapping.table.quoted,
-            held.join(" and "),
-            at(3),
-            at(7),
+            self.local_row("u.h13"),
+            self.incoming_row(),
         )
     }
 }

@@ -63,7 +63,7 @@ pub enum Statement {
     LockLargeSet,
     /// Reads these columns of one row by key.
     Read(Vec<usize>),
-    /// Writes many entries of the conflict history.
+    /// Writes entries of the conflict history together.
     HistorySet {
         /// Without new rows: deletes.
         delete: bool,
@@ -482,7 +482,7 @@ impl Mapping {
                 (sql, oids(&key))
             }
             Statement::History { delete, missing } => super::history::sql(self, *delete, missing),
-            Statement::HistorySet { delete } => super::history::set_sql(self, *delete),
+            Statement::HistorySet { delete } => super::history::set::sql(self, *delete),
             Statement::Superseded => super::history::superseded_sql(self),
             Statement::Holders(n) => self.holders_sql(*n),
         }

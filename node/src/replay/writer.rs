@@ -485,27 +485,30 @@ impl Writer {
 
     /// Writes entries of the conflict history.
     pub(super) fn histories(&mut self, mapping: &Mapping, entries: &[history::Entry<'_>]) {
-        let (deletes, rows): (Vec<_>, Vec<_>) = entries.iter().partition(|e| e.row.is_none());
-        for (delete, entries) in [(true, deletes), (false, rows)] {
-            let entries: Vec<history::Entry<'_>> = entries.into_iter().cloned().collect();
-            if entries.len() < SET_ROWS || !history::alike(mapping, &entries) {
-                entries.iter().for_each(|e| self.history(mapping, e));
+        for alike in history::set::sets(mapping, entries) {
+            if alike.len() < SET_ROWS {
+                alike.iter().for_each(|e| self.history(mapping, e));
                 continue;
             }
-            let key: Vec<usize> = mapping.key_cells().collect();
-            let all: Vec<usize> = match delete {
-                true => key.clone(),
-                false => (0..mapping.columns.len()).collect(),
-            };
-            let rows: Vec<&Image> = entries.iter().map(|e| e.row.unwrap_or(e.key)).collect();
-            let local: Vec<&Image> = entries.iter().map(|e| e.local_key).collect();
-            let (rows, local) = (
-                Arrays::of(mapping, &all, &rows),
-                Arrays::of(mapping, &key, &local),
-            );
-            let bind = self.statement(mapping, &Statement::HistorySet { delete });
-            history::bind_set(local.bind(rows.bind(bind)), &entries).execute();
+            for part in alike.chunks(history::set::ROWS) {
+                self.history_set(mapping, part);
+            }
         }
+    }
+
+    fn history_set(&mut self, mapping: &Mapping, entries: &[&history::Entry<'_>]) {
+        let delete = entries.first().is_some_and(|e| e.row.is_none());
+        let key: Vec<usize> = mapping.key_cells().collect();
+        let all: Vec<usize> = match delete {
+            true => key.clone(),
+            false => (0..mapping.columns.len()).collect(),
+        };
+        let rows: Vec<&Image> = entries.iter().map(|e| e.row.unwrap_or(e.key)).collect();
+        let local: Vec<&Image> = entries.iter().map(|e| e.local_key).collect();
+        let rows = Arrays::of(mapping, &all, &rows);
+        let local = Arrays::of(mapping, &key, &local);
+        let bind = self.statement(mapping, &Statement::HistorySet { delete });
+        history::set::bind(local.bind(rows.bind(bind)), mapping, entries).execute();
     }
 
     /// Closes what is open of a key that a write of `origin` has won, whose transaction had seen `seen`.

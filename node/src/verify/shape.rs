@@ -319,8 +319,8 @@ impl Shape {
         )
     }
 
-    /// Keys in so many entries of the conflict history: of the key itself and of both rows. First
-    /// the last entry's id. Parameters: schema, table, the id behind which to begin.
+    /// Keys in about so many entries of the conflict history, whole sets of them: of the key itself and of both rows. First
+    /// the last batch. Parameters: schema, table, the batch behind which to begin.
     pub(super) fn history(&self, spec: &Spec, at_most: u32) -> String {
         let value = |n: usize, c: &Column| {
             let name = spec.key.get(n).map_or("", String::as_str);
@@ -342,9 +342,18 @@ impl Shape {
             .map(|(v, _)| format!("({v}) is not null"))
             .collect();
         format!(
-            "with h as (select id, key, local_row, incoming_row from everywrite.conflict_history \
-               where schema_name = $1 and table_name = $2 and id > $3 order by id limit {at_most}) \
-             select (select max(id) from h), {} \
+            "with b as (select max(n.batch) as last \
+               from (select u.batch, sum(u.entries) over (order by u.batch) - u.entries as before from ( \
+                 (select id as batch, 1 as entries from everywrite.conflict_history \
+                   where schema_name = $1 and table_name = $2 and id > $3 order by id limit {at_most}) \
+                 union all \
+                 (select last_id, entries from everywrite.conflict_sets \
+                   where schema_name = $1 and table_name = $2 and last_id > $3 order by last_id limit {at_most})) u) n \
+               where n.before < {at_most}), \
+             h as materialized (select e.key, e.local_row, e.incoming_row from everywrite.conflict_entries e \
+               where e.schema_name = $1 and e.table_name = $2 and e.batch > $3 \
+                 and e.batch <= (select b.last from b)) \
+             select (select b.last from b), {} \
                from h cross join lateral (values (h.key), (h.local_row), (h.incoming_row)) as v(j) \
               where jsonb_typeof(v.j) = 'object' and {} group by {}",
             texts.join(", "),

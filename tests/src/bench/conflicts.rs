@@ -161,7 +161,10 @@ async fn check_winners(pair: &Pair, range: Range, b_text: &str, conflicts: i64) 
 /// Conflicts that a site has noted since it was made.
 async fn history(server: &Server) -> Result<i64> {
     server
-        .value("select count(*) from everywrite.conflict_history")
+        .value(
+            "select (select count(*) from everywrite.conflict_history) \
+             + coalesce((select sum(entries) from everywrite.conflict_sets), 0)::bigint",
+        )
         .await
 }
 

@@ -99,20 +99,23 @@ async fn counters_agree() {
     cluster.finish().unwrap();
 }
 
-/// `history-keep` and `history-rows`: the oldest go.
+/// `history-keep` and `history-rows`: the oldest go, of what was written together all or nothing.
 #[tokio::test]
 async fn old_conflicts_are_deleted() {
     let mut cluster = Cluster::start().await.unwrap();
-    cluster.cut_all();
-    for site in [0, 1] {
-        let insert =
-            format!("insert into items select g, {site}, null from generate_series(1, 30) g");
-        cluster.site(site).execute(&insert).await.unwrap();
+    for (first, last) in [(1, 10), (11, 25), (26, 30)] {
+        cluster.cut_all();
+        for site in [0, 1] {
+            let insert = format!(
+                "insert into items select g, {site}, null from generate_series({first}, {last}) g"
+            );
+            cluster.site(site).execute(&insert).await.unwrap();
+        }
+        cluster.heal();
+        cluster.converged().await.unwrap();
     }
-    cluster.heal();
-    cluster.converged().await.unwrap();
-    let age = "update everywrite.conflict_history \
-        set decided_at = decided_at - interval '2 days' where id <= 10";
+    let age = "update everywrite.conflict_sets \
+        set decided_at = decided_at - interval '2 days' where last_id <= 10";
     cluster.site(0).execute(age).await.unwrap();
     for (site, key, value) in [(0, "history-keep", "\"1day\""), (1, "history-rows", "5")] {
         let node = &mut cluster.site_mut(site).node;

@@ -53,6 +53,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "merged",
         sql: include_str!("sql/0007_merged.sql"),
     },
+    Migration {
+        version: 8,
+        name: "sets",
+        sql: include_str!("sql/0008_sets.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.
