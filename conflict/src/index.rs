@@ -267,7 +267,7 @@ impl Index {
         };
         let known = self.truncates.get(&relation);
         if known.is_none_or(|known| known.version < entry.version) {
-            self.drop_all_registers(relation);
+            self.drop_all_registers(relation, &entry);
         }
         self.truncates
             .entry(relation)

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::columns::{Column, Merge, Take};
+use crate::policy::{Epoch, Rank};
 
 const TABLE: RelationHash = RelationHash(7);
 
@@ -356,4 +357,43 @@ fn an_update_that_has_seen_a_truncate_is_of_a_row_behind_it() {
     index.announce(TABLE, key(1), entry(4, 40));
     index.announce_truncate(TABLE, truncate);
     assert!(!index.merge(&update(10, 10, true), unseen).belongs);
+}
+
+/// A row whose insert came behind a later TRUNCATE stands above an earlier one that arrives late, and so does what
+/// is known of its columns.
+#[test]
+fn a_truncate_leaves_what_is_known_of_rows_above_it() {
+    let mut index = Index::new();
+    let epoch = Epoch {
+        number: 1,
+        origin: NodeId(1),
+    };
+    let ranked = |height, stamp, lsn| Entry {
+        version: Version::new(Stamp(stamp), NodeId(1)).ranked(Rank { epoch, height }),
+        ..entry(stamp, lsn)
+    };
+    // Inherited from the TRUNCATE that it has seen.
+    let insert = ranked(i64::MAX, 9, 90);
+    index.announce_ranked(TABLE, key(1), insert, &Arc::default());
+    let columns = [ColumnChange {
+        column: Column(1),
+        merge: Merge::LastUpdateWins,
+        height: 0,
+    }];
+    let update = |key, origin: u16, stamp| Update {
+        relation: TABLE,
+        key,
+        version: Version::new(Stamp(stamp), NodeId(origin)).ranked(Rank { epoch, height: 0 }),
+        source: at(origin, stamp.unsigned_abs()),
+        columns: &columns,
+        present: true,
+    };
+    let has_seen_the_insert = |p: Position| p == at(1, 90);
+    index.merge(&update(key(1), 2, 12), has_seen_the_insert);
+    index.merge(&update(key(2), 2, 13), has_seen_the_insert);
+    index.announce_truncate(TABLE, ranked(i64::MAX, 8, 80));
+    let earlier = index.merge(&update(key(1), 3, 11), has_seen_the_insert);
+    assert!(earlier.belongs);
+    assert_eq!(earlier.takes, [Take::Nothing]);
+    assert!(!index.has_registers(key(2)));
 }

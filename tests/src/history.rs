@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use everywrite_conflict::policy::Epoch;
 use everywrite_conflict::policy::columns::Column;
 use everywrite_conflict::{KeyHash, KeyHasher, Lsn, NodeId, RelationHash, Stamp, Vector, Version};
 use everywrite_node::journal::columns::Columns;
@@ -82,6 +83,12 @@ impl Stamped {
         let relation = RelationHash::new("public", table);
         let key = key.map(|key| hash(relation, key));
         self.ranks.greatest(relation, key, self.version)
+    }
+
+    /// Under which change of the table's policy its updates are merged by columns; none if they are whole rows.
+    pub fn epoch(&self, table: &str) -> Option<Epoch> {
+        let merges = self.columns.of(RelationHash::new("public", table));
+        merges.map(|merges| merges.epoch)
     }
 
     /// How high its change of a column stands; none if it was not captured as one that is merged.

@@ -74,6 +74,11 @@ impl Table {
         }
     }
 
+    /// Whether its policy changes in mid stream.
+    pub fn is_turned(&self) -> bool {
+        self.policies.len() > 1
+    }
+
     /// Whether what loses a conflict is kept aside until a person decides.
     pub fn is_parked(&self) -> bool {
         matches!(self.policies, [("park", _)])

@@ -170,10 +170,23 @@ impl Index {
         }
     }
 
-    /// The same for all rows of a table.
-    pub(super) fn drop_all_registers(&mut self, relation: RelationHash) {
-        if !self.merged.is_empty() {
-            self.merged.retain(|_, m| m.relation != relation);
+    /// The same for all rows of a table that the truncate takes: what is known of the others still counts.
+    pub(super) fn drop_all_registers(&mut self, relation: RelationHash, truncate: &Entry) {
+        let of = self.merged.iter().filter(|(_, m)| m.relation == relation);
+        let gone = of.filter(|(key, _)| !self.is_above(**key, truncate));
+        let gone: Vec<KeyHash> = gone.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.merged.remove(&key);
+        }
+    }
+
+    /// Whether a row's own write stands above a truncate.
+    fn is_above(&self, key: KeyHash, truncate: &Entry) -> bool {
+        match self.held(key) {
+            Some(held) => held.is_above(truncate),
+            None => self
+                .plain(key)
+                .is_some_and(|e| e.version >= truncate.version),
         }
     }
 

@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Announced, Entry, Index, forgettable, greater, merged};
+use super::{Announced, Entry, Index, forgettable, merged};
 use crate::policy::{Epoch, Rank};
 use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
 
@@ -27,6 +27,11 @@ pub(super) struct Held {
 impl Held {
     fn rank(&self) -> Rank {
         self.entry.version.rank()
+    }
+
+    /// Whether it stands above a truncate: because it came behind it, or by its version.
+    pub(super) fn is_above(&self, truncate: &Entry) -> bool {
+        covers(&self.entry, &self.seen, truncate.source) || self.entry.version >= truncate.version
     }
 }
 
@@ -168,8 +173,7 @@ impl Index {
     /// A row's entry, or its table's last truncate if that came behind it.
     pub(super) fn over_truncate(&self, relation: RelationHash, held: &Held) -> Entry {
         let truncate = self.truncates.get(&relation).copied();
-        let unseen = truncate.filter(|t| !covers(&held.entry, &held.seen, t.source));
-        greater(Some(held.entry), unseen).unwrap_or(held.entry)
+        truncate.filter(|t| !held.is_above(t)).unwrap_or(held.entry)
     }
 
     fn get_held(&self, relation: RelationHash, key: KeyHash, or: Entry) -> Entry {

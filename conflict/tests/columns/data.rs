@@ -161,6 +161,7 @@ pub(crate) enum Op {
     /// An insert, a delete, or an update that is not merged.
     Event(Key, Option<Row>),
     Update(Key, Update),
+    Truncate,
     Policy(Setting),
 }
 
@@ -170,6 +171,8 @@ pub(crate) struct Transaction {
     /// Of an event with its rank, of an update with its policy's epoch.
     pub(crate) version: Version,
     pub(crate) vector: Vector,
+    /// Of that, what it has surely seen.
+    pub(crate) seen: Vector,
     pub(crate) op: Op,
 }
 
@@ -177,6 +180,20 @@ impl Transaction {
     pub(crate) fn claims(&self, position: Position) -> bool {
         let own = position.origin == self.at.origin && position.lsn <= self.at.lsn;
         own || self.vector.covers(position)
+    }
+
+    pub(crate) fn has_seen(&self, position: Position) -> bool {
+        let own = position.origin == self.at.origin && position.lsn <= self.at.lsn;
+        own || self.seen.covers(position)
+    }
+
+    /// What it leaves of a row, if it is a row event of it.
+    pub(crate) fn leaves(&self, key: Key) -> Option<Option<Row>> {
+        match &self.op {
+            Op::Event(k, row) => (*k == key).then_some(*row),
+            Op::Truncate => Some(None),
+            Op::Update(..) | Op::Policy(_) => None,
+        }
     }
 
     /// The version of one of its changes.

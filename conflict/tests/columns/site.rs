@@ -6,15 +6,19 @@
 //!  dispatch: announced ─► (local writes, other streams) ─► land: capture where needed, decide, rows
 //! ```
 
+mod restart;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use everywrite_conflict::policy::columns::Take;
 use everywrite_conflict::policy::{Begins, Epoch, Policies, Policy, Rank, Setting};
 use everywrite_conflict::{
-    ColumnChange, Entry, HybridClock, Index, Lsn, NodeId, Operation, Position, RelationHash, Stamp,
-    Vector, Version, decide,
+    ColumnChange, Entry, HybridClock, KeyHash, Lsn, NodeId, Operation, Position, RelationHash,
+    Stamp, Vector, Version, decide,
 };
+
+use crate::known::Known;
 
 use crate::data::{
     Changed, Key, Op, Part, RULES, Rnd, Row, Rule, Transaction, Update, hash, policy,
@@ -27,7 +31,18 @@ const TABLE: RelationHash = RelationHash(1);
 enum Written {
     Event(Key, Option<Row>),
     Update(Key, Row, Row),
+    Truncate,
     Policy(u32, Policy),
+}
+
+impl Written {
+    fn is_of(&self, key: Key) -> bool {
+        match self {
+            Written::Event(k, _) | Written::Update(k, ..) => *k == key,
+            Written::Truncate => true,
+            Written::Policy(..) => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -55,15 +70,25 @@ struct OnWay {
     prior: Option<Entry>,
 }
 
+/// What the server has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Server {
+    pub(crate) rows: BTreeMap<Key, Row>,
+    /// What it remembers of policies: the setting, where it was made, whether it has begun.
+    settings: Vec<(Setting, Position, bool)>,
+    pub(crate) applied: Vector,
+}
+
 pub(crate) struct Site {
     pub(crate) me: NodeId,
     pub(crate) skew: i64,
     clock: HybridClock,
-    pub(crate) rows: BTreeMap<Key, Row>,
-    index: Index,
+    pub(crate) server: Server,
+    /// What of it a crash of the server leaves: replay does not wait for its commits to be flushed, and every
+    /// local commit flushes all before it.
+    pub(crate) flushed: Server,
+    index: Known,
     policies: Policies,
-    /// What the server remembers of policies: the setting, where it was made, whether it has begun.
-    settings: Vec<(Setting, Position, bool)>,
     /// Ends of the local WAL, and of what of it is captured.
     wal: Lsn,
     captured: Lsn,
@@ -74,7 +99,14 @@ pub(crate) struct Site {
     /// What a crash takes out of the journal is captured again.
     stamped: VecDeque<Local>,
     dispatched: Vector,
-    pub(crate) applied: Vector,
+    /// Of that, what had surely landed.
+    seen: Vector,
+    /// Up to here nothing of the journals is left.
+    released: Vector,
+    /// What may go of them once capture is durably past that place.
+    releasing: VecDeque<(Lsn, Vector)>,
+    /// And once all of that is stable.
+    closing: VecDeque<(Vector, Vector)>,
     marks: Vec<Mark>,
     on_way: Vec<OnWay>,
     without: Option<Rule>,
@@ -89,11 +121,14 @@ pub(crate) enum What {
     Merged,
     StampedAgain,
     ClaimedTooMuch,
+    TakenBack,
+    LeftMemory,
+    Recalled,
     CameBack,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told(pub(crate) [usize; 6]);
+pub(crate) struct Told(pub(crate) [usize; 9]);
 
 impl Told {
     fn add(&mut self, what: What, times: usize) {
@@ -112,10 +147,10 @@ impl Site {
             me,
             skew,
             clock: HybridClock::default(),
-            rows: BTreeMap::new(),
-            index: Index::new(),
+            server: Server::default(),
+            flushed: Server::default(),
+            index: Known::default(),
             policies: Policies::new(),
-            settings: Vec::new(),
             wal: Lsn::ZERO,
             captured: Lsn::ZERO,
             written: VecDeque::new(),
@@ -123,7 +158,10 @@ impl Site {
             durable: 0,
             stamped: VecDeque::new(),
             dispatched: Vector::new(),
-            applied: Vector::new(),
+            seen: Vector::new(),
+            released: Vector::new(),
+            releasing: VecDeque::new(),
+            closing: VecDeque::new(),
             marks: Vec::new(),
             on_way: Vec::new(),
             without,
@@ -144,17 +182,19 @@ impl Site {
             policy: policy(Some(rules)),
         };
         let lsn = Lsn::ZERO;
-        self.settings
+        self.server
+            .settings
             .push((setting.clone(), Position { origin, lsn }, true));
         self.policies.set(setting, Begins::Begun);
+        self.flush();
     }
 
     /// An application writes.
     pub(crate) fn write(&mut self, time: i64, rnd: &mut Rnd) {
         let key = rnd.below(crate::data::KEYS.into()) as Key;
-        let what = match (rnd.below(30), self.rows.get(&key).copied()) {
+        let what = match (rnd.below(30), self.server.rows.get(&key).copied()) {
             (0, _) => {
-                let known = self.settings.iter().map(|(s, ..)| s.epoch.number);
+                let known = self.server.settings.iter().map(|(s, ..)| s.epoch.number);
                 let pending = self.written.iter().map(|w| match w.what {
                     Written::Policy(number, _) => number,
                     _ => 0,
@@ -163,7 +203,8 @@ impl Site {
                 let rules = [Some(0), Some(0), Some(1), None][rnd.below(4)];
                 Written::Policy(number, policy(rules))
             }
-            (1..4, Some(_)) => Written::Event(key, None),
+            (1, _) => Written::Truncate,
+            (2..5, Some(_)) => Written::Event(key, None),
             (_, None) => Written::Event(key, Some(rnd.row())),
             (_, Some(old)) => {
                 let (mut row, new) = (old, rnd.row());
@@ -175,14 +216,20 @@ impl Site {
         };
         match &what {
             Written::Event(key, Some(row)) | Written::Update(key, _, row) => {
-                self.rows.insert(*key, *row);
+                self.server.rows.insert(*key, *row);
             }
-            Written::Event(key, None) => drop(self.rows.remove(key)),
+            Written::Event(key, None) => drop(self.server.rows.remove(key)),
+            Written::Truncate => self.server.rows.clear(),
             Written::Policy(..) => {}
         }
         let at = self.commits();
+        self.flush();
         let time = Stamp(time + self.skew);
         self.written.push_back(Local { at, time, what });
+    }
+
+    fn flush(&mut self) {
+        self.flushed = self.server.clone();
     }
 
     fn commits(&mut self) -> Lsn {
@@ -198,8 +245,14 @@ impl Site {
         self.see_before(local.at);
         let (origin, lsn) = (self.me, local.at);
         let source = Position { origin, lsn };
+        let next = self.clock.next(local.time);
+        match &local.what {
+            Written::Event(key, _) => self.index.recall_to_capture(hash(*key), lsn, next),
+            Written::Update(key, ..) => self.index.recall(hash(*key)),
+            Written::Truncate | Written::Policy(..) => {}
+        }
         let stamp = self.clock.stamp(local.time);
-        let vector = self.dispatched.clone();
+        let (vector, seen) = (self.dispatched.clone(), self.seen.clone());
         let plain = Version::new(stamp, origin);
         let (version, op) = match local.what.clone() {
             Written::Policy(number, policy) => {
@@ -209,18 +262,27 @@ impl Site {
                     policy,
                 };
                 self.set_policy(&setting, source);
-                self.settings.push((setting.clone(), source, false));
+                let known = (setting.clone(), source, false);
+                // It was flushed when it was set.
+                self.flushed.settings.push(known.clone());
+                self.server.settings.push(known);
                 (plain, Op::Policy(setting))
             }
             Written::Event(key, row) => (
                 self.event(plain, source, &vector, key, row),
                 Op::Event(key, row),
             ),
+            Written::Truncate => {
+                let inherited = self.index.inherited_by_truncate(TABLE);
+                let version = plain.ranked(self.policies.truncate_rank(TABLE, inherited));
+                self.announce_truncate(version, source, Lsn::ZERO);
+                (version, Op::Truncate)
+            }
             Written::Update(key, old, new) => match self.merges() {
                 Some((rules, epoch)) => {
                     let version = plain.ranked(Rank { epoch, height: 0 });
                     let changes = self.changes(rules, key, &vector, &old, &new);
-                    self.merge_index(key, rules, version, source, &vector, &changes);
+                    self.merge_index(key, rules, version, source, &vector, &changes, true);
                     self.told.add(What::Merged, 1);
                     let image = new;
                     let update = Update {
@@ -240,6 +302,7 @@ impl Site {
             at: source,
             version,
             vector,
+            seen,
             op,
         });
         self.stamped.push_back(local);
@@ -250,7 +313,8 @@ impl Site {
     /// What it claims: what had landed before it, and, where nothing is merged, perhaps a little more.
     fn see_before(&mut self, position: Lsn) {
         let exact = self.has(Rule::Exact);
-        let (clock, dispatched, told) = (&mut self.clock, &mut self.dispatched, &mut self.told);
+        let (clock, dispatched) = (&mut self.clock, &mut self.dispatched);
+        let (seen, told) = (&mut self.seen, &mut self.told);
         self.marks.retain_mut(|mark| {
             if exact && mark.merges && !mark.landed {
                 mark.after = mark.after.max(position);
@@ -260,6 +324,9 @@ impl Site {
             }
             clock.saw(mark.stamp);
             dispatched.raise(mark.at.origin, mark.at.lsn);
+            if mark.landed {
+                seen.raise(mark.at.origin, mark.at.lsn);
+            }
             told.add(What::ClaimedTooMuch, usize::from(!mark.landed));
             !mark.landed
         });
@@ -349,6 +416,17 @@ impl Site {
         }
     }
 
+    fn announce_truncate(&mut self, version: Version, source: Position, local_lsn: Lsn) {
+        let entry = Entry {
+            version,
+            source: Some(source),
+            deleted: true,
+            local_lsn,
+        };
+        self.index.announce_truncate(TABLE, entry);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one update, said once")]
     fn merge_index(
         &mut self,
         key: Key,
@@ -357,6 +435,7 @@ impl Site {
         source: Position,
         vector: &Vector,
         changes: &[Changed],
+        present: bool,
     ) -> everywrite_conflict::Merging {
         let known = self.has(Rule::Known) || source.origin == self.me;
         let claims =
@@ -375,7 +454,7 @@ impl Site {
             version,
             source,
             columns: &columns,
-            present: self.rows.contains_key(&key),
+            present,
         };
         match known {
             true => self.index.merge(&update, claims),
@@ -408,10 +487,12 @@ impl Site {
         self.stamped.clear();
     }
 
-    /// Everything local is captured, and durable.
+    /// Everything local is captured, and durable, and all that came before it flushed.
     pub(crate) fn barrier(&mut self) {
+        self.flush();
         while self.capture() {}
         self.sync();
+        self.seen.merge(&self.server.applied);
     }
 
     /// Whether a transaction can be announced: what it has seen is here, and nothing of its origin is on
@@ -424,10 +505,19 @@ impl Site {
 
     /// What it has of an origin, itself included.
     pub(crate) fn here(&self, origin: NodeId) -> Lsn {
+        self.of(origin, &self.server)
+    }
+
+    /// The same, as far as no crash takes it back.
+    pub(crate) fn flushed_of(&self, origin: NodeId) -> Lsn {
+        self.of(origin, &self.flushed)
+    }
+
+    fn of(&self, origin: NodeId, server: &Server) -> Lsn {
         let own = || self.journal[..self.durable].last();
         match self.me == origin {
             true => own().map_or(Lsn::ZERO, |t| t.at.lsn),
-            false => self.applied.get(origin),
+            false => server.applied.get(origin),
         }
     }
 
@@ -444,6 +534,8 @@ impl Site {
         });
         let prior = match &t.op {
             Op::Event(key, row) => {
+                self.index
+                    .recall_for(hash(*key), t.at, t.version.stamp, &t.seen);
                 let stands = self.index.get(TABLE, hash(*key));
                 let loses = stands.is_some_and(|e| e.version >= t.version);
                 let below = self
@@ -454,7 +546,11 @@ impl Site {
                 let prior = self.announce(t.version, t.at, &t.vector, *key, deleted, Lsn::MAX);
                 below.or(prior)
             }
-            _ => None,
+            Op::Truncate => {
+                self.announce_truncate(t.version, t.at, Lsn::MAX);
+                None
+            }
+            Op::Update(..) | Op::Policy(_) => None,
         };
         self.on_way.push(OnWay {
             transaction: t.clone(),
@@ -468,19 +564,25 @@ impl Site {
             transaction: t,
             prior,
         } = self.on_way.remove(n);
-        if let Op::Event(key, _) | Op::Update(key, _) = &t.op {
-            let local = |w: &Local| matches!(&w.what, Written::Event(k, _) | Written::Update(k, ..) if k == key);
-            if !self.rows.contains_key(key) || self.written.iter().any(local) {
-                while self.capture() {}
+        let waits = match &t.op {
+            Op::Event(key, _) | Op::Update(key, _) => {
+                let local = |w: &Local| w.what.is_of(*key);
+                !self.server.rows.contains_key(key) || self.written.iter().any(local)
             }
-        }
+            Op::Truncate => true,
+            Op::Policy(_) => false,
+        };
+        while waits && self.capture() {}
         if self.has(Rule::Durable) {
             self.sync();
+        }
+        if let Op::Event(key, _) | Op::Update(key, _) = &t.op {
+            self.index.recall(hash(*key));
         }
         let before = self.wal;
         let at = self.commits();
         match &t.op {
-            Op::Policy(setting) => self.settings.push((setting.clone(), t.at, false)),
+            Op::Policy(setting) => self.server.settings.push((setting.clone(), t.at, false)),
             Op::Event(key, row) => {
                 let now = self.index.get(TABLE, hash(*key));
                 let stored = now.filter(|e| e.version != t.version).or(prior);
@@ -488,7 +590,7 @@ impl Site {
                     Some(_) => Operation::Update,
                     None => Operation::Delete,
                 };
-                let present = self.rows.contains_key(key);
+                let present = self.server.rows.contains_key(key);
                 let claims = |p| t.claims(p);
                 if decide(
                     operation,
@@ -501,11 +603,15 @@ impl Site {
                 .apply
                 {
                     match row {
-                        Some(row) => drop(self.rows.insert(*key, *row)),
-                        None => drop(self.rows.remove(key)),
+                        Some(row) => drop(self.server.rows.insert(*key, *row)),
+                        None => drop(self.server.rows.remove(key)),
                     }
                 }
                 self.index.landed(TABLE, hash(*key), t.version, at);
+            }
+            Op::Truncate => {
+                self.truncate(&t);
+                self.index.truncate_landed(TABLE, t.version, at);
             }
             Op::Update(key, update) => self.merge(&t, *key, update),
         }
@@ -513,7 +619,28 @@ impl Site {
             mark.after = mark.after.max(before);
             mark.landed = true;
         }
-        self.applied.raise(t.at.origin, t.at.lsn);
+        self.server.applied.raise(t.at.origin, t.at.lsn);
+    }
+
+    /// Row by row: those go that the index does not put above it.
+    fn truncate(&mut self, t: &Transaction) {
+        for key in self.server.rows.keys() {
+            self.index
+                .recall_for(hash(*key), t.at, t.version.stamp, &t.seen);
+        }
+        let concerns = |(_, e): &(KeyHash, Entry)| {
+            !e.deleted && (e.version > t.version || !e.source.is_some_and(|s| t.has_seen(s)))
+        };
+        let interesting: BTreeMap<KeyHash, Entry> = self.index.iter().filter(concerns).collect();
+        let index = &self.index;
+        self.server.rows.retain(|key, _| {
+            let stays = |e: &Entry| {
+                let above = e.version.is_ranked() && e.version != t.version;
+                let now = index.get(TABLE, hash(*key));
+                e.version > t.version || above && now.is_some_and(|now| !now.deleted)
+            };
+            interesting.get(&hash(*key)).is_some_and(stays)
+        });
     }
 
     fn merge(&mut self, t: &Transaction, key: Key, update: &Update) {
@@ -522,7 +649,8 @@ impl Site {
             image,
             changes,
         } = update;
-        let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes);
+        let present = self.server.rows.contains_key(&key);
+        let merging = self.merge_index(key, *rules, t.version, t.at, &t.vector, changes, present);
         let takes = match (merging.belongs, self.has(Rule::Belongs)) {
             (true, _) => merging.takes,
             (false, true) => return,
@@ -530,9 +658,9 @@ impl Site {
         };
         let whole = !self.has(Rule::Changed);
         let (difference, touched) = (self.has(Rule::Difference), self.has(Rule::Touched));
-        let Some(row) = self.rows.get_mut(&key) else {
+        let Some(row) = self.server.rows.get_mut(&key) else {
             // Its event lost to one that was on its way, and that a crash has taken back: that comes again.
-            self.rows.insert(key, *image);
+            self.server.rows.insert(key, *image);
             self.told.add(What::CameBack, 1);
             return;
         };
@@ -550,7 +678,8 @@ impl Site {
     }
 
     /// Forgets what is stable, and begins what that allows.
-    pub(crate) fn settle(&mut self, stable: &Vector, remembers: bool) {
+    pub(crate) fn settle(&mut self, stable: &Vector, rnd: &mut Rnd) {
+        let remembers = rnd.below(2) == 0;
         let durable = self.journal[..self.durable]
             .last()
             .map_or(Lsn::ZERO, |t| t.at.lsn);
@@ -559,85 +688,47 @@ impl Site {
         } else {
             durable
         };
+        let some = stable.iter().filter(|_| rnd.below(4) == 0).collect();
+        self.releasing.push_back((self.wal, some));
+        while let Some((_, released)) = self.releasing.pop_front_if(|r| r.0 <= captured) {
+            // Some of it may have lost to what is to go, and only that tells.
+            let mut known = self.flushed.applied.clone();
+            known.set(self.me, durable);
+            self.closing.push_back((known, released));
+        }
+        while let Some((_, released)) = self.closing.pop_front_if(|c| stable.covers_all(&c.0)) {
+            self.released.merge(&released);
+        }
         let forgotten = self.index.forget(stable, captured);
         self.told.add(What::Forgotten, forgotten);
         for (_, epoch) in self.policies.settle(stable, captured, self.wal) {
             self.told.add(What::Begun, 1);
             self.merges_marked();
             let of = self
+                .server
                 .settings
                 .iter_mut()
                 .filter(|(s, ..)| remembers && s.epoch == epoch);
             of.for_each(|(_, _, begun)| *begun = true);
+            if remembers {
+                self.flush();
+            }
         }
     }
 
-    /// The daemon starts again: what it had in memory comes from the journals, as far as it was on disk.
-    pub(crate) fn crash(&mut self, journals: &[&[Transaction]]) {
-        self.told.add(What::StampedAgain, self.stamped.len());
-        self.journal.truncate(self.durable);
-        while let Some(local) = self.stamped.pop_back() {
-            self.written.push_front(local);
-        }
-        self.captured = self.journal.last().map_or(Lsn::ZERO, |t| t.at.lsn);
-        self.on_way.clear();
-        self.marks.clear();
-        self.index = Index::new();
-        let last = self.journal.last();
-        self.clock = last.map_or_else(HybridClock::default, |t| {
-            HybridClock::restored(t.version.stamp)
-        });
-        // What is there may have come behind what is still to be captured; nobody can tell.
-        self.dispatched = self.applied.clone();
-        if let Some(last) = last {
-            self.dispatched.merge(&last.vector);
-        }
-        self.policies = Policies::new();
-        // Those whose capture was not durable are found again in the WAL.
-        let (me, captured) = (self.me, self.captured);
-        self.settings
-            .retain(|(_, at, _)| at.origin != me || at.lsn <= captured);
-        for (setting, at, begun) in &self.settings {
-            let begins = match *begun || self.without == Some(Rule::Late) {
-                true => Begins::Begun,
-                false => Begins::Stable([(at.origin, at.lsn)].into_iter().collect()),
-            };
-            self.policies.set(setting.clone(), begins);
-        }
-        self.rebuild(journals);
+    /// Takes what the index counts into what is told.
+    pub(crate) fn count(&mut self) {
+        let index = &mut self.index;
+        let (spilled, recalled) = (&mut index.spilled, &mut index.recalled);
+        self.told.add(What::LeftMemory, std::mem::take(spilled));
+        self.told.add(What::Recalled, std::mem::take(recalled));
     }
 
-    /// Row events journal by journal, the own one first; then the updates in the order of their stamps.
-    fn rebuild(&mut self, journals: &[&[Transaction]]) {
-        let own = self.journal.clone();
-        let others = journals.iter().copied().flatten();
-        let others = others.filter(|t| t.at.origin != self.me && self.applied.covers(t.at));
-        let all: Vec<Transaction> = own.into_iter().chain(others.cloned()).collect();
-        for t in &all {
-            self.clock.saw(t.version.stamp);
-            let local_lsn = if t.at.origin == self.me {
-                Lsn::ZERO
-            } else {
-                self.wal
-            };
-            if let Op::Event(key, row) = &t.op {
-                self.announce(t.version, t.at, &t.vector, *key, row.is_none(), local_lsn);
-            }
-        }
-        let mut updates: Vec<&Transaction> = all.iter().collect();
-        updates.sort_by_key(|t| (t.version.stamp, t.version.origin));
-        for t in updates {
-            if let Op::Update(key, update) = &t.op {
-                self.merge_index(
-                    *key,
-                    update.rules,
-                    t.version,
-                    t.at,
-                    &t.vector,
-                    &update.changes,
-                );
-            }
-        }
+    /// Some of what may leaves memory.
+    pub(crate) fn spill(&mut self, rnd: &mut Rnd) {
+        let (which, captured) = (rnd.below(3) as i64, self.captured);
+        self.index
+            .spill(|e| e.local_lsn <= captured && e.version.stamp.0 % 3 <= which);
     }
 
     /// How many are on their way.

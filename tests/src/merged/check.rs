@@ -7,10 +7,12 @@
 //!   height if the column is `greatest` or `least`, then the version. If nobody changed it, what the row event
 //!   gave it. So no committed change is gone but for a later one, or a higher one that had not seen it.
 //! - a sum holds what the row event gave it and every difference, each once.
+//! - an element of a set is as the change left it that no other change of it beats; and what somebody has put in and
+//!   nobody took out is there, whatever the versions are.
 //! - a column that nobody ever lowers holds the greatest value of all, whatever the heights in the journals are.
 //! - the height of a change is at least its own value: who replaces a high value knowingly inherits, and
 //!   nobody stands lower than what he wrote.
-//! - a change that is not there, and that nobody replaced knowingly, is in a conflict history.
+//! - a change (a value of a set's element, too) that is not there, and that nobody replaced knowingly, is in a conflict history.
 //!
 //! Where no row ever comes or goes, no row event is needed, nor any vector for the sums.
 //!
@@ -21,12 +23,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
+use everywrite_conflict::Version;
 use everywrite_conflict::policy::{Epoch, Rank};
-use everywrite_conflict::{NodeId, Version};
 use tokio_postgres::Client;
 
 use super::session::{columns_read, image};
-use super::writes::{Cell, Effect, Image};
+use super::writes::{Cell, Effect, Elements, Image};
 use super::{BEGIN, COLUMNS, Merge};
 use crate::checker::{beats, has_seen};
 use crate::conflicts::Conflict;
@@ -82,9 +84,36 @@ struct Made<'a> {
     transaction: usize,
     stamped: &'a Stamped,
     effect: &'a Effect,
+    /// Under which change of the policy an update of it is merged.
+    epoch: Option<Epoch>,
 }
 
-impl Made<'_> {
+impl<'a> Made<'a> {
+    /// Whether it is an insert or a delete of a row that is merged by columns, or an update that is not merged.
+    fn is_event(&self) -> bool {
+        match self.effect {
+            Effect::Row(_) | Effect::Gone => true,
+            Effect::Update { .. } => self.epoch.is_none(),
+            Effect::Things { .. } => false,
+        }
+    }
+
+    /// The columns that it wrote.
+    fn image(&self) -> Option<&'a Image> {
+        match self.effect {
+            Effect::Row(image) => Some(image),
+            Effect::Update { whole, .. } if self.is_event() => Some(whole),
+            Effect::Update { changes, .. } => Some(changes),
+            Effect::Gone | Effect::Things { .. } => None,
+        }
+    }
+
+    /// The version of its change of a column that stands so high.
+    fn version(&self, height: i64) -> Version {
+        let epoch = self.epoch.unwrap_or_default();
+        self.stamped.version.ranked(Rank { epoch, height })
+    }
+
     fn has_seen(&self, other: &Made<'_>) -> bool {
         has_seen(self.stamped, other.stamped)
     }
@@ -121,6 +150,24 @@ pub fn account(
     wrong
 }
 
+/// Of the updates of tables whose policy changes: how many were merged, and how many were whole rows.
+pub fn turned(committed: &[Transaction], tables: &[Table]) -> BTreeMap<&'static str, usize> {
+    let mut turned = BTreeMap::new();
+    let table = |name: &str| tables.iter().any(|t| t.name == name && t.is_turned());
+    for t in committed {
+        let Some(stamped) = &t.stamped else { continue };
+        let updates = t.merged.iter().filter(|w| table(w.table));
+        for write in updates.filter(|w| matches!(w.effect, Effect::Update { .. })) {
+            let how = match stamped.epoch(write.table) {
+                Some(_) => "merged by columns",
+                None => "whole row",
+            };
+            *turned.entry(how).or_default() += 1;
+        }
+    }
+    turned
+}
+
 fn cases<'a>(committed: &'a [Transaction], rows: &'a Rows, table: Table) -> Vec<Case<'a>> {
     let mut keys: BTreeMap<i64, Vec<Made<'a>>> = BTreeMap::new();
     let mut truncates = Vec::new();
@@ -133,11 +180,15 @@ fn cases<'a>(committed: &'a [Transaction], rows: &'a Rows, table: Table) -> Vec<
     for (transaction, t) in committed.iter().enumerate() {
         // One without a version is an error that the checker of all tables tells.
         let Some(stamped) = &t.stamped else { continue };
+        let merged = stamped.epoch(table.name);
+        // What is never turned is always merged; a change that is not is told of where that shows.
+        let epoch = merged.or_else(|| (!table.is_turned()).then(Epoch::default));
         for write in t.merged.iter().filter(|w| w.table == table.name) {
             let made = Made {
                 transaction,
                 stamped,
                 effect: &write.effect,
+                epoch,
             };
             match write.key {
                 Some(key) => keys.entry(key).or_default().push(made),
@@ -180,17 +231,18 @@ fn unbeaten<'a, 'b>(all: &'b [(Made<'a>, Version)]) -> Option<&'b Made<'a>> {
 fn beginning() -> Image {
     let cell = |merge| match merge {
         Merge::Tag => Cell::Tag(BEGIN.to_owned()),
+        Merge::Set => Cell::Set(Elements::new()),
         _ => Cell::Number(0),
     };
     COLUMNS.iter().map(|&(c, merge)| (c, cell(merge))).collect()
 }
 
-fn columns(case: &Case<'_>, listed: &BTreeSet<(&str, String)>) -> Vec<String> {
+fn columns(case: &Case<'_>, listed: &BTreeSet<Told>) -> Vec<String> {
     let name = case.table.name;
     let events: Vec<(Made<'_>, Version)> = case
         .writes
         .iter()
-        .filter(|w| w.effect.is_event())
+        .filter(|w| w.is_event())
         .map(|w| (*w, w.stamped.version_of(name, Some(case.key))))
         .collect();
     let event = unbeaten(&events);
@@ -198,16 +250,11 @@ fn columns(case: &Case<'_>, listed: &BTreeSet<(&str, String)>) -> Vec<String> {
         return vec!["each of its row events is beaten by another".to_owned()];
     }
     let begin = beginning();
-    let stands = match event.map(|e| e.effect) {
-        Some(Effect::Row(image)) => Some(image),
-        Some(_) => None,
+    let stands = match event {
+        Some(event) => event.image(),
         None => case.table.kept.then_some(&begin),
     };
-    let updates: Vec<&Made<'_>> = case
-        .writes
-        .iter()
-        .filter(|w| matches!(w.effect, Effect::Update(_)))
-        .collect();
+    let updates: Vec<&Made<'_>> = case.writes.iter().filter(|w| !w.is_event()).collect();
     let mut wrong = Vec::new();
     match (stands, case.row) {
         (None, None) => {}
@@ -236,15 +283,18 @@ fn holds(
     updates: &[&Made<'_>],
     row: &Image,
 ) -> Option<String> {
-    let cell = |made: &Made<'_>| made.effect.image().and_then(|i| i.get(column)).cloned();
+    let cell = |made: &Made<'_>| made.image().and_then(|i| i.get(column)).cloned();
     let number = |cell: &Cell| match cell {
         Cell::Number(n) => *n,
-        Cell::Tag(_) => 0,
+        Cell::Tag(_) | Cell::Set(_) => 0,
     };
     let written: Vec<(Made<'_>, Cell)> = updates
         .iter()
         .filter_map(|u| Some((**u, cell(u)?)))
         .collect();
+    if let (Cell::Set(begin), Cell::Set(now)) = (&base[column], &row[column]) {
+        return elements(&written, begin, now);
+    }
     let numbers = written.iter().map(|(_, cell)| number(cell));
     let (begin, now) = (&base[column], &row[column]);
     if merge == Merge::Sum {
@@ -270,7 +320,7 @@ fn holds(
             Merge::Greatest | Merge::Raised => number(cell),
             Merge::Least | Merge::Lowered => -number(cell),
             _ => {
-                versions.push((*made, made.stamped.version));
+                versions.push((*made, made.version(0)));
                 continue;
             }
         };
@@ -281,7 +331,7 @@ fn holds(
         if height < own {
             return Some(format!("{cell:?} stands at {height}: {:?}", made.stamped));
         }
-        versions.push((*made, made.stamped.version.ranked(at(height))));
+        versions.push((*made, made.version(height)));
     }
     let Some(last) = unbeaten(&versions) else {
         return match versions.is_empty() {
@@ -293,42 +343,105 @@ fn holds(
     (*now != expected).then(|| format!("{now:?}, and {expected:?} stands: {:?}", last.stamped))
 }
 
-/// Heights are compared where the policy was the same all the time.
-fn at(height: i64) -> Rank {
-    let epoch = Epoch {
-        number: 1,
-        origin: NodeId(1),
-    };
-    Rank { epoch, height }
+/// What is wrong with a set. What somebody has put in, or was there, and nobody took out, is there, whatever the
+/// journals say; of the others the last change of each stands.
+fn elements(written: &[(Made<'_>, Cell)], begin: &Elements, now: &Elements) -> Option<String> {
+    let mut touched: BTreeMap<&str, Vec<(Made<'_>, &Option<String>)>> = BTreeMap::new();
+    touched.extend(
+        begin
+            .keys()
+            .chain(now.keys())
+            .map(|e| (e.as_str(), Vec::new())),
+    );
+    for (made, cell) in written {
+        let Cell::Set(changes) = cell else { continue };
+        for (element, value) in changes {
+            touched.entry(element).or_default().push((*made, value));
+        }
+    }
+    let was = |of: &Elements, element: &str| of.get(element).cloned().flatten();
+    let wrong = touched.into_iter().filter_map(|(element, changes)| {
+        let (before, is) = (was(begin, element), was(now, element));
+        let ever = before.is_some() || changes.iter().any(|(_, value)| value.is_some());
+        let never = changes.iter().all(|(_, value)| value.is_some());
+        if ever && never && is.is_none() {
+            return Some(format!("{element} is gone, and nobody took it out"));
+        }
+        let versions: Vec<_> = changes.iter().map(|(m, _)| (*m, m.version(0))).collect();
+        let last = unbeaten(&versions).map(|m| m.transaction);
+        let last = changes.iter().find(|(m, _)| Some(m.transaction) == last);
+        if last.is_none() && !changes.is_empty() {
+            return Some(format!(
+                "each of the changes of {element} is beaten by another"
+            ));
+        }
+        let expected = last.map_or(before, |(_, value)| (*value).clone());
+        (is != expected).then(|| format!("{element} is {is:?}, and {expected:?} stands"))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    (!wrong.is_empty()).then(|| wrong.join("; "))
+}
+
+/// A tag and where it is: the column, and of a set the element.
+type Tagged<'a> = (&'static str, &'a str, &'a str);
+
+/// The tags in a column.
+fn tags<'a>(column: &'static str, cell: &'a Cell) -> Vec<Tagged<'a>> {
+    match cell {
+        Cell::Number(_) => Vec::new(),
+        Cell::Tag(tag) => vec![(column, "", tag)],
+        Cell::Set(elements) => {
+            let there = elements
+                .iter()
+                .filter_map(|(e, v)| Some((e, v.as_deref()?)));
+            let tagged = there.filter(|(_, value)| !value.is_empty());
+            tagged
+                .map(|(e, value)| (column, e.as_str(), value))
+                .collect()
+        }
+    }
 }
 
 /// Changes with a tag that are not there, that nobody replaced knowingly, and that no history has.
-fn hidden(case: &Case<'_>, listed: &BTreeSet<(&str, String)>) -> Option<String> {
+fn hidden(case: &Case<'_>, listed: &BTreeSet<Told>) -> Option<String> {
     let now = match case.row {
-        Some(Row::Columns(row)) => Some(row),
-        _ => None,
+        Some(Row::Columns(row)) => row.iter().flat_map(|(c, cell)| tags(c, cell)).collect(),
+        _ => BTreeSet::new(),
     };
     let mut hidden = Vec::new();
     for made in &case.writes {
-        for (column, cell) in made.effect.image().into_iter().flatten() {
-            let Cell::Tag(tag) = cell else { continue };
+        let image = made.image().into_iter().flatten();
+        for tagged in image.flat_map(|(column, cell)| tags(column, cell)) {
+            let (column, element, tag) = tagged;
+            let touches = |cell: &Cell| match cell {
+                Cell::Set(elements) => elements.contains_key(element),
+                _ => true,
+            };
             let replaced = |other: &Made<'_>| {
-                let writes = other.effect.is_event()
-                    || other.effect.image().is_some_and(|i| i.contains_key(column));
+                let writes = other.is_event()
+                    || other
+                        .image()
+                        .and_then(|i| i.get(column))
+                        .is_some_and(touches);
                 other.transaction != made.transaction && writes && other.has_seen(made)
             };
-            let there = now.is_some_and(|row| row.get(column) == Some(cell));
-            let key = (*column, tag.clone());
-            if !there && !listed.contains(&key) && !case.writes.iter().any(replaced) {
-                hidden.push((column, tag, made.stamped.version));
+            let told = (column, element.to_owned(), tag.to_owned());
+            if !now.contains(&tagged)
+                && !listed.contains(&told)
+                && !case.writes.iter().any(replaced)
+            {
+                hidden.push((told, made.stamped.version));
             }
         }
     }
     (!hidden.is_empty()).then(|| format!("gone, and in no history: {hidden:?}"))
 }
 
-/// Column and tag of all rows in the histories of a table that is merged by columns.
-fn listed(table: &Table, conflicts: &[Conflict]) -> BTreeSet<(&'static str, String)> {
+/// A tag as a history tells it.
+type Told = (&'static str, String, String);
+
+/// The tags of all rows in the histories of a table that is merged by columns.
+fn listed(table: &Table, conflicts: &[Conflict]) -> BTreeSet<Told> {
     let mut listed = BTreeSet::new();
     if table.shape != Shape::Columns {
         return listed;
@@ -336,8 +449,19 @@ fn listed(table: &Table, conflicts: &[Conflict]) -> BTreeSet<(&'static str, Stri
     let name = format!("public.{}", table.name);
     for conflict in conflicts.iter().filter(|c| c.table == name) {
         for side in [&conflict.local, &conflict.incoming] {
-            for (column, _) in COLUMNS.iter().filter(|(_, merge)| *merge == Merge::Tag) {
-                listed.extend(side.column(column).map(|tag| (*column, tag)));
+            for (column, merge) in COLUMNS {
+                if merge == Merge::Tag {
+                    let tag = side.column(column);
+                    listed.extend(tag.map(|tag| (column, String::new(), tag)));
+                }
+            }
+            let attrs = side
+                .row
+                .as_ref()
+                .and_then(|row| row.get("attrs")?.as_object());
+            for (key, value) in attrs.into_iter().flatten() {
+                let value = value.as_str().unwrap_or_default();
+                listed.insert(("attrs", key.clone(), value.to_owned()));
             }
         }
     }

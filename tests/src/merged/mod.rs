@@ -5,6 +5,7 @@
 
 pub mod check;
 pub(crate) mod session;
+mod sets;
 pub mod writes;
 
 use anyhow::Context;
@@ -28,10 +29,12 @@ pub enum Merge {
     Least,
     /// The same, and nobody ever raises it: the least of all.
     Lowered,
+    /// A set: of each element the last change.
+    Set,
 }
 
 /// The columns behind the key.
-pub const COLUMNS: [(&str, Merge); 9] = [
+pub const COLUMNS: [(&str, Merge); 11] = [
     ("label", Merge::Tag),
     ("place", Merge::Tag),
     ("note", Merge::Tag),
@@ -41,18 +44,25 @@ pub const COLUMNS: [(&str, Merge); 9] = [
     ("top", Merge::Raised),
     ("low", Merge::Least),
     ("deep", Merge::Lowered),
+    ("tags", Merge::Set),
+    ("attrs", Merge::Set),
 ];
 
 /// What `set_policy` is told of them.
-const BY_COLUMNS: &str =
-    r#"{"delta": ["balance", "paid"], "greatest": ["high", "top"], "least": ["low", "deep"]}"#;
+const BY_COLUMNS: &str = r#"{"delta": ["balance", "paid"], "greatest": ["high", "top"],
+    "least": ["low", "deep"], "union": ["tags", "attrs"]}"#;
+
+/// The same, and somebody is told of a balance that falls below.
+const WITH_FLOOR: &str = r#"{"delta": ["balance", "paid"], "greatest": ["high", "top"],
+    "least": ["low", "deep"], "union": ["tags", "attrs"], "floor": {"balance": -200}}"#;
 
 /// The tag that every column of a row has which is there from the beginning.
 pub const BEGIN: &str = "begin";
 
 /// Tables that are merged, two of each kind: in one no row ever comes or goes, so that what must be in it follows
-/// from the committed writes alone; and one where whole rows are inserted, deleted, moved and truncated too.
-pub const MERGED: [Table; 4] = [
+/// from the committed writes alone; and one where whole rows are inserted, deleted, moved and truncated too. And one
+/// whose policy changes in mid stream: for a while its updates are whole rows.
+pub const MERGED: [Table; 5] = [
     Table {
         shape: Shape::Columns,
         kept: true,
@@ -65,6 +75,17 @@ pub const MERGED: [Table; 4] = [
         truncated: 2,
         policies: &[("column_wise", BY_COLUMNS)],
         ..Table::plain("columns", 24)
+    },
+    Table {
+        shape: Shape::Columns,
+        moves: true,
+        truncated: 1,
+        policies: &[
+            ("column_wise", BY_COLUMNS),
+            ("last_update_wins", "{}"),
+            ("column_wise", WITH_FLOOR),
+        ],
+        ..Table::plain("turned", 16)
     },
     Table {
         shape: Shape::Things,
@@ -86,7 +107,8 @@ pub(crate) fn schema(table: &Table) -> String {
         Shape::Rows => String::new(),
         Shape::Columns => format!(
             "create table {name} (id bigint primary key, label text, place text, note text, \
-             balance bigint not null, paid numeric(14, 2) not null, high int, top bigint, low int, deep bigint);\n\
+             balance bigint not null, paid numeric(14, 2) not null, high int, top bigint, low int, deep bigint, \
+             tags text[] not null, attrs jsonb not null);\n\
              alter table {name} replica identity full;\n"
         ),
         // What is summed up shows a row that was put together otherwise than by the function.
@@ -100,12 +122,21 @@ pub(crate) fn schema(table: &Table) -> String {
     }
 }
 
+/// What has to be added where the schema `everywrite` is there: at every site, before the policy is set.
+pub(crate) fn checks(table: &Table) -> Option<String> {
+    let sets = COLUMNS.iter().filter(|(_, merge)| *merge == Merge::Set);
+    let checks = sets.map(|(column, _)| format!("add check (everywrite.is_set({column}))"));
+    let checks: Vec<String> = checks.collect();
+    let alter = || format!("alter table {} {}", table.name, checks.join(", "));
+    (table.shape == Shape::Columns).then(alter)
+}
+
 /// The rows that are there from the beginning: written at one site, before anything else.
 pub(crate) fn beginning(table: &Table) -> Option<String> {
     let (name, last) = (table.name, table.keys.saturating_sub(1));
     let row = match (table.kept, table.shape) {
         (true, Shape::Columns) => {
-            format!("'{BEGIN}', '{BEGIN}', '{BEGIN}', 0, 0, 0, 0, 0, 0")
+            format!("'{BEGIN}', '{BEGIN}', '{BEGIN}', 0, 0, 0, 0, 0, 0, '{{}}', '{{}}'")
         }
         (true, Shape::Things) => "'{}', hashtext('{}')".to_owned(),
         _ => return None,

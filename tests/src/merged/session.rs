@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
 use super::writes::{Cell, Effect, Image, Pending, note, note_truncate};
-use super::{COLUMNS, Merge};
+use super::{COLUMNS, Merge, sets};
 use crate::postgres;
 use crate::random::Random;
 use crate::workload::{Shape, Table};
@@ -67,7 +67,7 @@ impl Operation<'_> {
             _ => true,
         };
         if update && let Some(done) = self.update(random).await? {
-            return Ok(vec![(key, Effect::Update(done))]);
+            return Ok(vec![(key, done)]);
         }
         if self.table.kept {
             bail!("{name} {key} is not there");
@@ -76,6 +76,7 @@ impl Operation<'_> {
         for (column, merge) in COLUMNS {
             let cell = match merge {
                 Merge::Tag => Cell::Tag(self.tag.clone()),
+                Merge::Set => Cell::Set(sets::first(random, column, &self.tag)),
                 _ => Cell::Number(number(random, 1_000)),
             };
             row.insert(column, cell);
@@ -93,7 +94,7 @@ impl Operation<'_> {
     }
 
     /// Changes some columns: after a look at the row, under a lock, or without one.
-    async fn update(&self, random: &mut Random) -> anyhow::Result<Option<Image>> {
+    async fn update(&self, random: &mut Random) -> anyhow::Result<Option<Effect>> {
         let found = match random.percent(70) {
             true => match self.find().await? {
                 Some(row) => Some(row),
@@ -109,6 +110,12 @@ impl Operation<'_> {
             }
             let was = match found.as_ref().map(|row| &row[column]) {
                 Some(Cell::Number(was)) => Some(*was),
+                Some(Cell::Set(was)) => {
+                    let changes = sets::change(random, column, was, &self.tag);
+                    set.push(format!("{column} = {}", sets::changed(column, &changes)));
+                    image.insert(column, Cell::Set(changes));
+                    continue;
+                }
                 _ => None,
             };
             let cell = match (merge, was) {
@@ -118,7 +125,7 @@ impl Operation<'_> {
                 (Merge::Lowered, Some(was)) => Cell::Number(was - 1 - number(random, 4)),
                 (Merge::Greatest | Merge::Least, Some(_)) => Cell::Number(number(random, 1_000)),
                 // Whether it becomes another value cannot be known.
-                (_, None) => continue,
+                (Merge::Set, _) | (_, None) => continue,
             };
             match (&cell, was) {
                 (Cell::Number(more), Some(was)) if merge == Merge::Sum => {
@@ -143,11 +150,12 @@ impl Operation<'_> {
             set.push(format!("label = '{}'", self.tag));
             image.insert("label", Cell::Tag(self.tag.clone()));
         }
-        let done = self.change(&set.join(", ")).await?;
-        if !done && found.is_some() {
+        let whole = self.change(&set.join(", ")).await?;
+        if whole.is_none() && found.is_some() {
             bail!("a locked row was not there to be updated");
         }
-        Ok(done.then_some(image))
+        let changes = image;
+        Ok(whole.map(|whole| Effect::Update { changes, whole }))
     }
 
     async fn move_row(&self) -> anyhow::Result<Vec<(i64, Effect)>> {
@@ -159,7 +167,7 @@ impl Operation<'_> {
         };
         row.insert("label", Cell::Tag(self.tag.clone()));
         let set = format!("id = {}, label = '{}'", self.other, self.tag);
-        if !self.change(&set).await? {
+        if self.change(&set).await?.is_none() {
             bail!("a locked row was not there to be moved");
         }
         Ok(vec![
@@ -179,12 +187,15 @@ impl Operation<'_> {
         rows.first().map(|row| image(row)).transpose()
     }
 
-    async fn change(&self, set: &str) -> anyhow::Result<bool> {
+    /// Changes the row, and returns it as it is then.
+    async fn change(&self, set: &str) -> anyhow::Result<Option<Image>> {
+        let names = columns_read();
         let sql = format!(
-            "update {} set {set} where id = {} returning id",
+            "update {} set {set} where id = {} returning {names}",
             self.table.name, self.key
         );
-        Ok(!postgres::rows(self.client, &sql).await?.is_empty())
+        let rows = postgres::rows(self.client, &sql).await?;
+        rows.first().map(|row| image(row)).transpose()
     }
 
     async fn things(&self, random: &mut Random) -> anyhow::Result<Vec<(i64, Effect)>> {
@@ -241,14 +252,16 @@ fn sql(column: &str, cell: &Cell) -> String {
         Cell::Tag(tag) => format!("'{tag}'"),
         Cell::Number(n) if column == "paid" => format!("({n}) / 100.0"),
         Cell::Number(n) => format!("({n})"),
+        Cell::Set(elements) => sets::literal(column, elements),
     }
 }
 
 /// The columns as they are read.
 pub(super) fn columns_read() -> String {
-    let names = COLUMNS.iter().map(|(name, _)| match *name {
-        "paid" => "(paid * 100)::bigint".to_owned(),
-        name => name.to_owned(),
+    let names = COLUMNS.iter().map(|(name, merge)| match (*name, merge) {
+        ("paid", _) => "(paid * 100)::bigint".to_owned(),
+        (name, Merge::Set) => sets::read(name),
+        (name, _) => name.to_owned(),
     });
     names.collect::<Vec<_>>().join(", ")
 }
@@ -260,6 +273,7 @@ pub(super) fn image(row: &[Option<String>]) -> anyhow::Result<Image> {
         let value = value.clone().with_context(|| format!("{column} is null"))?;
         let cell = match merge {
             Merge::Tag => Cell::Tag(value),
+            Merge::Set => Cell::Set(sets::parse(&value)),
             _ => Cell::Number(value.parse().context("a number")?),
         };
         image.insert(column, cell);

@@ -11,7 +11,12 @@ pub enum Cell {
     Tag(String),
     /// A number; in an update of a column that is summed up, the difference.
     Number(i64),
+    /// The elements of a set; in an update those that it has touched.
+    Set(Elements),
 }
+
+/// Elements of a set: their values, which are empty in an array; none for one that is not there.
+pub type Elements = BTreeMap<String, Option<String>>;
 
 /// Columns and what is in them.
 pub type Image = BTreeMap<&'static str, Cell>;
@@ -23,8 +28,13 @@ pub enum Effect {
     Row(Image),
     /// A row event: no row.
     Gone,
-    /// Columns that an update changed.
-    Update(Image),
+    /// An update.
+    Update {
+        /// The columns that it changed.
+        changes: Image,
+        /// The row behind it, whole: a row event, if it is not merged.
+        whole: Image,
+    },
     /// Things that were added to a set, or taken out of it knowingly.
     Things {
         /// They are in the row that it left.
@@ -75,8 +85,13 @@ impl Effect {
     /// Both together: a row event takes the place of what was before, what comes behind it is part of it.
     fn then(self, later: Effect) -> Effect {
         match (self, later) {
-            (Effect::Row(row), Effect::Update(update)) => Effect::Row(changed(row, update)),
-            (Effect::Update(first), Effect::Update(next)) => Effect::Update(changed(first, next)),
+            (Effect::Row(row), Effect::Update { changes, .. }) => {
+                Effect::Row(changed(row, changes))
+            }
+            (Effect::Update { changes: first, .. }, Effect::Update { changes, whole }) => {
+                let changes = changed(first, changes);
+                Effect::Update { changes, whole }
+            }
             (
                 Effect::Things {
                     added,
@@ -96,19 +111,6 @@ impl Effect {
             (_, later) => later,
         }
     }
-
-    /// Whether it is an insert or a delete of a row that is merged by columns.
-    pub(super) fn is_event(&self) -> bool {
-        matches!(self, Effect::Row(_) | Effect::Gone)
-    }
-
-    /// The columns that it wrote.
-    pub(super) fn image(&self) -> Option<&Image> {
-        match self {
-            Effect::Row(image) | Effect::Update(image) => Some(image),
-            _ => None,
-        }
-    }
 }
 
 fn changed(mut image: Image, update: Image) -> Image {
@@ -116,6 +118,10 @@ fn changed(mut image: Image, update: Image) -> Image {
         let now = match (image.remove(column), cell) {
             (Some(Cell::Number(was)), Cell::Number(more)) if merge_of(column) == Merge::Sum => {
                 Cell::Number(was + more)
+            }
+            (Some(Cell::Set(mut was)), Cell::Set(more)) => {
+                was.extend(more);
+                Cell::Set(was)
             }
             (_, cell) => cell,
         };

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, Machines};
 use crate::machine::Machine;
+use crate::merged::MERGED;
 use crate::proxy::{Direction, Flow};
 use crate::random::Random;
-use crate::workload::{UNDER_POLICIES, set_policy};
+use crate::workload::{Table, UNDER_POLICIES, set_policy};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,9 +224,14 @@ pub(super) async fn strike(
             cluster.site(one).execute(freeze).await.ok();
         }
         Kind::Policy => {
-            let table = UNDER_POLICIES[random.index(UNDER_POLICIES.len())];
+            let merged = MERGED.iter().filter(|table| table.is_turned());
+            let tables: Vec<&Table> = match random.percent(50) {
+                true => merged.collect(),
+                false => UNDER_POLICIES.iter().collect(),
+            };
+            let table = tables[random.index(tables.len())];
             let policy = table.policies[random.index(table.policies.len())];
-            let set = set_policy(&table, policy);
+            let set = set_policy(table, policy);
             cluster.site(one).execute(&set).await.ok();
         }
     }

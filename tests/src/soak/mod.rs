@@ -5,6 +5,7 @@
 mod fault;
 mod options;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +46,11 @@ pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Resu
     let mut cluster = plan.start().await?;
     say(format!("{} sites are up", options.sites));
     for table in &tables {
+        for site in &cluster.sites {
+            if let Some(checks) = merged::checks(table) {
+                site.execute(&checks).await?;
+            }
+        }
         if let Some(rows) = merged::beginning(table) {
             cluster.site(0).execute(&rows).await?;
         }
@@ -221,6 +227,7 @@ impl<'a> Soak<'a> {
         for conflict in &judgement.conflicts {
             *summary.conflicts.entry(conflict.kind.clone()).or_default() += 1;
         }
+        summary.turned = judgement.turned;
         summary.settled_in.push(settled_in);
         summary.raised_max = summary.raised_max.max(judgement.raised_max);
         summary.violations.extend(judgement.account.violations);
@@ -242,6 +249,8 @@ pub struct Judgement {
     pub account: Account,
     /// Everything decided, at all sites.
     pub conflicts: Vec<Conflict>,
+    /// Updates of tables that are merged by columns for a while only, by what they were.
+    pub turned: BTreeMap<&'static str, usize>,
     /// How far a stamp was above its commit timestamp at most.
     pub raised_max: Duration,
 }
@@ -290,6 +299,7 @@ pub async fn judge(
     Ok(Judgement {
         account,
         conflicts,
+        turned: merged::check::turned(&committed, tables),
         raised_max: journals.raised_max(),
     })
 }

@@ -82,6 +82,8 @@ pub struct Summary {
     pub superseded: usize,
     /// Conflicts decided, at all sites, by their kind.
     pub conflicts: BTreeMap<String, usize>,
+    /// Updates of tables that are merged by columns for a while only, by what they were.
+    pub turned: BTreeMap<&'static str, usize>,
     /// How long the sites took to agree after each round's last fault.
     pub settled_in: Vec<Duration>,
     /// How far a stamp was above its commit timestamp at most.
@@ -117,6 +119,9 @@ impl fmt::Display for Summary {
             self.present, self.superseded
         )?;
         writeln!(f, "conflicts     {decided}: {}", list(&self.conflicts))?;
+        if !self.turned.is_empty() {
+            writeln!(f, "in turns      {}", list(&self.turned))?;
+        }
         writeln!(
             f,
             "stamps        at most {:.3} s above the commit timestamp",

@@ -11,7 +11,7 @@ use everywrite_node::journal::columns::{Columns, Height, Merges};
 use everywrite_tests::conflicts::{Conflict, Side};
 use everywrite_tests::history::{Outcome, Stamped, Transaction};
 use everywrite_tests::merged::check::{Row, Rows, account};
-use everywrite_tests::merged::writes::{Cell, Effect, Image, Write};
+use everywrite_tests::merged::writes::{Cell, Effect, Elements, Image, Write};
 use everywrite_tests::merged::{COLUMNS, Merge};
 use everywrite_tests::workload::{Shape, Table};
 
@@ -45,8 +45,8 @@ fn at(site: u16, when: u32, seen: &[(u16, u64)], effect: Effect) -> Transaction 
         merged: Vec::new(),
         passing: Vec::new(),
     };
-    if let Effect::Update(image) = &effect {
-        let own = image.iter().filter_map(|(column, cell)| {
+    if let Effect::Update { changes, .. } = &effect {
+        let own = changes.iter().filter_map(|(column, cell)| {
             let Cell::Number(n) = cell else { return None };
             Some((*column, height(column, *n)?))
         });
@@ -73,7 +73,10 @@ fn standing(mut transaction: Transaction, heights: &[(&str, i64)]) -> Transactio
     let key = hasher.cell(20, Some(&0_i64.to_be_bytes()), true).finish();
     let mut columns = Columns::default();
     let merges = Merges {
-        epoch: Epoch::default(),
+        epoch: Epoch {
+            number: 1,
+            origin: NodeId(1),
+        },
         columns: [].into(),
     };
     columns.table(relation, merges);
@@ -99,13 +102,15 @@ fn number(column: &'static str, n: i64) -> (&'static str, Cell) {
 }
 
 fn update(cells: &[(&'static str, Cell)]) -> Effect {
-    Effect::Update(cells.iter().cloned().collect())
+    let (changes, whole) = (cells.iter().cloned().collect(), Image::new());
+    Effect::Update { changes, whole }
 }
 
 /// A row that has this tag and number everywhere but in these columns.
 fn row(all: &str, n: i64, but: &[(&'static str, Cell)]) -> Image {
     let cell = |merge| match merge {
         Merge::Tag => Cell::Tag(all.to_owned()),
+        Merge::Set => Cell::Set(Elements::new()),
         _ => Cell::Number(n),
     };
     let mut row: Image = COLUMNS.iter().map(|&(c, m)| (c, cell(m))).collect();
@@ -295,6 +300,127 @@ fn a_truncate_is_a_row_event_of_every_row() {
         loose(&history, Some(row("i", 4, &[])), &[]),
         "a row that is deleted",
     );
+}
+
+/// A table whose policy changes, and the row in the end.
+fn turned(history: &[Transaction], end: Image, told: &[Conflict]) -> Vec<String> {
+    let table = Table {
+        policies: &[("column_wise", "{}"), ("last_update_wins", "{}")],
+        ..table(Shape::Columns, false)
+    };
+    judge(table, history, Some(Row::Columns(end)), told)
+}
+
+/// An update that was captured while the policy was another one.
+fn unmerged(site: u16, when: u32, seen: &[(u16, u64)], whole: Image) -> Transaction {
+    let changes = [tag("label", "w")].into_iter().collect();
+    let mut update = at(site, when, seen, Effect::Update { changes, whole });
+    update.stamped.as_mut().unwrap().columns = Arc::default();
+    update
+}
+
+#[test]
+fn an_update_that_is_not_merged_is_a_whole_row() {
+    let insert = at(0, 1, &[], Effect::Row(row("i", 4, &[])));
+    let more = |site, when, seen: &[_], n| at(site, when, seen, update(&[number("balance", n)]));
+    let mine = more(1, 2, &[(0, 1)], 5);
+    let label = [tag("label", "w")];
+    // It has not seen the difference, which is lost.
+    let whole = row("i", 4, &label);
+    let unseen = unmerged(0, 3, &[], whole.clone());
+    let behind = more(1, 9, &[(0, 3)], 2);
+    let history = [insert.clone(), mine.clone(), unseen, behind.clone()];
+    let both = |n| row("i", 4, &[tag("label", "w"), number("balance", n)]);
+    right(turned(&history, both(6), &[]));
+    wrong(turned(&history, both(11), &[]), "sum up to 6");
+    // The difference is in it.
+    let seen = unmerged(0, 3, &[(1, 2)], both(9));
+    let history = [insert.clone(), mine, seen, behind];
+    right(turned(&history, both(11), &[]));
+    wrong(turned(&history, both(16), &[]), "sum up to 11");
+    // Of two whole rows the later one stands, and the other is told of.
+    let apart = [
+        insert,
+        unmerged(0, 3, &[], whole),
+        unmerged(1, 4, &[(0, 1)], row("x", 1, &[])),
+    ];
+    let lost = [told("label", "w"), told("place", "i"), told("note", "i")];
+    right(turned(&apart, row("x", 1, &[]), &lost));
+    wrong(turned(&apart, row("x", 1, &[]), &[]), "in no history");
+    wrong(turned(&apart, row("i", 4, &label), &lost), "nobody changed");
+    // Where the policy never changes that is an error.
+    let high = Effect::Update {
+        changes: [number("high", 9)].into_iter().collect(),
+        whole: row("i", 4, &[number("high", 9)]),
+    };
+    let mut high = at(0, 2, &[], high);
+    high.stamped.as_mut().unwrap().columns = Arc::default();
+    let history = [apart[0].clone(), high];
+    let end = row("i", 4, &[number("high", 9)]);
+    right(turned(&history, end.clone(), &[]));
+    wrong(loose(&history, Some(end), &[]), "not merged");
+}
+
+fn elements(column: &'static str, elements: &[(&str, Option<&str>)]) -> (&'static str, Cell) {
+    let own =
+        |(element, value): &(&str, Option<&str>)| ((*element).to_owned(), value.map(str::to_owned));
+    (column, Cell::Set(elements.iter().map(own).collect()))
+}
+
+#[test]
+fn each_element_of_a_set_is_as_its_last_change_left_it() {
+    let tags = |site, when, seen: &[_], changes: &[_]| {
+        at(site, when, seen, update(&[elements("tags", changes)]))
+    };
+    let there = |names: &[&'static str]| {
+        let all: Vec<_> = names.iter().map(|name| (*name, Some(""))).collect();
+        [elements("tags", &all)]
+    };
+    let history = [
+        tags(0, 1, &[], &[("a", Some("")), ("b", Some(""))]),
+        tags(1, 2, &[], &[("c", Some(""))]),
+        tags(2, 3, &[(0, 1)], &[("b", None)]),
+    ];
+    right(kept(&history, &there(&["a", "c"]), &[]));
+    // A column that was taken whole from one of them.
+    wrong(
+        kept(&history, &there(&["c"]), &[]),
+        "a is gone, and nobody took it out",
+    );
+    wrong(
+        kept(&history, &there(&["a"]), &[]),
+        "c is gone, and nobody took it out",
+    );
+    wrong(kept(&history, &there(&["a", "b", "c"]), &[]), "b is Some");
+    wrong(kept(&history, &there(&["a", "c", "x"]), &[]), "x is Some");
+    // Taken out and put in again, apart: the later one.
+    let again = tags(1, 4, &[(0, 1)], &[("b", Some(""))]);
+    let history = [&history[..], &[again]].concat();
+    right(kept(&history, &there(&["a", "b", "c"]), &[]));
+    wrong(kept(&history, &there(&["a", "c"]), &[]), "b is None");
+}
+
+#[test]
+fn a_key_has_the_value_of_its_last_change_and_the_others_are_told() {
+    let attrs = |site, when, seen: &[_], value| {
+        at(
+            site,
+            when,
+            seen,
+            update(&[elements("attrs", &[("k", value)])]),
+        )
+    };
+    let now = |value| [elements("attrs", &[("k", Some(value))])];
+    let apart = [attrs(0, 1, &[], Some("one")), attrs(1, 2, &[], Some("two"))];
+    let mut lost = told("attrs", "");
+    lost.local.row = Some(serde_json::json!({ "attrs": { "k": "one" } }));
+    let lost = [lost];
+    right(kept(&apart, &now("two"), &lost));
+    wrong(kept(&apart, &now("two"), &[]), "in no history");
+    wrong(kept(&apart, &now("one"), &lost), "\"two\"");
+    let known = [attrs(0, 1, &[], Some("one")), attrs(1, 2, &[(0, 1)], None)];
+    right(kept(&known, &[], &[]));
+    wrong(kept(&known, &now("one"), &[]), "attrs: k");
 }
 
 fn set(things: &[&str]) -> BTreeSet<String> {

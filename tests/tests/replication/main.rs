@@ -25,6 +25,7 @@ mod known_conflicts;
 mod large_transaction;
 mod merged_columns;
 mod merged_columns_crashes;
+mod merged_columns_cut_journal;
 mod merged_sets;
 mod multi_row_transactions;
 mod named_cases;

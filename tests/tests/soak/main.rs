@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use everywrite_tests::soak::{Options, run};
+use everywrite_tests::soak::{Options, Summary, run};
 
 const CUT: Duration = Duration::from_secs(20);
 
@@ -18,11 +18,12 @@ fn chaos(seed: u64, sites: usize) -> Options {
     }
 }
 
-async fn soak(options: Options) {
+async fn soak(options: Options) -> Summary {
     let summary = run(&options, |line| println!("{line}")).await.unwrap();
     println!("{summary}");
     assert!(summary.violations.is_empty(), "{:#?}", summary.violations);
     assert!(summary.acknowledged > 50, "hardly anything was tried");
+    summary
 }
 
 // Seeds are derived from nothing but the number, so that a failure has a name.
@@ -45,4 +46,19 @@ async fn chaos_with_three_sites() {
 #[tokio::test(flavor = "multi_thread")]
 async fn chaos_with_five_sites() {
     soak(chaos(2, 5)).await;
+}
+
+/// Between whole rows and columns, and back, while everything is written. Columns are merged again once all sites have
+/// come to know of it, so there is a rest between two halves.
+#[tokio::test(flavor = "multi_thread")]
+async fn chaos_while_policies_change() {
+    let faults = "policy".to_owned();
+    let options = Options {
+        faults,
+        round: CUT / 2,
+        ..chaos(3, 3)
+    };
+    let summary = soak(options).await;
+    // Else its policy has not changed.
+    assert_eq!(summary.turned.len(), 2, "{:?}", summary.turned);
 }
