@@ -18,7 +18,9 @@ ACCEPT ?=
 # For `make micro`: a part of a path's name, `capture/` or `tpc-b`.
 PATHS ?=
 
-DEMO = -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
+# A profile of its own, which compiles quickly: optimized code takes several times as long to build.
+BUILD_DEMO = $(CARGO) build --profile demo -p everywrite-node -p everywrite-tests --bin everywrite --bin demo
+DEMO = $${CARGO_TARGET_DIR:-target}/demo/demo
 
 export SEED SECONDS NODES FAULTS
 
@@ -32,20 +34,22 @@ build: ## build the daemon, optimized: target/release/everywrite
 	$(CARGO) build --release -p everywrite-node
 
 demo: postgres ## three servers, three nodes, writes at all three at once; the cluster stays up
-	$(CARGO) build --release $(DEMO)
-	@$(CARGO) run --release -q -p everywrite-tests --bin demo -- up
+	$(BUILD_DEMO)
+	@$(DEMO) up
 
 demo-down: ## end the demo and remove ./demo-data
 	@if [ -e demo-data ]; then \
-		$(CARGO) build --release $(DEMO) && \
-		$(CARGO) run --release -q -p everywrite-tests --bin demo -- down; \
+		$(BUILD_DEMO) && $(DEMO) down; \
 	else echo "no demo is up"; fi
 
+# The whole workspace each time, and with its tests: another choice of packages has other features of dependencies,
+# and compiles nearly everything once more.
 test: postgres ## format, lints, unit, property and integration tests, instruction counts, short soaks, chaos and bench
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --exclude everywrite-tests --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) build --workspace --bins --tests
+	$(CARGO) test --workspace --lib --bins --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --doc
 	$(MAKE) counts ACCEPT=
 	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
 

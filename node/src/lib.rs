@@ -25,5 +25,7 @@ pub mod pg;
 pub mod replay;
 pub mod runtime;
 pub mod settle;
+#[cfg(test)]
+mod small_disk;
 pub mod telemetry;
 pub mod verify;

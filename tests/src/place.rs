@@ -43,7 +43,7 @@ pub fn postgres_bin(major: Option<u32>) -> anyhow::Result<PathBuf> {
     )
 }
 
-/// The build's output folder of the profile in use: `target/debug` or `target/release`.
+/// The build's output folder of the profile in use: `target/debug`, `target/release`, `target/demo`.
 pub fn profile_dir() -> anyhow::Result<PathBuf> {
     let exe = std::env::current_exe().context("find this program's own file")?;
     let dir = exe.parent().context("this program has no folder")?;

@@ -36,7 +36,7 @@ mod target;
 mod tls;
 
 #[cfg(test)]
-mod test_server;
+pub(crate) mod test_server;
 
 pub use error::Error;
 pub use server_error::ServerError;

@@ -1,4 +1,4 @@
-//! A real PostgreSQL server for the tests of this module.
+//! A real PostgreSQL server for the tests of this module, and of others that need no more than a database.
 //!
 //! One server of each version is shared by all tests; each test takes a database of its own. A server
 //! that is not installed makes the test say so and pass.
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::Target;
 use super::pipeline::Session;
 
-pub(super) struct TestServer {
+pub(crate) struct TestServer {
     pub(super) version: u32,
     pub(super) port: u16,
     /// Data, sockets and certificates.
@@ -51,12 +51,12 @@ impl TestServer {
     }
 
     /// All versions that the tests cover.
-    pub(super) fn all() -> impl Iterator<Item = Arc<TestServer>> {
+    pub(crate) fn all() -> impl Iterator<Item = Arc<TestServer>> {
         [OLDEST, NEWEST].into_iter().filter_map(Self::shared)
     }
 
     /// A new database, reached as superuser over the unix socket.
-    pub(super) async fn database(&self) -> Target {
+    pub(crate) async fn database(&self) -> Target {
         let name = format!("db{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut session = Session::connect(&self.unix("postgres"), &[]).await.unwrap();
         session

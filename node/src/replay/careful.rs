@@ -28,11 +28,11 @@ use rustc_hash::FxHashSet;
 
 use super::Error;
 use super::batch::{Batch, RowKey, Slot, TableBatch};
+use super::columns;
 use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
-use super::merge;
 use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
@@ -149,7 +149,7 @@ pub(super) async fn write(
             Err(Error::Guard) => return Err(Error::Again("a row came in between")),
             other => other?,
         };
-        merge::write(ctx, writer, batch, table, decided).await?;
+        columns::write(ctx, writer, batch, table, decided).await?;
     }
     if batch.merges {
         // Whatever this came behind keeps its vector, whatever crashes.

@@ -7,6 +7,7 @@
 //! | `mapping`    | an origin's relation over the local table: statements |
 //! | `writer`     | batches → one write of a session |
 //! | `careful`    | rows locked, decided, recorded |
+//! | `columns`    | updates of rows that are merged by columns |
 //! | `history`    | an entry of the conflict history |
 //! | `counts`     | conflicts by table and kind |
 //! | `truncate`   | TRUNCATE against newer rows |
@@ -22,6 +23,7 @@
 
 mod batch;
 mod careful;
+mod columns;
 mod control;
 mod counts;
 mod error;
@@ -33,7 +35,6 @@ mod long;
 mod mapping;
 #[doc(hidden)]
 pub mod measured;
-mod merge;
 mod merging;
 mod outbox;
 mod policy;

@@ -225,13 +225,9 @@ impl Ledger {
     ) {
         let mut inner = self.inner.lock();
         inner.clock.saw(stamp);
-        let touched: Vec<_> = touched.into_iter().collect();
         if inner.index.has_spilled() {
-            // The journals are read one after the other: what is in a file may be newer.
-            let below = |e: &Entry| inner.index.hides_above(e.version.stamp);
-            let below = touched.iter().filter(|(_, entry)| below(entry));
-            let keys = below.filter_map(|(t, _)| t.key).collect();
-            inner = self.recalled(inner, keys);
+            self.rebuild_below(inner, vector, touched.into_iter().collect());
+            return;
         }
         for (t, entry) in touched {
             inner.announce(&t, entry, || Arc::clone(vector));

@@ -34,7 +34,7 @@ use crate::settle::Ledger;
 /// The session: read only; one backend without helpers; ranges by way of the key's index, in its
 /// order, whatever the planner believes of the table; texts that are alike everywhere and lose nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
 /// longer than 20 s is about a range that must be smaller; a lock is never waited for long.
-const SESSION: &str = "
+pub(super) const SESSION: &str = "
 set default_transaction_read_only = on;
 set idle_session_timeout = '60s';
 set statement_timeout = '20s';

@@ -133,6 +133,15 @@ impl Disputes {
         }
     }
 
+    /// No more keys are looked at than are already; whether some are left out.
+    pub fn stop(&mut self) -> bool {
+        let left_out = !self.waiting.is_empty();
+        for key in self.waiting.drain(..) {
+            self.known.remove(&key);
+        }
+        left_out
+    }
+
     /// Keys without a verdict.
     pub fn len(&self) -> usize {
         self.cases.len() + self.waiting.len()

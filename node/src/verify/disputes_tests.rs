@@ -313,3 +313,21 @@ fn a_key_that_never_rests_is_still_changing() {
     }
     assert_eq!(world.verdicts, [(key(0), Verdict::StillChanging)]);
 }
+
+#[test]
+fn what_is_stopped_judges_what_it_has_begun() {
+    let mut world = World::new(Duration::from_secs(1000));
+    let keys = |n: usize| (n..n + KEYS_MAX + 5).map(key);
+    assert!(!world.disputes.stop());
+    world.disputes.add(keys(0));
+    world.read(0);
+    assert!(world.disputes.stop(), "five are left out");
+    assert!(!world.disputes.stop());
+    assert_eq!(world.disputes.len(), KEYS_MAX);
+    world.settle();
+    let equal = |(_, verdict): &(Key, Verdict)| *verdict == Verdict::Equal;
+    assert_eq!(world.verdicts.iter().filter(|v| equal(v)).count(), KEYS_MAX);
+    // They may be named again.
+    world.disputes.add(keys(0));
+    assert_eq!(world.disputes.len(), KEYS_MAX + 5);
+}

@@ -3,11 +3,13 @@
 //! histories are those of an index that keeps all in memory.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use everywrite_node::telemetry::IndexStatus;
 use everywrite_tests::cluster::{Cluster, Plan, Site};
 use everywrite_tests::conflicts::Conflict;
-use everywrite_tests::wait;
+use everywrite_tests::{logs, wait};
 
 /// About 585 keys.
 const TINY: &str = "\"64KiB\"";
@@ -279,4 +281,103 @@ async fn a_daemon_that_is_killed_when_the_member_is_back() {
     let roomy = story(ROOMY, Dies::Nobody).await;
     let tiny = story(TINY, Dies::OnceMore).await;
     assert_eq!(roomy.rows, tiny.rows);
+}
+
+/// A small file system that is mounted over a folder.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn command(options: &str, folder: &Path) -> bool {
+        let mount = ["-t", "tmpfs", "-o", options, "everywrite-test"];
+        let mounted = Command::new("mount").args(mount).arg(folder).status();
+        mounted.is_ok_and(|status| status.success())
+    }
+
+    /// `None`, and said so, where that cannot be done.
+    fn over(folder: &Path) -> Option<Self> {
+        if Self::command("size=32k", folder) {
+            return Some(SmallDisk(folder.to_owned()));
+        }
+        eprintln!("SKIPPED: a tmpfs cannot be mounted here (root is needed)");
+        None
+    }
+
+    fn make_room(&self) {
+        assert!(Self::command("remount,size=8m", &self.0));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Also while somebody has a file open there.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// What the log says of a file that cannot be written.
+const REFUSED: &str = "cannot be written to a file, they stay in memory";
+
+#[tokio::test]
+async fn a_full_disk_keeps_them_in_memory_until_there_is_room() {
+    let plan = Plan::with_schema(SCHEMA).configure("conflicts", "index-memory", TINY);
+    let mut cluster = plan.start().await.unwrap();
+    let fill = "insert into items select g, 0, 'old' from generate_series(1, 3000) g";
+    executes(cluster.site(0), &[fill]).await;
+    cluster.converged().await.unwrap();
+    cluster.site_mut(0).node.crash();
+    let folder = cluster.site(0).node.dir().join("data/spilled");
+    let Some(disk) = SmallDisk::over(&folder) else {
+        return;
+    };
+    cluster.site_mut(0).node.start().unwrap();
+    cluster.wait_ready().await.unwrap();
+    cluster.isolate(2);
+    let first = "update items set note = 'c before' where id between 1 and 50";
+    executes(cluster.site(2), &[first]).await;
+
+    let update = "update items set n = 1, note = 'a' where id <= 1500";
+    executes(cluster.site(0), &[update]).await;
+    a_and_b_are_even(&cluster).await;
+    cluster.site(0).node.wait_for_log(REFUSED).await.unwrap();
+    // What is replayed goes on too, and so does a daemon that begins without room.
+    let update = "update items set n = 2, note = 'b' where id between 1001 and 2000";
+    executes(cluster.site(1), &[update]).await;
+    a_and_b_are_even(&cluster).await;
+    let all_there = |i: &IndexStatus| i.entries >= 2000 && (i.spilled, i.files) == (0, 0);
+    wait_index(cluster.site(0), "all keys in memory", all_there).await;
+    let lines = logs::lines(&cluster.site(0).node.log());
+    let refused = lines.iter().filter(|line| line.contains(REFUSED));
+    assert_eq!(refused.count(), 1, "it is tried again, and said once");
+    cluster.site_mut(0).node.crash();
+    cluster.site_mut(0).node.start().unwrap();
+    cluster.site(0).node.wait_ready().await.unwrap();
+    wait_index(cluster.site(0), "all keys in memory again", all_there).await;
+
+    disk.make_room();
+    let again = "entries of the conflict index go to files again";
+    cluster.site(0).node.wait_for_log(again).await.unwrap();
+    wait_index(cluster.site(0), "keys to leave memory", |i| {
+        i.entries <= TINY_KEYS && i.spilled >= 2000
+    })
+    .await;
+    let last = "update items set note = 'c after' where id between 1951 and 2050";
+    executes(cluster.site(2), &[last]).await;
+    cluster.heal();
+    cluster.converged().await.unwrap();
+    let rows = "select string_agg(concat(note, ' ', count), ', ' order by note) \
+                from (select note, count(*) from items group by note) t";
+    for site in &cluster.sites {
+        let notes = site.value(rows).await.unwrap();
+        assert_eq!(notes, "a 1000, b 950, c after 100, old 950");
+    }
+    // 50 rows that c lost, and 50 that b did.
+    for site in &cluster.sites {
+        let conflicts = site.conflicts().await.unwrap();
+        let lost = |note: &str| {
+            let is = |c: &&Conflict| c.loser().column("note").as_deref() == Some(note);
+            conflicts.iter().filter(is).count()
+        };
+        assert_eq!((lost("c before"), lost("b")), (50, 50));
+    }
+    cluster.finish().unwrap();
 }

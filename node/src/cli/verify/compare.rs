@@ -154,14 +154,15 @@ impl<'a> Comparison<'a> {
     }
 
     fn ask_what_can_be_asked(&mut self) {
-        if let Some(round) = self.disputes.next_round(self.began.elapsed()) {
-            self.read(&round);
-        }
         if self.found.differ.len() >= self.options.limit
             && let Some(ranges) = &mut self.ranges
         {
             self.found.more |= !ranges.done();
             ranges.stop();
+            self.found.more |= self.disputes.stop();
+        }
+        if let Some(round) = self.disputes.next_round(self.began.elapsed()) {
+            self.read(&round);
         }
         while self.disputes.len() < DISPUTED_MAX
             && let Some(command) = self.ranges.as_mut().and_then(Ranges::next_command)

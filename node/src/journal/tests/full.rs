@@ -1,30 +1,5 @@
-use std::process::Command;
-
 use super::*;
-
-/// A file system of its own, 4 MiB large.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mount = ["-t", "tmpfs", "-o", "size=4m", "everywrite-test"];
-        let mounted = Command::new("mount").args(mount).arg(dir.path()).status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Tmpfs(dir));
-        }
-        eprintln!(
-            "SKIPPED: a tmpfs cannot be mounted here (root is needed), so the disk cannot be filled"
-        );
-        None
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
+use crate::small_disk::SmallDisk;
 
 /// Appends until it is full, shows that nothing is hurt, makes room, and all arrives.
 async fn fill_and_go_on(dir: &Path, options: Options) {
@@ -67,12 +42,14 @@ async fn fill_and_go_on(dir: &Path, options: Options) {
 
 #[tokio::test]
 async fn a_full_disk_is_waited_for() {
-    let Some(disk) = Tmpfs::mount() else { return };
+    let Some(disk) = SmallDisk::mount(4) else {
+        return;
+    };
     let options = Options {
         segment_bytes: 256 << 10,
         ..Options::default()
     };
-    fill_and_go_on(&disk.0.path().join("7"), options).await;
+    fill_and_go_on(&disk.path().join("7"), options).await;
 }
 
 #[tokio::test]
@@ -88,8 +65,10 @@ async fn a_quota_is_a_full_disk() {
 /// Half of a large transaction fills the disk. After a restart its space is free again.
 #[tokio::test]
 async fn a_restart_frees_what_half_a_large_transaction_took() {
-    let Some(disk) = Tmpfs::mount() else { return };
-    let dir = disk.0.path().join("7");
+    let Some(disk) = SmallDisk::mount(4) else {
+        return;
+    };
+    let dir = disk.path().join("7");
     let options = Options {
         segment_bytes: 256 << 10,
         ..Options::default()
@@ -117,8 +96,10 @@ async fn a_restart_frees_what_half_a_large_transaction_took() {
 /// The same without a restart: the rest of the old one is queued before what cuts it off.
 #[tokio::test]
 async fn what_cuts_a_large_transaction_off_is_not_behind_it() {
-    let Some(disk) = Tmpfs::mount() else { return };
-    let dir = disk.0.path().join("7");
+    let Some(disk) = SmallDisk::mount(4) else {
+        return;
+    };
+    let dir = disk.path().join("7");
     let options = Options {
         segment_bytes: 256 << 10,
         ..Options::default()

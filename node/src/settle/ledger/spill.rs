@@ -17,14 +17,20 @@ use everywrite_conflict::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Inner, Ledger, Merged, Touched};
-use crate::settle::spilled::{File, Files, Folder, die};
+use crate::settle::spilled::{Attempts, Failed, File, Files, Folder, die};
 
 /// A key takes at most so many bytes of memory.
 const KEY_BYTES: u64 = 112;
 /// One key in so many has to leave, or a file is not worth it.
 const WORTH: usize = 4;
-/// So long nothing is tried after too little could leave, or the disk was full.
+/// So long nothing is tried after too little could leave.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between attempts to write entries to a disk that is full: memory grows meanwhile.
+const WRITTEN_AGAIN: Duration = Duration::from_secs(10);
+/// The same for merging, which is for speed alone, and takes the last room from the journals while it lasts.
+const MERGED_AGAIN: Duration = Duration::from_secs(300);
+/// What a person can do.
+const HINT: &str = "make room on this disk; it is tried again by itself";
 /// So many entries are dropped at once under the lock.
 const DROPPED: usize = 1024;
 
@@ -36,8 +42,10 @@ pub(super) struct Spilling {
     most: usize,
     /// One at a time lets entries leave or forgets files.
     turn: Mutex<Option<Instant>>,
+    writes: Attempts,
     /// Files are being merged.
     merging: AtomicBool,
+    merges: Attempts,
 }
 
 /// What is outside of memory.
@@ -65,7 +73,9 @@ impl Ledger {
             folder: Folder::empty(folder)?,
             most: usize::try_from(memory_bytes / KEY_BYTES).unwrap_or(usize::MAX),
             turn: Mutex::new(None),
+            writes: Attempts::new(WRITTEN_AGAIN),
             merging: AtomicBool::new(false),
+            merges: Attempts::new(MERGED_AGAIN),
         });
         Ok(self)
     }
@@ -142,6 +152,22 @@ impl Ledger {
         }
     }
 
+    /// [`Ledger::rebuild`] while there are files. The journals are read one after the other: what is in a file may be newer.
+    pub(super) fn rebuild_below<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        vector: &Arc<Vector>,
+        touched: Vec<(Touched, Entry)>,
+    ) {
+        let below = |e: &Entry| inner.index.hides_above(e.version.stamp);
+        let below = touched.iter().filter(|(_, entry)| below(entry));
+        let keys = below.filter_map(|(t, _)| t.key).collect();
+        inner = self.recalled(inner, keys);
+        for (t, entry) in touched {
+            inner.announce(&t, entry, || Arc::clone(vector));
+        }
+    }
+
     /// What is known of a key.
     pub fn known(&self, relation: RelationHash, key: KeyHash) -> Option<Entry> {
         let inner = self.lock_with(std::iter::once(key));
@@ -180,10 +206,11 @@ impl Ledger {
             return;
         };
         let mut turn = spilling.turn.lock();
-        if !self.is_full() || turn.is_some_and(|until| Instant::now() < until) {
+        let now = Instant::now();
+        if !self.is_full() || turn.is_some_and(|until| now < until) || !spilling.writes.due(now) {
             return;
         }
-        *turn = Some(Instant::now() + PAUSE);
+        *turn = Some(now + PAUSE);
         for nearly in nearly {
             let may = |e: &Entry| {
                 nearly.as_ref().is_none_or(|nearly| {
@@ -199,10 +226,16 @@ impl Ledger {
                 Ok(Some(file)) => {
                     self.leave(file);
                     *turn = None;
+                    spilling.writes.succeeded(|| {
+                        tracing::info!("entries of the conflict index go to files again");
+                    });
                 }
                 Ok(None) => {}
                 Err(err) => {
-                    tracing::warn!(error = %err, "entries of the conflict index cannot be written to a file, they stay in memory");
+                    let folder = spilling.folder.path().display();
+                    spilling.writes.failed(Instant::now(), &err, || {
+                        tracing::warn!(%folder, error = %err, hint = HINT, "entries of the conflict index cannot be written to a file, they stay in memory, which grows");
+                    });
                 }
             }
             return;
@@ -259,7 +292,7 @@ impl Ledger {
             return;
         };
         let files = || Arc::clone(&self.inner.lock().files);
-        if files().to_merge().is_none() || spilling.merging.swap(true, Ordering::Acquire) {
+        if !self.may_merge() || spilling.merging.swap(true, Ordering::Acquire) {
             return;
         }
         while let Some(run) = files().to_merge() {
@@ -270,10 +303,18 @@ impl Ledger {
                     if let Some(files) = inner.files.replaced(&run, file) {
                         inner.set_files(files);
                     }
+                    drop(inner);
+                    spilling.merges.succeeded(|| {
+                        tracing::info!("files of the conflict index are merged again");
+                    });
                 }
                 Ok(None) => break,
-                Err(err) => {
-                    tracing::warn!(error = %err, "files of the conflict index cannot be merged");
+                Err(Failed::Read(err)) => die(&err),
+                Err(Failed::Write(err)) => {
+                    let folder = spilling.folder.path().display();
+                    spilling.merges.failed(Instant::now(), &err, || {
+                        tracing::warn!(%folder, error = %err, hint = HINT, "files of the conflict index cannot be merged, they stay many, which makes them slow to ask");
+                    });
                     break;
                 }
             }
@@ -281,12 +322,14 @@ impl Ledger {
         spilling.merging.store(false, Ordering::Release);
     }
 
-    /// Whether files wait to be merged.
+    /// Whether files wait to be merged, and it is time for it.
     pub fn may_merge(&self) -> bool {
         let Some(spilling) = &self.spilling else {
             return false;
         };
-        !spilling.merging.load(Ordering::Acquire) && self.inner.lock().files.to_merge().is_some()
+        !spilling.merging.load(Ordering::Acquire)
+            && spilling.merges.due(Instant::now())
+            && self.inner.lock().files.to_merge().is_some()
     }
 
     /// What is outside of memory.

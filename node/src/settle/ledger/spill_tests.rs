@@ -5,6 +5,7 @@ use everywrite_conflict::{Announced, NodeId, Position, Version};
 
 use super::super::{Coming, Intent, Landed};
 use super::*;
+use crate::small_disk::SmallDisk;
 
 const ME: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -22,9 +23,17 @@ fn key(n: u64) -> KeyHash {
 
 fn ledger() -> (tempfile::TempDir, Ledger) {
     let place = tempfile::tempdir().unwrap();
+    let ledger = ledger_at(place.path());
+    (place, ledger)
+}
+
+fn ledger_at(place: &Path) -> Ledger {
     let ledger = Ledger::new(ME);
-    let ledger = ledger.spilling(&place.path().join("spilled"), MEMORY);
-    (place, ledger.unwrap())
+    ledger.spilling(&place.join("spilled"), MEMORY).unwrap()
+}
+
+fn files_at(place: &Path) -> usize {
+    std::fs::read_dir(place.join("spilled")).unwrap().count()
 }
 
 fn spill(ledger: &Ledger) {
@@ -233,8 +242,7 @@ fn files_go_when_all_is_stable_and_then_the_rest() {
     ledger.repaired(1);
     assert_eq!(ledger.forget(&vector(&[(B, 20)]), Lsn(100)), 200);
     assert_eq!((ledger.outside().files, ledger.sizes().0), (0, 0));
-    let left = std::fs::read_dir(place.path().join("spilled")).unwrap();
-    assert_eq!(left.count(), 0);
+    assert_eq!(files_at(place.path()), 0);
 }
 
 #[test]
@@ -255,6 +263,85 @@ fn a_decision_that_is_taken_back_puts_back_what_was_in_a_file() {
         ledger.known(table(), key(3)).unwrap().version,
         version(10, B)
     );
+}
+
+/// All keys up to `count` as one group of b wrote them.
+fn all_known(ledger: &Ledger, count: u64, at: u64) {
+    for n in 0..count {
+        let known = ledger.known(table(), key(n)).unwrap();
+        assert_eq!(known.version, version(at, B), "{n}");
+    }
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_stays_in_memory_until_there_is_room() {
+    const KEYS: u64 = 5_000;
+    let Some(disk) = SmallDisk::mount(1) else {
+        return;
+    };
+    let ledger = ledger_at(disk.path());
+    let keys: Vec<u64> = (0..KEYS).collect();
+    announce(&ledger, B, 10, &Vector::new(), &keys);
+    lands(&ledger, B, 10, &keys);
+    // No room at all; and room for the begin of a file, in which then the last pages are missing, or those
+    // that are written at its end.
+    for room in [0, 5, 58] {
+        let filler = disk.fill();
+        let filled = std::fs::metadata(&filler).unwrap().len();
+        let filling = std::fs::OpenOptions::new().write(true).open(&filler);
+        filling.unwrap().set_len(filled - room * 4096).unwrap();
+        for _ in 0..3 {
+            spill(&ledger);
+            assert_eq!((ledger.outside().keys, ledger.sizes().0), (0, KEYS));
+            assert_eq!(files_at(disk.path()), 0, "what was begun is removed");
+        }
+        assert!(!ledger.spilling.as_ref().unwrap().writes.due(Instant::now()));
+        std::fs::remove_file(filler).unwrap();
+        spill(&ledger);
+        assert_eq!(ledger.outside().keys, 0, "it is not tried all the time");
+        ledger.spilling.as_ref().unwrap().writes.hurry();
+    }
+    all_known(&ledger, KEYS, 10);
+    spill(&ledger);
+    assert_eq!((ledger.outside().keys, ledger.sizes().0), (KEYS, 0));
+    all_known(&ledger, KEYS, 10);
+    // One that begins on a full disk, with an earlier one's files.
+    let left = disk.path().join("spilled/00000077.index");
+    std::fs::write(left, "left by an earlier run").unwrap();
+    drop(ledger);
+    disk.fill();
+    assert_eq!(ledger_at(disk.path()).outside(), Outside::default());
+    assert_eq!(files_at(disk.path()), 0);
+}
+
+#[test]
+fn files_that_a_full_disk_lets_nobody_merge_are_asked_as_they_are() {
+    const KEYS: u64 = 1_000;
+    let Some(disk) = SmallDisk::mount(1) else {
+        return;
+    };
+    let ledger = ledger_at(disk.path());
+    let keys: Vec<u64> = (0..KEYS).collect();
+    for at in 1..=8 {
+        announce(&ledger, B, at, &Vector::new(), &keys);
+        lands(&ledger, B, at, &keys);
+        spill(&ledger);
+    }
+    let filler = disk.fill();
+    assert!(ledger.may_merge());
+    ledger.merge_files(|| false);
+    // Not again at once: an attempt reads and writes all of them.
+    assert!(!ledger.may_merge());
+    assert_eq!((ledger.outside().files, files_at(disk.path())), (8, 8));
+    all_known(&ledger, KEYS, 8);
+    std::fs::remove_file(filler).unwrap();
+    ledger.merge_files(|| false);
+    assert_eq!(ledger.outside().files, 8);
+    ledger.spilling.as_ref().unwrap().merges.hurry();
+    ledger.merge_files(|| false);
+    assert_eq!((ledger.outside().files, files_at(disk.path())), (1, 1));
+    assert_eq!(ledger.outside().keys, KEYS);
+    all_known(&ledger, KEYS, 8);
 }
 
 /// Nobody ever finds less than there was, whatever leaves memory or is merged meanwhile.

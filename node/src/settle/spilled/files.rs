@@ -12,6 +12,15 @@ use super::{File, Writer};
 /// files of each level, and written once for each level.
 const MERGED: usize = 8;
 
+/// Why files could not be merged.
+#[derive(Debug)]
+pub(in crate::settle) enum Failed {
+    /// One that is there cannot be read: nobody knows what it holds.
+    Read(io::Error),
+    /// The new one cannot be written: those that are there stay.
+    Write(io::Error),
+}
+
 /// See the module. Never changed: another one takes its place.
 #[derive(Clone, Debug, Default)]
 pub(in crate::settle) struct Files(Vec<Arc<File>>);
@@ -86,9 +95,9 @@ impl Files {
         &self,
         begin: impl FnOnce(u32) -> io::Result<Writer>,
         stop: impl Fn() -> bool,
-    ) -> io::Result<Option<File>> {
+    ) -> Result<Option<File>, Failed> {
         let level = self.0.iter().map(|file| file.level()).max().unwrap_or(0);
-        let mut writer = begin(level + 1)?;
+        let mut writer = begin(level + 1).map_err(Failed::Write)?;
         let mut inputs: Vec<_> = self
             .0
             .iter()
@@ -103,13 +112,14 @@ impl Files {
                     Some(Ok((key, _))) => least = Some(least.map_or(*key, |l| l.min(*key))),
                     Some(Err(_)) => {
                         let failed = input.next().and_then(Result::err);
-                        return Err(failed.unwrap_or_else(|| io::ErrorKind::InvalidData.into()));
+                        let failed = failed.unwrap_or_else(|| io::ErrorKind::InvalidData.into());
+                        return Err(Failed::Read(failed));
                     }
                     None => {}
                 }
             }
             let Some(least) = least else {
-                return writer.finish();
+                return writer.finish().map_err(Failed::Write);
             };
             let mut newest = None;
             for input in &mut inputs {
@@ -120,7 +130,7 @@ impl Files {
                 }
             }
             if let Some(entry) = newest {
-                writer.push(least, entry)?;
+                writer.push(least, entry).map_err(Failed::Write)?;
             }
             written += 1;
             if written.is_multiple_of(4096) && stop() {

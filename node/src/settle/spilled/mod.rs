@@ -10,15 +10,18 @@
 //! is how it is kept. The files are a cache: nothing is synced, whatever a run finds at start is
 //! removed, and the index is rebuilt from the journals. But while they are there they are part of
 //! the authority on every key. So a file that cannot be read ends the process; the next one begins
-//! with the journals. The bytes are described in `docs/formats/spilled.md`.
+//! with the journals. One that cannot be written changes nothing: its entries stay where they are, and it is
+//! tried again. The bytes are described in `docs/formats/spilled.md`.
 
+mod attempts;
 mod file;
 mod files;
 mod page;
 mod writer;
 
+pub(super) use attempts::Attempts;
 pub(super) use file::File;
-pub(super) use files::Files;
+pub(super) use files::{Failed, Files};
 pub(super) use writer::Writer;
 
 use std::io;
@@ -50,9 +53,15 @@ pub(super) struct Asked {
 impl Folder {
     /// An empty folder: what an earlier run has left there goes.
     pub(super) fn empty(path: &Path) -> io::Result<Self> {
-        match std::fs::remove_dir_all(path) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            _ => std::fs::create_dir_all(path)?,
+        // The folder itself stays: a disk that is full may have no room for another one.
+        match std::fs::read_dir(path) {
+            Ok(left) => {
+                for file in left {
+                    std::fs::remove_file(file?.path())?;
+                }
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(path)?,
+            Err(err) => return Err(err),
         }
         Ok(Folder {
             path: path.to_owned(),
@@ -66,6 +75,10 @@ impl Folder {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("{number:08}.index"));
         Writer::new(path, level, Arc::clone(&self.asked))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn asked(&self) -> &Asked {

@@ -205,6 +205,10 @@ fn a_damaged_page_is_noticed() {
         damage.read_exact_at(&mut byte, at).unwrap();
         damage.write_all_at(&[byte[0] ^ 4], at).unwrap();
         assert!(files.find((0..1_000).map(key).collect()).is_err());
+        let failed = files.merge(|level| folder.begin(level), || false);
+        // A filter is not read where all is.
+        assert_eq!(matches!(failed, Err(Failed::Read(_))), at > 8192);
+        drop(failed);
         damage.write_all_at(&byte, at).unwrap();
         assert!(files.find((0..1_000).map(key).collect()).is_ok());
     }
