@@ -177,7 +177,11 @@ impl Writer {
             self.publish(self.tail.map_or(0, |tail| tail.offset), None);
             return Ok(());
         }
-        if self.chain.large.is_some() && items.front().is_some_and(|item| item.note.cuts()) {
+        // Before the shapes that stand in front, too: there may be no room for them otherwise.
+        let mut others = items
+            .iter()
+            .skip_while(|item| matches!(item.note, Note::Shape { .. }));
+        if self.chain.large.is_some() && others.next().is_some_and(|item| item.note.cuts()) {
             self.cut()?;
         }
         let size = self.shared.options.segment_size();

@@ -93,23 +93,34 @@ async fn a_restart_frees_what_half_a_large_transaction_took() {
     assert_eq!(read_to_end(&journal, Lsn::ZERO).await.transactions.len(), 2);
 }
 
-/// The same without a restart: the rest of the old one is queued before what cuts it off.
+/// The same without a restart: the rest of the old one is queued before what cuts it off, and a shape for which
+/// there may be no room any more, wherever in a segment the disk is full.
 #[tokio::test]
 async fn what_cuts_a_large_transaction_off_is_not_behind_it() {
-    let Some(disk) = SmallDisk::mount(4) else {
+    const PAGE: usize = 4096;
+    let Some(disk) = SmallDisk::mount(1) else {
         return;
     };
-    let dir = disk.path().join("7");
+    for pages in 0..21 {
+        std::fs::write(disk.path().join("other"), vec![1; pages * PAGE]).unwrap();
+        let journal = disk.path().join("7");
+        fill_and_cut_off(&journal).await;
+        std::fs::remove_dir_all(journal).unwrap();
+    }
+}
+
+async fn fill_and_cut_off(dir: &Path) {
+    const PART: usize = 20_000;
     let options = Options {
-        segment_bytes: 256 << 10,
+        segment_bytes: 64 << 10,
         ..Options::default()
     };
-    let journal = open(&dir, options);
+    let journal = open(dir, options);
     let mut maker = Maker::default();
     journal.append(maker.transaction(100)).await.unwrap();
     let mut reader = journal.reader(Lsn::ZERO).unwrap();
     let mut history = History::default();
-    for (n, frames) in maker.large(80, 100_000).into_iter().enumerate() {
+    for (n, frames) in maker.large(80, PART).into_iter().enumerate() {
         journal.append(frames).await.unwrap();
         if n == 60 {
             journal.append(maker.shape()).await.unwrap(); // queued, and must not be dropped
@@ -119,7 +130,7 @@ async fn what_cuts_a_large_transaction_off_is_not_behind_it() {
     while history.unfinished.is_none() {
         history.take(next(&mut reader).await);
     }
-    for frames in maker.large(20, 100_000) {
+    for frames in maker.large(20, PART) {
         journal.append(frames).await.unwrap();
     }
     journal.append(maker.finish(20)).await.unwrap();
