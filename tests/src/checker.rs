@@ -183,6 +183,8 @@ struct Event<'a> {
     /// Its rank included.
     version: Version,
     effect: &'a Effect,
+    /// Its transaction truncated the table before.
+    truncates: bool,
 }
 
 impl Event<'_> {
@@ -369,6 +371,7 @@ fn events<'a>(
                 stamped,
                 version: stamped.version_of(table, *key),
                 effect,
+                truncates: key.is_none(),
             };
             match key {
                 Some(key) => keys.entry((table, *key)).or_default().push(event),
@@ -379,8 +382,10 @@ fn events<'a>(
     // A TRUNCATE is a write of every key of its table, except those that its own transaction wrote after it.
     for (table, truncate) in truncates {
         for (_, events) in keys.iter_mut().filter(|((t, _), _)| *t == table) {
-            if !events.iter().any(|e| e.transaction == truncate.transaction) {
-                events.push(Event { ..truncate });
+            let own = |e: &&mut Event<'_>| e.transaction == truncate.transaction;
+            match events.iter_mut().find(own) {
+                Some(own) => own.truncates = true,
+                None => events.push(Event { ..truncate }),
             }
         }
     }
@@ -451,7 +456,7 @@ fn hidden(
     let known = |tag: &str| replaced.contains(tag) || lost.contains(tag) || stands(tag);
     // A TRUNCATE reads no rows: its vector tells what was there.
     let truncated = |stamped: &Stamped| {
-        let mut gone = events.iter().filter(|e| e.tag().is_none());
+        let mut gone = events.iter().filter(|e| e.tag().is_none() || e.truncates);
         gone.any(|e| e.stamped.version > stamped.version && e.has_seen(stamped))
     };
     let hidden: Vec<(&str, Version)> = events

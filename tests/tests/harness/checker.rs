@@ -159,6 +159,12 @@ fn deletes_and_truncates_account_for_what_is_gone() {
     let survived = [at(0, 3, vec![put(1, "a")]), at(1, 2, vec![truncate()])];
     assert_right(&survived, &[(1, "a")], &[]);
     assert_wrong(&survived, &[], &["a"], "nobody deleted it");
+    // What it had seen is gone knowingly, also where its own transaction writes the key anew.
+    let anew = || at(1, 2, vec![truncate(), put(1, "b")]);
+    let over = [at(0, 1, vec![put(1, "a")]), knowing(anew(), 0, 1)];
+    assert_right(&over, &[(1, "b")], &[]);
+    let over_unseen = [at(0, 1, vec![put(1, "a")]), anew()];
+    assert_wrong(&over_unseen, &[(1, "b")], &[], "listed nowhere");
     let refilled = [at(0, 1, vec![truncate(), put(1, "a")])];
     assert_right(&refilled, &[(1, "a")], &[]);
 }
