@@ -6,7 +6,7 @@ use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
-use super::history;
+use super::history::{self, set::Common};
 use super::image::Image;
 use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
@@ -485,19 +485,19 @@ impl Writer {
 
     /// Writes entries of the conflict history.
     pub(super) fn histories(&mut self, mapping: &Mapping, entries: &[history::Entry<'_>]) {
-        for alike in history::set::sets(mapping, entries) {
-            if alike.len() < SET_ROWS {
+        for (common, alike) in history::set::sets(mapping, entries) {
+            let Some(common) = common.filter(|_| alike.len() >= SET_ROWS) else {
                 alike.iter().for_each(|e| self.history(mapping, e));
                 continue;
-            }
+            };
             for part in alike.chunks(history::set::ROWS) {
-                self.history_set(mapping, part);
+                self.history_set(mapping, common, part);
             }
         }
     }
 
-    fn history_set(&mut self, mapping: &Mapping, entries: &[&history::Entry<'_>]) {
-        let delete = entries.first().is_some_and(|e| e.row.is_none());
+    fn history_set(&mut self, mapping: &Mapping, common: Common, entries: &[&history::Entry<'_>]) {
+        let delete = common.is_delete();
         let key: Vec<usize> = mapping.key_cells().collect();
         let all: Vec<usize> = match delete {
             true => key.clone(),
@@ -508,7 +508,7 @@ impl Writer {
         let rows = Arrays::of(mapping, &all, &rows);
         let local = Arrays::of(mapping, &key, &local);
         let bind = self.statement(mapping, &Statement::HistorySet { delete });
-        history::set::bind(local.bind(rows.bind(bind)), mapping, entries).execute();
+        history::set::bind(local.bind(rows.bind(bind)), common, entries).execute();
     }
 
     /// Closes what is open of a key that a write of `origin` has won, whose transaction had seen `seen`.

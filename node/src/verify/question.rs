@@ -157,10 +157,10 @@ pub struct History {
     /// Of which table.
     #[prost(message, required, tag = "1")]
     pub spec: Spec,
-    /// Entries with greater ids.
+    /// Entries of greater batches (`everywrite.conflicts.batch`).
     #[prost(int64, tag = "2")]
     pub after: i64,
-    /// So many entries are looked at.
+    /// About so many entries are looked at: whole batches.
     #[prost(uint32, tag = "3")]
     pub at_most: u32,
 }
@@ -303,7 +303,7 @@ pub struct Keys {
     /// In the order asked for.
     #[prost(message, repeated, tag = "1")]
     pub keys: Vec<Key>,
-    /// Of `History`: the last entry that was looked at; 0 when there are no more.
+    /// Of `History`: the last batch that was looked at; 0 when there are no more.
     #[prost(int64, tag = "2")]
     pub last: i64,
 }

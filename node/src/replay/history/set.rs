@@ -16,7 +16,7 @@ pub(in crate::replay) const ROWS: usize = 128;
 
 /// What the entries of a set have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Common {
+pub(in crate::replay) struct Common {
     delete: bool,
     kind: Kind,
     outcome: Outcome,
@@ -29,6 +29,11 @@ struct Common {
 }
 
 impl Common {
+    /// Whether the entries are deletes.
+    pub(in crate::replay) const fn is_delete(&self) -> bool {
+        self.delete
+    }
+
     /// Of types of which a set has arrays, and the rows whole; what is open is a row by itself.
     fn of(mapping: &Mapping, entry: &Entry<'_>) -> Option<Self> {
         let plain = |image: &Image| !image.has_text() && !image.incomplete();
@@ -65,17 +70,20 @@ impl Common {
     }
 }
 
-/// Entries that can be written together, in the order given; each that cannot is alone.
+/// Entries that can be written together, in the order given, with what they have in common.
+type Alike<'e, 'a> = (Option<Common>, Vec<&'e Entry<'a>>);
+
+/// Finds what can be written together. Where nothing is in common, the entry is alone.
 pub(in crate::replay) fn sets<'e, 'a>(
     mapping: &Mapping,
     entries: &'e [Entry<'a>],
-) -> Vec<Vec<&'e Entry<'a>>> {
-    let mut sets: Vec<(Option<Common>, Vec<&Entry<'_>>)> = Vec::new();
+) -> Vec<Alike<'e, 'a>> {
+    let mut sets: Vec<Alike<'_, '_>> = Vec::new();
     let mut last = 0;
     for entry in entries {
         let common = Common::of(mapping, entry);
         // There are few of them, and mostly the next entry belongs to the one before.
-        let same = |s: &(Option<Common>, _)| common.is_some() && s.0 == common;
+        let same = |s: &Alike<'_, '_>| common.is_some() && s.0 == common;
         let found = match sets.get(last) {
             Some(set) if same(set) => Some(last),
             _ => sets.iter().position(same),
@@ -86,7 +94,7 @@ pub(in crate::replay) fn sets<'e, 'a>(
             None => sets.push((common, vec![entry])),
         }
     }
-    sets.into_iter().map(|(_, set)| set).collect()
+    sets
 }
 
 /// What a set says once: kind, decision; origin of the local row and of its place, the same of the
@@ -105,14 +113,12 @@ const ARRAYS: [(u32, u32); 5] = [
 
 /// The parameters behind those of the rows: see [`sql`].
 pub(in crate::replay) fn bind<'b>(
-    mut bind: Bind<'b>,
-    mapping: &Mapping,
+    bind: Bind<'b>,
+    common: Common,
     entries: &[&Entry<'_>],
 ) -> Bind<'b> {
-    let common = entries.first().and_then(|e| Common::of(mapping, e));
-    for fact in common.iter().flat_map(|c| c.facts()) {
-        bind = bind.binary(fact.bytes());
-    }
+    let facts = common.facts();
+    let bind = facts.iter().fold(bind, |bind, f| bind.binary(f.bytes()));
     let mut arrays = ARRAYS.map(|(element, _)| Array::new(element, entries.len()));
     for entry in entries {
         let source = entry.local.and_then(|l| l.source);

@@ -16,72 +16,38 @@ create index conflict_history_open on everywrite.conflict_history
     (decision, schema_name, table_name, jsonb_hash(key))
     where decision in ('merging', 'parked') and done_at is null;
 
-create or replace view everywrite.conflicts as
+create view everywrite.parked as
 select c.id,
-       c.decided_at,
+       c.decided_at as since,
        quote_ident(c.schema_name) || '.' || quote_ident(c.table_name) as "table",
        c.key,
        c.kind,
-       c.decision,
        coalesce(l.name, c.local_origin::text) as local_site,
        c.local_row,
        c.local_stamp as local_written_at,
        coalesce(i.name, c.incoming_origin::text) as incoming_site,
        c.incoming_row,
-       c.incoming_stamp as incoming_written_at,
-       c.policy,
-       coalesce(s.name, c.site::text) as decided_by,
-       coalesce(lp.name, c.local_position_origin::text)
-           || ' ' || c.local_position_lsn as local_position,
-       coalesce(ip.name, c.incoming_position_origin::text)
-           || ' ' || c.incoming_position_lsn as incoming_position,
-       c.local_xid,
-       c.incoming_xid,
-       case when c.decision = 'applied' then coalesce(l.name, c.local_origin::text)
-            when c.decision in ('kept local', 'merging', 'parked')
-            then coalesce(i.name, c.incoming_origin::text)
-       end as lost_by,
-       c.done,
-       c.done_at,
-       c.done_by
+       c.incoming_stamp as incoming_written_at
   from everywrite.conflict_history c
-  left join everywrite.nodes s on s.id = c.site
   left join everywrite.nodes l on l.id = c.local_origin
   left join everywrite.nodes i on i.id = c.incoming_origin
-  left join everywrite.nodes lp on lp.id = c.local_position_origin
-  left join everywrite.nodes ip on ip.id = c.incoming_position_origin;
-
-create view everywrite.parked as
-select v.id,
-       v.decided_at as since,
-       v."table",
-       v.key,
-       v.kind,
-       v.local_site,
-       v.local_row,
-       v.local_written_at,
-       v.incoming_site,
-       v.incoming_row,
-       v.incoming_written_at
-  from everywrite.conflict_history c
-  join everywrite.conflicts v on v.id = c.id
  where c.decision = 'parked' and c.done_at is null;
 comment on view everywrite.parked is
     'rows that lost a conflict and wait for everywrite.retry() or everywrite.discard(); each at the site whose write stands';
 
 create view everywrite.merging as
-select v.id,
-       v.decided_at as since,
-       v."table",
-       v.key,
-       v.kind,
-       v.local_row,
-       v.incoming_site,
-       v.incoming_row,
+select c.id,
+       c.decided_at as since,
+       quote_ident(c.schema_name) || '.' || quote_ident(c.table_name) as "table",
+       c.key,
+       c.kind,
+       c.local_row,
+       coalesce(i.name, c.incoming_origin::text) as incoming_site,
+       c.incoming_row,
        c.attempts,
        c.error
   from everywrite.conflict_history c
-  join everywrite.conflicts v on v.id = c.id
+  left join everywrite.nodes i on i.id = c.incoming_origin
  where c.decision = 'merging' and c.done_at is null;
 -- Numbers, which everybody may see, of what the views above show to who may.
 create or replace view everywrite.status as
@@ -227,43 +193,6 @@ $$;
 comment on function everywrite.write_back(bigint, text, jsonb, jsonb) is
     'what everywrite.restore_row() and everywrite.retry() have in common';
 
-create or replace function everywrite.restore_row(conflict_id bigint) returns text
-language plpgsql volatile strict
-as $$
-declare
-    c          record;
-    lost       jsonb;
-    condition  text;
-begin
-    select v.* into c from everywrite.conflicts v where v.id = conflict_id;
-    if not found then
-        raise exception 'there is no conflict % in the history of this site', conflict_id
-            using errcode = 'undefined_object',
-                  hint = 'Each site has a history of its own, and keeps it as long as [conflicts] says.';
-    end if;
-    if c.decision not in ('applied', 'kept local') then
-        raise exception 'no row lost conflict %', conflict_id
-            using errcode = 'object_not_in_prerequisite_state',
-                  detail = pg_catalog.format('Its decision is "%s".', c.decision),
-                  hint = case c.decision
-                         when 'parked' then pg_catalog.format('To have it written: select everywrite.retry(%s);',
-                                                              conflict_id)
-                         else 'Both rows are in everywrite.conflicts.' end;
-    end if;
-    lost := case c.decision when 'applied' then c.local_row else c.incoming_row end;
-    if lost is null then
-        select pg_catalog.string_agg(pg_catalog.format('%I = %L', k.key, k.value), ' and ') into condition
-          from pg_catalog.jsonb_each_text(c.key) k;
-        raise exception 'what lost conflict % is a delete, not a row', conflict_id
-            using errcode = 'object_not_in_prerequisite_state',
-                  detail = 'Nothing was changed.',
-                  hint = pg_catalog.format('To have it deleted after all: delete from %s where %s;',
-                                           c."table", condition);
-    end if;
-    return everywrite.write_back(conflict_id, c."table", c.key, lost);
-end
-$$;
-
 create function everywrite.retry(conflict_id bigint) returns text
 language plpgsql volatile strict
 as $$
@@ -299,41 +228,6 @@ end
 $$;
 comment on function everywrite.discard(bigint) is
     'takes what is parked off the list; it stays in the history';
-
--- What is open stays, however old.
-create or replace function everywrite.forget_conflicts(
-    older_than interval, keep_rows bigint, at_most bigint default 10000)
-returns bigint
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    -- A variable, because an index is not searched for what a volatile function gives.
-    cutoff        timestamptz := clock_timestamp() - older_than;
-    newest_to_go  bigint;
-    deleted       bigint;
-begin
-    if keep_rows is not null then
-        select c.id into newest_to_go
-          from everywrite.conflict_history c order by c.id desc offset greatest(keep_rows, 0) limit 1;
-    end if;
-    -- Each half walks an index from its old end, so a call that finds nothing to do is cheap.
-    delete from everywrite.conflict_history c
-     where c.id in (
-        (select old.id from everywrite.conflict_history old
-          where old.decided_at < cutoff
-            and (old.decision not in ('merging', 'parked') or old.done_at is not null)
-          order by old.decided_at limit at_most)
-        union
-        (select old.id from everywrite.conflict_history old
-          where old.id <= newest_to_go
-            and (old.decision not in ('merging', 'parked') or old.done_at is not null)
-          order by old.id limit at_most)
-        limit at_most);
-    get diagnostics deleted = row_count;
-    return deleted;
-end
-$$;
 
 -- The function of a table's policy as it is called; an error says what is wrong with it. Asked when the
 -- policy is set, and again before each merge: functions are replaced, and are made at every site by itself.

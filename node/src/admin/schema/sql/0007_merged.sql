@@ -16,42 +16,6 @@ create or replace view everywrite.policies as
 alter table everywrite.conflict_history add column note text;
 comment on column everywrite.conflict_history.note is 'what else has to be said: a floor that was crossed';
 
-create or replace view everywrite.conflicts as
-select c.id,
-       c.decided_at,
-       quote_ident(c.schema_name) || '.' || quote_ident(c.table_name) as "table",
-       c.key,
-       c.kind,
-       c.decision,
-       coalesce(l.name, c.local_origin::text) as local_site,
-       c.local_row,
-       c.local_stamp as local_written_at,
-       coalesce(i.name, c.incoming_origin::text) as incoming_site,
-       c.incoming_row,
-       c.incoming_stamp as incoming_written_at,
-       c.policy,
-       coalesce(s.name, c.site::text) as decided_by,
-       coalesce(lp.name, c.local_position_origin::text)
-           || ' ' || c.local_position_lsn as local_position,
-       coalesce(ip.name, c.incoming_position_origin::text)
-           || ' ' || c.incoming_position_lsn as incoming_position,
-       c.local_xid,
-       c.incoming_xid,
-       case when c.decision = 'applied' then coalesce(l.name, c.local_origin::text)
-            when c.decision in ('kept local', 'merging', 'parked')
-            then coalesce(i.name, c.incoming_origin::text)
-       end as lost_by,
-       c.done,
-       c.done_at,
-       c.done_by,
-       c.note
-  from everywrite.conflict_history c
-  left join everywrite.nodes s on s.id = c.site
-  left join everywrite.nodes l on l.id = c.local_origin
-  left join everywrite.nodes i on i.id = c.incoming_origin
-  left join everywrite.nodes lp on lp.id = c.local_position_origin
-  left join everywrite.nodes ip on ip.id = c.incoming_position_origin;
-
 -- What can be merged as a set must be written alike at every site: distinct elements, in one order. A CHECK
 -- constraint of the user's table calls is_set, so that nothing else gets in; as_set makes one.
 create function everywrite.as_set(value anyarray) returns anyarray

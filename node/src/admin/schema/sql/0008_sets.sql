@@ -99,6 +99,8 @@ select c.id,
   left join everywrite.nodes i on i.id = c.incoming_origin
   left join everywrite.nodes lp on lp.id = c.local_position_origin
   left join everywrite.nodes ip on ip.id = c.incoming_position_origin;
+comment on column everywrite.conflicts.lost_by is
+    'the site whose write lost; null if neither did, or nobody knows any more who wrote the row';
 comment on column everywrite.conflicts.batch is
     'the greatest id of the conflicts that were written together with this one';
 
@@ -120,7 +122,9 @@ comment on function everywrite.conflict(bigint) is
     'one conflict of the history by its id, as everywrite.conflicts has it';
 grant execute on function everywrite.conflict(bigint) to public;
 
-create or replace function everywrite.restore_row(conflict_id bigint) returns text
+-- Runs with the rights and the search path of who calls it, so that it may do what he may do, and the
+-- table's triggers find what they find for his own statements.
+create function everywrite.restore_row(conflict_id bigint) returns text
 language plpgsql volatile strict
 as $$
 declare
@@ -156,39 +160,8 @@ begin
     return everywrite.write_back(conflict_id, c."table", c.key, lost);
 end
 $$;
-
--- What is open is never in a set.
-create or replace view everywrite.parked as
-select c.id,
-       c.decided_at as since,
-       quote_ident(c.schema_name) || '.' || quote_ident(c.table_name) as "table",
-       c.key,
-       c.kind,
-       coalesce(l.name, c.local_origin::text) as local_site,
-       c.local_row,
-       c.local_stamp as local_written_at,
-       coalesce(i.name, c.incoming_origin::text) as incoming_site,
-       c.incoming_row,
-       c.incoming_stamp as incoming_written_at
-  from everywrite.conflict_history c
-  left join everywrite.nodes l on l.id = c.local_origin
-  left join everywrite.nodes i on i.id = c.incoming_origin
- where c.decision = 'parked' and c.done_at is null;
-
-create or replace view everywrite.merging as
-select c.id,
-       c.decided_at as since,
-       quote_ident(c.schema_name) || '.' || quote_ident(c.table_name) as "table",
-       c.key,
-       c.kind,
-       c.local_row,
-       coalesce(i.name, c.incoming_origin::text) as incoming_site,
-       c.incoming_row,
-       c.attempts,
-       c.error
-  from everywrite.conflict_history c
-  left join everywrite.nodes i on i.id = c.incoming_origin
- where c.decision = 'merging' and c.done_at is null;
+comment on function everywrite.restore_row(bigint) is
+    'writes the row that lost a conflict back, as a new update of this site; says "updated" or "inserted"';
 
 -- What is beyond the newest `keep_rows`: the greatest id of it. Reads indexes only, of the sets their rows.
 create function everywrite.beyond_newest(keep_rows bigint) returns bigint
