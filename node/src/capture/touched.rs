@@ -112,6 +112,10 @@ pub(crate) fn touch_with<'r, E>(
         Message::Truncate { relations, .. } => {
             for id in relations.iter() {
                 let relation = identity(id)?.relation;
+                // What the transaction wrote before goes with the table, and has its version: an entry of
+                // its own would say that the row stands.
+                let before = touched.iter_mut().filter(|t| t.relation == relation);
+                before.for_each(|t| t.deleted = true);
                 touched.push(Touched {
                     relation,
                     key: None,
@@ -123,4 +127,42 @@ pub(crate) fn touch_with<'r, E>(
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use everywrite_conflict::{Lsn, NodeId, Position, Stamp};
+
+    use super::*;
+    use crate::pg::pgoutput;
+    use crate::settle::Ledger;
+
+    /// An update that leaves a large value out, and a TRUNCATE behind it in the same transaction. A site
+    /// that has not the row of before asks for the value, and has to learn that there is no row: it would ask
+    /// for ever.
+    #[test]
+    fn what_a_transaction_wrote_before_a_truncate_goes_with_the_table() {
+        let (me, relation) = (NodeId(1), RelationHash(7));
+        let identity = Identity {
+            relation,
+            columns: vec![(0, 20)],
+        };
+        let update = [b'U', 0, 0, 0, 1, b'N', 0, 2, b'b', 0, 0, 0, 1, 5, b'u'];
+        let truncate = [b'T', 0, 0, 0, 1, 0, 0, 0, 0, 1];
+        let mut touched = Vec::new();
+        for payload in [&update[..], &truncate[..]] {
+            let message = pgoutput::decode(payload, false).unwrap();
+            let hash = |_, tuple: &Tuple<'_>| Ok(identity.hash(tuple).unwrap());
+            touch_with::<()>(&message, |_| Ok(&identity), hash, &mut touched).unwrap();
+        }
+        let key = touched[0].key.unwrap();
+        let ledger = Ledger::new(me);
+        let at = Position {
+            origin: me,
+            lsn: Lsn(10),
+        };
+        ledger.capture(at.lsn, Stamp(5), &touched, &[], &[]);
+        let entry = ledger.known(relation, key);
+        assert_eq!(crate::replay::very(at, entry, None::<()>), Ok(None));
+    }
 }

@@ -83,7 +83,7 @@ impl From<Frame> for Note {
 
 /// How far an origin's transactions go.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Chain {
+pub struct Chain {
     /// The last whole transaction, or where the journal begins.
     pub(super) end: Lsn,
     /// Its header; `None` while there is none.
@@ -94,7 +94,7 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Whether `frame` is new (true) or here already (false); an error if it cannot come now.
-    pub(super) fn admits(&self, origin: NodeId, frame: &Frame) -> Result<bool, Error> {
+    pub fn admits(&self, origin: NodeId, frame: &Frame) -> Result<bool, Error> {
         match frame {
             Frame::Shape { .. } => Ok(true),
             Frame::Transaction { header, .. } | Frame::LargeBegin { header } => {
@@ -120,6 +120,20 @@ impl Chain {
                 }
             }
         }
+    }
+
+    /// One that goes on behind a transaction.
+    pub fn behind(last: Option<Header>) -> Self {
+        Chain {
+            end: last.as_ref().map_or(Lsn::ZERO, |header| header.position),
+            last,
+            large: None,
+        }
+    }
+
+    /// Goes on by a frame that was admitted.
+    pub fn take(&mut self, frame: Frame) {
+        self.apply(&Note::from(frame));
     }
 
     /// Goes on by one frame that was admitted.

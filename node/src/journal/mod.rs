@@ -48,7 +48,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use chain::{Broken, check_chain};
+pub use chain::{Broken, Chain, check_chain};
 pub use error::Error;
 pub use journal::Journal;
 pub use journals::Journals;

@@ -52,7 +52,7 @@ mod pack;
 mod peer;
 mod questions;
 mod receive;
-mod routing;
+pub mod routing;
 mod rows;
 mod serve;
 mod session;

@@ -19,28 +19,40 @@ use everywrite_conflict::{Lsn, NodeId, Vector};
 const STALLED_FOR: Duration = Duration::from_secs(1);
 
 /// A connection's number, not used twice.
-pub(super) type SessionId = u64;
+pub type SessionId = u64;
 
 /// How a connection came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Via {
+pub struct Via {
     /// The other node.
-    pub(super) node: NodeId,
+    pub node: NodeId,
     /// Whether this node dialled. Preferred: then the bulk of each direction has its own
     /// connection, and the acknowledgements that go against it meet no bulk.
-    pub(super) dialled: bool,
+    pub dialled: bool,
 }
 
 /// What the shell is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
-    Subscribe { session: SessionId, origin: NodeId },
-    Unsubscribe { session: SessionId, origin: NodeId },
+pub enum Command {
+    /// An origin's transactions are asked for on a connection.
+    Subscribe {
+        /// The connection.
+        session: SessionId,
+        /// The origin.
+        origin: NodeId,
+    },
+    /// They are not any more.
+    Unsubscribe {
+        /// The connection.
+        session: SessionId,
+        /// The origin.
+        origin: NodeId,
+    },
 }
 
 /// The state of all routes.
 #[derive(Debug)]
-pub(super) struct Router {
+pub struct Router {
     routes: BTreeMap<NodeId, Route>,
     sessions: BTreeMap<SessionId, Session>,
     /// By node: what it says that it holds.
@@ -73,7 +85,7 @@ struct Rank {
 
 impl Router {
     /// For the given origins (all nodes but this one), nothing known yet.
-    pub(super) fn new(origins: impl IntoIterator<Item = NodeId>) -> Self {
+    pub fn new(origins: impl IntoIterator<Item = NodeId>) -> Self {
         Router {
             routes: origins
                 .into_iter()
@@ -86,14 +98,14 @@ impl Router {
     }
 
     /// A connection is up.
-    pub(super) fn connected(&mut self, session: SessionId, via: Via) {
+    pub fn connected(&mut self, session: SessionId, via: Via) {
         let refused_until = BTreeMap::new();
         self.sessions
             .insert(session, Session { via, refused_until });
     }
 
     /// A connection is gone, and its subscriptions with it.
-    pub(super) fn disconnected(&mut self, session: SessionId) {
+    pub fn disconnected(&mut self, session: SessionId) {
         self.sessions.remove(&session);
         for route in self.routes.values_mut() {
             if route.feed == Some(session) {
@@ -104,7 +116,7 @@ impl Router {
 
     /// A subscription ended without the connection: it is not asked for there again before
     /// `until`.
-    pub(super) fn refused(&mut self, session: SessionId, origin: NodeId, until: Duration) {
+    pub fn refused(&mut self, session: SessionId, origin: NodeId, until: Duration) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.refused_until.insert(origin, until);
         }
@@ -116,17 +128,17 @@ impl Router {
     }
 
     /// What a node says that it holds.
-    pub(super) fn beat(&mut self, node: NodeId, holds: Vector) {
+    pub fn beat(&mut self, node: NodeId, holds: Vector) {
         self.theirs.insert(node, holds);
     }
 
     /// What this node holds.
-    pub(super) fn holds(&mut self, ours: Vector) {
+    pub fn holds(&mut self, ours: Vector) {
         self.ours = ours;
     }
 
     /// What must change now. `now` is any clock that never steps back.
-    pub(super) fn route(&mut self, now: Duration) -> Vec<Command> {
+    pub fn route(&mut self, now: Duration) -> Vec<Command> {
         let mut commands = Vec::new();
         for (&origin, route) in &mut self.routes {
             let best = best(&self.sessions, &self.theirs, &self.ours, origin, now);

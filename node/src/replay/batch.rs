@@ -11,6 +11,7 @@ use everywrite_conflict::{
 use rustc_hash::FxHashMap;
 
 use super::Error;
+use super::blindly::Coming;
 use super::image::Image;
 use super::mapping::Mapping;
 use super::updates::{How, Updates};
@@ -391,6 +392,16 @@ impl Batch {
             header.position >= position.lsn
         } else {
             header.seen.covers(position)
+        }
+    }
+
+    /// What decides whether it goes blindly; `before`: the end of the group before it.
+    #[inline]
+    pub(super) fn coming(&self, before: Lsn) -> Coming<impl Fn(Writer, Position) -> bool + '_> {
+        Coming {
+            origin: self.origin,
+            before,
+            covers: |writer, position| self.covers(writer, position),
         }
     }
 

@@ -19,6 +19,7 @@ use super::control::Control;
 use super::image::Image;
 use super::mapping::Mapping;
 use super::table::Table;
+use super::waits::{self, Here};
 use crate::admin::message::{TravellingDelete, WalMessage};
 use crate::journal::columns::{self, Columns};
 use crate::journal::ranks;
@@ -188,31 +189,27 @@ impl Feed {
             ));
         }
         let applied = self.applied.borrow();
-        for (node, lsn) in header.vector.iter() {
-            let reached = if node == self.me {
-                self.own.end()
-            } else {
-                applied.get(node)
-            };
-            if reached < lsn {
-                let missing = [(node, lsn)].into_iter().collect();
-                let reason = format!(
-                    "its transaction at {} has seen {}; applied here: {reached}",
-                    header.position,
-                    describe(&missing, &self.names)
-                );
-                return Some((OriginState::Waiting, reason));
-            }
+        let here = Here {
+            me: self.me,
+            own: self.own.end(),
+            applied: &applied,
+        };
+        if let Some((missing, reached)) = here.misses(&header.vector) {
+            let missing = [(missing.origin, missing.lsn)].into_iter().collect();
+            let reason = format!(
+                "its transaction at {} has seen {}; applied here: {reached}",
+                header.position,
+                describe(&missing, &self.names)
+            );
+            return Some((OriginState::Waiting, reason));
         }
-        let now = now();
-        let ahead = header.stamp.0.saturating_sub(now.0);
-        let allowed = i64::try_from(self.limits.max_clock_skew.as_micros()).unwrap_or(i64::MAX);
-        if ahead > allowed {
+        let allowed = self.limits.max_clock_skew;
+        if let Some(ahead) = waits::ahead(header.stamp, now(), allowed) {
             let reason = format!(
                 "its clock is ahead: the transaction at {} is stamped {:.1} s in the future, max-clock-skew is {:.1} s",
                 header.position,
                 ahead as f64 / 1e6,
-                allowed as f64 / 1e6
+                allowed.as_secs_f64()
             );
             return Some((OriginState::Held, reason));
         }

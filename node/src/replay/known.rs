@@ -11,75 +11,32 @@
 //! ```
 //!
 //! So such a group stays on the fast path, with those before and behind it, and costs no round
-//! trip. What is not that plain goes the careful way: [`Known::decides`] says which. A guard that
+//! trip. What is not that plain goes the careful way: [`Site::decides`] says which. A guard that
 //! fails takes the history back too, and the group is decided with care.
 
 use std::collections::BTreeMap;
 
-use everywrite_conflict::{Decision, Entry, Kind, Lsn, Net, NodeId, Vector, decide};
+use everywrite_conflict::{Decision, Entry, Kind, Net, decide};
 
 use super::batch::{Batch, RowKey, Slot, TableBatch};
+use super::blindly::Site;
 use super::careful::{self, Context, Decided};
 use super::image::Image;
 use super::writer::{Guard, Writer};
 
-/// What is known of the own transactions when a group is announced.
-pub(super) struct Known {
-    me: NodeId,
-    /// The own journal is durable up to here: a stamp that a crash could change decides nothing.
-    durable: Lsn,
-    /// The guard does not let be written over what was committed behind here.
-    horizon: Lsn,
-    /// What the server has of other origins. After a crash it may be less than what has landed once.
-    applied: Vector,
-}
-
-impl Known {
-    /// As of now.
-    pub(super) fn now(context: &Context) -> Self {
-        Known {
-            me: context.me,
-            durable: context.journal.end(),
-            horizon: context.barriers.horizon_place(),
-            applied: context.ledger.applied(),
-        }
+/// What is known of this site now.
+pub(super) fn site(context: &Context) -> Site {
+    Site {
+        me: context.me,
+        durable: context.journal.end(),
+        horizon: context.barriers.horizon_place(),
+        applied: context.ledger.applied(),
     }
-
-    /// Whether the index alone can decide about a change that met `prior`.
-    pub(super) fn decides(&self, batch: &Batch, slot: &Slot, prior: &Entry) -> bool {
-        let Some(source) = prior.source else {
-            return false;
-        };
-        let ours = source.origin == self.me;
-        let plain = !prior.in_flight()
-            && unseen(batch, slot, prior)
-            && (ours || self.applied.covers(source))
-            && !(ours && source.lsn > self.durable)
-            && slot.folded.moved_from.is_none()
-            // Where a policy decides, more counts than the two versions.
-            && !slot.version().is_ranked()
-            && !prior.version.is_ranked()
-            && slot.image().is_none_or(|image| !image.incomplete());
-        let loses = slot.version() < prior.version;
-        let guarded = match slot.folded.net {
-            Net::Nothing => return false,
-            // There is nothing that a guard could hit.
-            Net::Delete if prior.deleted => false,
-            _ => !(ours && source.lsn > self.horizon),
-        };
-        plain && (loses || guarded)
-    }
-}
-
-/// Whether a change meets a version of another origin that its writer had not seen.
-fn unseen(batch: &Batch, slot: &Slot, prior: &Entry) -> bool {
-    prior
-        .source
-        .is_some_and(|s| s.origin != batch.origin && !batch.covers(slot.folded.last, s))
 }
 
 fn decision(batch: &Batch, slot: &Slot) -> Option<(Decision, Entry)> {
-    let prior = slot.prior.filter(|p| unseen(batch, slot, p))?;
+    let group = batch.coming(batch.last());
+    let prior = slot.prior.filter(|p| group.unseen(&slot.folded, p))?;
     let decision = decide(
         careful::operation(&slot.folded.net),
         slot.version(),

@@ -22,6 +22,7 @@
 //! | `rows`       | answers of a site that is asked for a row |
 
 mod batch;
+pub mod blindly;
 mod careful;
 mod columns;
 mod control;
@@ -49,6 +50,7 @@ mod toast;
 mod travelling;
 mod truncate;
 mod updates;
+pub mod waits;
 mod wal_position;
 mod writer;
 
@@ -62,6 +64,7 @@ pub use outbox::run as run_outbox;
 pub use rebuild::{Start, rebuild};
 pub use repair::run as run_repairs;
 pub(crate) use rows::key_of;
-pub use rows::{Answers, Rows};
+pub use rows::{Answers, Rows, very};
+pub use second_looks::SecondLooks;
 pub use stream::{Options, Stream};
 pub use toast::{Toast, Values};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use everywrite_conflict::policy::Rank;
@@ -15,7 +16,7 @@ use tokio_postgres::Client;
 use super::Error;
 use super::second_looks::SecondLooks;
 use crate::admin::message::WalMessage;
-use crate::capture::{Repair, touch_with, travelling};
+use crate::capture::{Repair, RepairRow, key_cells, touch_with, travelling};
 use crate::journal::columns::{self, Columns};
 use crate::journal::ranks::{self, Ranks};
 use crate::journal::record::{Changes, Frame, Header, decode};
@@ -115,7 +116,13 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
         };
         ledger.rebuild_merged(&asked, &update.vector);
     }
-    Ok((transactions, looks.asked(ledger)))
+    let looks = looks.asked(ledger).into_iter();
+    let repair = |((relation, row), version)| Repair {
+        relation,
+        row,
+        version,
+    };
+    Ok((transactions, looks.map(repair).collect()))
 }
 
 /// An update of a merged row.
@@ -127,6 +134,9 @@ struct MergedUpdate {
     columns: Vec<ColumnChange>,
     vector: Arc<Vector>,
 }
+
+/// A row, or for none a table, to be looked at again.
+type Look = (Arc<OwnedRelation>, Option<RepairRow>);
 
 struct Keys<'a> {
     client: &'a Client,
@@ -207,7 +217,7 @@ impl Keys<'_> {
 struct Pass<'a, 'k> {
     start: &'a Start<'k>,
     keys: &'a mut Keys<'k>,
-    looks: &'a mut SecondLooks,
+    looks: &'a mut SecondLooks<Look>,
     merged: &'a mut Vec<MergedUpdate>,
     /// How the updates of the transaction that is read are merged.
     columns: Columns,
@@ -390,8 +400,11 @@ impl Pass<'_, '_> {
                 versions.push(version);
                 if recent {
                     let relation = self.keys.relation(origin, &message, t);
-                    self.looks
-                        .recent(t, version, &header.seen, relation, &message);
+                    let row = key_cells(&message, t.deleted).filter(|_| t.key.is_some());
+                    if let Some(relation) = relation.filter(|_| t.key.is_none() || row.is_some()) {
+                        let look = (relation, row);
+                        self.looks.recent(t, version, &header.seen, look);
+                    }
                 } else if !own {
                     self.looks.met(t, version, source);
                 }
@@ -410,7 +423,7 @@ impl Pass<'_, '_> {
         ledger.rebuild(version.stamp, &vector, entries);
         if ledger.is_full() {
             // All of it is committed.
-            ledger.spill(&[None], Lsn::MAX);
+            ledger.spill(&[None], Lsn::MAX, Instant::now());
             ledger.merge_files(|| false);
         }
         Ok(())

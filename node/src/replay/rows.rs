@@ -189,12 +189,12 @@ impl Rows {
 }
 
 /// The values that were found, if the index says that their row is the very version: see
-/// [`Rows::exactly`]. An error: somebody else may know, or this site a little later.
-fn very(
+/// `Rows::exactly`. An error: somebody else may know, or this site a little later.
+pub fn very<V>(
     at: Position,
     entry: Option<Entry>,
-    found: Option<Values>,
-) -> Result<Option<Values>, &'static str> {
+    found: Option<V>,
+) -> Result<Option<V>, &'static str> {
     // Who asks has not replayed the transaction, so it is not stable, and its key not forgotten. If it is
     // nevertheless, nothing says which version the row is: that must not be guessed.
     let entry = entry.ok_or("the index does not know the row's version any more")?;
@@ -297,19 +297,22 @@ mod tests {
         let later = Position { lsn: Lsn(11), ..AT };
         let replaced = entry(Some(later), false, Lsn(7));
         assert_eq!(very(AT, replaced, found()), Ok(None));
-        assert_eq!(very(AT, entry(Some(AT), true, Lsn(7)), None), Ok(None));
+        assert_eq!(
+            very::<Values>(AT, entry(Some(AT), true, Lsn(7)), None),
+            Ok(None)
+        );
     }
 
     #[test]
     fn a_version_that_is_not_known_is_not_guessed() {
         assert!(very(AT, None, found()).is_err());
-        assert!(very(AT, None, None).is_err());
+        assert!(very::<Values>(AT, None, None).is_err());
     }
 
     #[test]
     fn what_is_open_is_asked_for_again() {
         assert!(very(AT, entry(None, true, Lsn::MAX), found()).is_err());
         assert!(very(AT, entry(Some(AT), false, Lsn::MAX), found()).is_err());
-        assert!(very(AT, entry(Some(AT), false, Lsn(7)), None).is_err());
+        assert!(very::<Values>(AT, entry(Some(AT), false, Lsn(7)), None).is_err());
     }
 }

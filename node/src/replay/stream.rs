@@ -17,16 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, Net, NodeId, Position, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Vector, Version};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
+use super::blindly;
 use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::image::Image;
-use super::known::{self, Known};
+use super::known;
 use super::wal_position::lsn_text;
 use super::writer::{Failed, Writer};
 use super::{Error, repair, session};
@@ -42,8 +43,6 @@ use crate::telemetry::OriginState;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 /// A session that decides about a row is done in a few round trips.
 const DECIDING: Duration = Duration::from_millis(1);
-/// So many groups are at the server at a time.
-const ON_WAY: usize = 2;
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
@@ -269,15 +268,9 @@ impl Stream {
         }
     }
 
-    /// Whether the group that is growing may be sent: always if none is on its way; behind another one
-    /// when it is full, because until then it is better to have it grow.
+    /// Whether the group that is growing may be sent.
     fn may_go(&self, next: &Batch, full: bool) -> bool {
-        let chains = |before: &Group| before.named && !self.single && self.on_way.len() < ON_WAY;
-        !next.is_empty()
-            && self
-                .on_way
-                .back()
-                .is_none_or(|before| full && chains(before))
+        !next.is_empty() && blindly::may_go(&self.on_way, |g| g.named, self.single, full)
     }
 
     /// A session with the origin set up, the origin's progress, flushed, and where the local WAL is.
@@ -306,9 +299,10 @@ impl Stream {
         let (origin, announced) = (self.options.origin, self.announced);
         let ledger = Arc::clone(&self.options.context.ledger);
         ledger.begins_at(here);
-        for group in std::mem::take(&mut self.on_way) {
+        let landed = blindly::landed(&self.on_way, |g| g.batch.last(), progress);
+        for (n, group) in std::mem::take(&mut self.on_way).into_iter().enumerate() {
             let last = group.batch.last();
-            if last <= progress {
+            if n < landed {
                 // It was committed somewhere before, and others may have seen it since.
                 self.landed(group, Lsn::ZERO, (here, here))?;
             } else {
@@ -357,10 +351,11 @@ impl Stream {
         batch
             .settings()
             .for_each(|s| o.context.ledger.set_policy(s, Some(place.clone())));
-        let known = Known::now(&o.context);
+        let known = known::site(&o.context);
         let mut conflicts = false;
         let announcement = {
             let batch = &*batch;
+            let coming = batch.coming(before);
             let slots: Vec<_> = batch.tables.iter().flat_map(|t| &t.slots).collect();
             o.context.ledger.announce(
                 Coming {
@@ -374,27 +369,13 @@ impl Stream {
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
                     let blindly = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
-                        let whole = slot.image().is_none_or(|i| !i.incomplete());
-                        // What the group leaves out is in the row that its first writer saw. And of
-                        // a row that it both brings and takes nothing is written: none must be
-                        // there but those that the first writer knew to be gone.
-                        let first = !whole || matches!(slot.folded.net, Net::Nothing);
-                        let by = if first {
-                            slot.folded.first
-                        } else {
-                            slot.folded.last
-                        };
-                        // What of this origin is neither was only announced.
-                        let here = |s: &Position| s.origin != origin || s.lsn <= before;
-                        let seen = |s: Position| here(&s) && batch.covers(by, s);
-                        // Only a mere update may leave out what stands in the row of its key.
-                        let update = matches!(slot.folded.net, Net::Update(_));
-                        let stays = whole || (update && slot.folded.moved_from.is_none());
-                        if prior.is_none_or(|p| p.source.is_some_and(seen)) {
-                            return stays;
-                        }
-                        conflicts = true;
-                        prior.is_some_and(|p| known.decides(batch, slot, &p))
+                        coming
+                            .blindly(&slot.folded, prior.as_ref())
+                            .unwrap_or_else(|| {
+                                conflicts = true;
+                                let decides = |p| known.decides(&coming, &slot.folded, &p);
+                                prior.is_some_and(decides)
+                            })
                     };
                     fast_allowed && slots.iter().zip(priors).all(blindly)
                 },

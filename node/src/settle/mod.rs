@@ -3,6 +3,7 @@
 mod barriers;
 mod beats;
 mod changed;
+pub mod cutting;
 mod elements;
 mod keys;
 mod ledger;
@@ -14,6 +15,7 @@ pub use barriers::Barriers;
 pub(crate) use barriers::progress;
 pub use beats::{Beat, Beats};
 pub(crate) use changed::changed;
+pub use cutting::Stability;
 pub(crate) use elements::{Elements, object_of};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
@@ -21,4 +23,4 @@ pub use ledger::{
     Touched, describe,
 };
 pub use looked::LookedAt;
-pub use steward::{Stability, Steward};
+pub use steward::Steward;

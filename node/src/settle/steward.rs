@@ -8,13 +8,13 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
-use parking_lot::Mutex;
+use everywrite_conflict::{Lsn, NodeId, Vector};
 use tokio_util::sync::CancellationToken;
 
-use super::{Barriers, Beat, Beats, Ledger, LookedAt};
+use super::cutting::{Closing, Found, captured_durably, cut_up_to};
+use super::{Barriers, Beat, Beats, Ledger, LookedAt, Stability};
 use crate::journal::Journals;
 
 /// How often there is a look at what changed. Short, so that the index stays small; a barrier is
@@ -22,88 +22,6 @@ use crate::journal::Journals;
 const TICK: Duration = Duration::from_millis(50);
 /// How often the journals are cut: a segment is tens of megabytes.
 const CUT: Duration = Duration::from_secs(2);
-
-/// What the members' streams and beats say of stability here; fed by replay, read by the steward.
-#[derive(Debug)]
-pub struct Stability {
-    settled: Mutex<Settled>,
-}
-
-impl Stability {
-    /// Among these members, this one included.
-    pub fn new(me: NodeId, members: &[NodeId]) -> Self {
-        Stability {
-            settled: Mutex::new(Settled::new(me, members.iter().copied())),
-        }
-    }
-
-    /// A transaction of `origin` that had seen this is applied and flushed here.
-    pub fn replayed(&self, origin: NodeId, seen: &Vector) {
-        self.settled.lock().replayed(origin, seen);
-    }
-
-    /// A node's beat.
-    pub fn beat(&self, beat: &Beat) {
-        self.settled
-            .lock()
-            .beat(beat.node, beat.journal_end, beat.applied.clone());
-    }
-
-    /// What the index may forget, given what is applied and flushed here (and the own journal's end).
-    pub fn stable(&self, applied: &Vector) -> Vector {
-        self.settled.lock().stable(applied)
-    }
-
-    /// What may leave memory, the best choice first: what would be stable without the member that is
-    /// farthest behind, without two, and so on.
-    pub fn nearly(&self, applied: &Vector) -> Vec<Option<Vector>> {
-        let mut settled = self.settled.lock();
-        let others = settled.others();
-        let nearly = (1..=others.max(1)).map(|away| settled.stable_without(applied, away));
-        nearly.map(Some).collect()
-    }
-
-    /// What the journals may drop, given what is applied and flushed here.
-    pub fn released(&self, flushed: &Vector) -> Vector {
-        self.settled.lock().released(flushed)
-    }
-}
-
-/// What was found in one round of cutting; the journals are cut by it in the next one.
-struct Found {
-    /// What nobody needs any more.
-    released: Vector,
-    /// All that had its stamp when `released` was found.
-    stamped: Lsn,
-    /// Where the local WAL was after that.
-    reached: Lsn,
-}
-
-impl Found {
-    /// Whether the journals may be cut. Capture must be durably behind the place where this was found:
-    /// a local transaction that came before it may still have to be compared with what would go. And
-    /// no second look at what was stamped then may be due: after a restart it asks an index that is
-    /// rebuilt from what the journals, of all origins, still hold.
-    fn may_go(&self, captured: Lsn, looked: Lsn) -> bool {
-        self.reached <= captured && self.stamped <= looked
-    }
-}
-
-/// What may be cut where tables are merged by columns, once all that was here when it was found is stable.
-///
-/// Which updates a row event has taken away only the event tells. If its segment goes first, a restart finds such
-/// updates in other journals and takes them for changes of the row that stands. What comes later has seen the event.
-struct Closing {
-    released: Vector,
-    /// What was here, the own journal included, when capture was behind the place where that was found.
-    known: Vector,
-}
-
-impl Closing {
-    fn may_go(&self, stable: &Vector) -> bool {
-        stable.covers_all(&self.known)
-    }
-}
 
 /// The task's parts.
 pub struct Steward {
@@ -199,7 +117,9 @@ impl Steward {
         if self.ledger.is_full() {
             let (ledger, nearly) = (Arc::clone(&self.ledger), self.stability.nearly(flushed));
             // Waited for: nothing is forgotten meanwhile.
-            let spill = tokio::task::spawn_blocking(move || ledger.spill(&nearly, captured));
+            let spill = tokio::task::spawn_blocking(move || {
+                ledger.spill(&nearly, captured, Instant::now())
+            });
             let _ = spill.await;
         }
         if self.ledger.may_merge() {
@@ -230,11 +150,7 @@ impl Steward {
             flushed.set(self.me, own_end);
             let stable = self.stability.stable(&flushed);
             let captured = self.ledger.watch_captured().borrow().lsn;
-            let captured = if own_end >= self.ledger.stamped_to() {
-                captured
-            } else {
-                own_end.min(captured)
-            };
+            let captured = captured_durably(captured, own_end, self.ledger.stamped_to());
             self.ledger.forget(&stable, captured);
             self.spill(&flushed, captured, shutdown).await;
             if cut.elapsed() < CUT {
@@ -278,8 +194,7 @@ impl Steward {
     fn cut(&self, released: &Vector, stable: &Vector) {
         for journal in self.journals.all() {
             let origin = journal.origin();
-            // The index is rebuilt from the journals: what is not stable must stay.
-            let up_to = released.get(origin).min(stable.get(origin));
+            let up_to = cut_up_to(origin, released, stable);
             match journal.release(up_to) {
                 Ok(0) => {}
                 Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
@@ -288,53 +203,5 @@ impl Steward {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(stamped: u64, reached: u64) -> Found {
-        Found {
-            released: Vector::new(),
-            stamped: Lsn(stamped),
-            reached: Lsn(reached),
-        }
-    }
-
-    #[test]
-    fn no_journal_is_cut_while_second_looks_are_behind() {
-        let found = found(100, 200);
-        assert!(!found.may_go(Lsn(300), Lsn(99)));
-        assert!(found.may_go(Lsn(300), Lsn(100)));
-    }
-
-    #[test]
-    fn no_journal_is_cut_before_capture_is_behind_what_was_found() {
-        let found = found(100, 200);
-        assert!(!found.may_go(Lsn(199), Lsn(100)));
-        assert!(found.may_go(Lsn(200), Lsn(100)));
-    }
-
-    #[test]
-    fn what_an_event_may_have_taken_away_is_stable_before_the_event_goes() {
-        let vector = |a, b| {
-            [(NodeId(1), Lsn(a)), (NodeId(2), Lsn(b))]
-                .into_iter()
-                .collect()
-        };
-        let closing = Closing {
-            released: vector(70, 0),
-            known: vector(70, 90),
-        };
-        // The other site has not replayed the update at 80 that lost to what is to go.
-        assert!(!closing.may_go(&vector(75, 79)));
-        assert!(closing.may_go(&vector(75, 90)));
-    }
-
-    #[test]
-    fn a_site_that_never_writes_cuts() {
-        assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO));
     }
 }

@@ -16,8 +16,6 @@ pub(crate) struct Stored {
     pub(crate) toast: u64,
     /// Where the local transaction that wrote it committed; `None` for replay.
     pub(crate) local: Option<Lsn>,
-    /// The version of the replayed write that wrote it, as far as `xmin` tells.
-    pub(crate) writer: Option<Version>,
 }
 
 /// What survives a crash of the daemon, and as of the last flush a crash of the server.
@@ -29,6 +27,8 @@ pub(crate) struct State {
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
     /// What is set, by table.
     pub(crate) policies: BTreeMap<u8, Setting>,
+    /// Where the WAL ends.
+    pub(crate) insert: Lsn,
     /// For the checks: the greatest stamp replayed here, and how long the conflict history is.
     pub(crate) newest: Stamp,
     pub(crate) history: usize,
@@ -52,8 +52,8 @@ pub(crate) struct Record {
     pub(crate) end: Lsn,
     pub(crate) time: Stamp,
     pub(crate) ops: Vec<Op>,
-    /// The outbox row that the session took this from.
-    pub(crate) outbox: Option<u64>,
+    /// The daemon's barrier of this number.
+    pub(crate) barrier: Option<u64>,
     /// For the checks: what was replayed here when it was committed, and the greatest stamp of that.
     pub(crate) there: Vector,
     pub(crate) newest: Stamp,
@@ -64,7 +64,6 @@ pub(crate) struct Server {
     pub(crate) now: State,
     pub(crate) flushed: State,
     pub(crate) wal: Vec<Record>,
-    pub(crate) insert: Lsn,
     pub(crate) next_outbox: u64,
     /// Rows that lost, by what they have beside key and value.
     history: Vec<u64>,
@@ -74,18 +73,20 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn advance(&mut self) -> Lsn {
-        self.insert = Lsn(self.insert.0 + 1);
-        self.insert
+        self.now.insert = Lsn(self.now.insert.0 + 1);
+        self.now.insert
     }
 
     pub(crate) fn flush(&mut self) {
         self.flushed = self.now.clone();
     }
 
-    /// What a crash takes back.
+    /// What a crash takes back: WAL that was not flushed was read by nobody, and its places are given again.
     pub(crate) fn crash(&mut self) {
         self.now = self.flushed.clone();
         self.history.truncate(self.now.history);
+        let end = self.now.insert;
+        self.wal.retain(|record| record.end <= end);
     }
 
     /// Rows lose, in the transaction that is about to commit.
@@ -98,22 +99,22 @@ impl Server {
         self.history.iter().copied()
     }
 
-    /// Commits replayed rows; returns the insert position read before the commit.
-    pub(crate) fn commit_replayed(&mut self) -> Lsn {
-        let read = self.advance();
+    /// Commits replayed rows; returns the insert position read before the commit, and one read behind it.
+    pub(crate) fn commit_replayed(&mut self) -> (Lsn, Lsn) {
+        let before = self.advance();
         self.advance();
-        read
+        (before, self.now.insert)
     }
 
-    /// Commits a local transaction and waits for its flush.
-    pub(crate) fn commit_local(&mut self, time: Stamp, ops: Vec<Op>, outbox: Option<u64>) -> Lsn {
+    /// Commits a transaction of a session without origin.
+    pub(crate) fn commit_local(&mut self, time: Stamp, ops: Vec<Op>, barrier: Option<u64>) -> Lsn {
         let end = self.advance();
-        tell!("  local commit {end}: {ops:?}");
+        tell!("  local commit {end}: {ops:?} {barrier:?}");
         self.wal.push(Record {
             end,
             time,
             ops,
-            outbox,
+            barrier,
             there: self.now.progress.clone(),
             newest: self.now.newest,
         });
@@ -176,7 +177,6 @@ impl Server {
                 plain,
                 toast: long,
                 local: None,
-                writer: None,
             };
             let dice = rnd.below(100);
             let there = rows.get(&key).copied();
@@ -185,14 +185,7 @@ impl Server {
                 (0..25, None) if free => {
                     rows.insert(key, stored);
                     let toast = Toast::Value(long);
-                    ops.push(Op::Insert(
-                        key,
-                        Row {
-                            value,
-                            plain,
-                            toast,
-                        },
-                    ));
+                    ops.push(Op::Insert(key, Row::new(value, plain, toast)));
                 }
                 (25..65, Some(old)) => {
                     let value = if free && rnd.chance(60) {
@@ -215,14 +208,7 @@ impl Server {
                     } else {
                         Toast::Value(long)
                     };
-                    ops.push(Op::Update(
-                        key,
-                        Row {
-                            value,
-                            plain,
-                            toast,
-                        },
-                    ));
+                    ops.push(Op::Update(key, Row::new(value, plain, toast)));
                 }
                 (65..80, Some(_)) => {
                     rows.remove(&key);
@@ -233,11 +219,7 @@ impl Server {
                     if other % TABLES == key % TABLES && !rows.contains_key(&other) {
                         rows.remove(&key);
                         rows.insert(other, Stored { plain, ..old });
-                        let row = Row {
-                            value: old.value,
-                            plain,
-                            toast: Toast::Unchanged,
-                        };
+                        let row = Row::new(old.value, plain, Toast::Unchanged);
                         ops.push(Op::Move(key, other, row));
                     }
                 }
@@ -265,22 +247,8 @@ impl Server {
                             },
                         );
                         let toast = Toast::Unchanged;
-                        ops.push(Op::Update(
-                            key,
-                            Row {
-                                value: b.value,
-                                plain,
-                                toast,
-                            },
-                        ));
-                        ops.push(Op::Update(
-                            other,
-                            Row {
-                                value: a.value,
-                                plain,
-                                toast,
-                            },
-                        ));
+                        ops.push(Op::Update(key, Row::new(b.value, plain, toast)));
+                        ops.push(Op::Update(other, Row::new(a.value, plain, toast)));
                     }
                 }
                 (98.., _) if rnd.chance(30) => {
@@ -303,10 +271,12 @@ impl Server {
             if !same {
                 self.written.insert((*key, row.plain), row.toast);
                 row.local = Some(end);
-                row.writer = None;
             }
         }
         self.now.rows = rows;
-        self.flush();
+        // The others have `synchronous_commit = off`.
+        if rnd.chance(90) {
+            self.flush();
+        }
     }
 }

@@ -3,9 +3,11 @@
 //! A direction between two sites may be cut. Whoever asks another site needs both.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use everywrite_node::settle::Beat;
 
 use crate::rnd::Rnd;
-use crate::site::Beat;
 
 /// What a site sends to another.
 #[derive(Clone, Debug)]
@@ -18,8 +20,8 @@ pub(crate) enum Packet {
         from: usize,
         to: usize,
     },
-    /// How far a site is.
-    Beat(Beat),
+    /// How far sites are: who sends it, and what it has heard of others.
+    Beats(Vec<Arc<Beat>>),
 }
 
 /// A packet on its way.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::rules::Rules;
 use crate::shapes::SHAPES;
+use crate::site::Paths;
 use crate::world::run;
 
 fn number(name: &str) -> Option<u64> {
@@ -26,34 +27,34 @@ fn say(what: &str) {
 fn failed(seed: u64, shape: usize, why: &str) -> String {
     format!(
         "seed {seed} of shape {shape}: {why}\n  \
-        EVERYWRITE_SEED={seed} EVERYWRITE_SHAPE={shape} cargo test -p everywrite-conflict --test simulation \
+        EVERYWRITE_SEED={seed} EVERYWRITE_SHAPE={shape} cargo test -p everywrite-node --test simulation \
         one_run -- --nocapture\n  \
-        to keep it, in PINNED of conflict/tests/simulation/seeds.rs: ({seed}, {shape}),"
+        to keep it, in PINNED of node/tests/simulation/seeds.rs: ({seed}, {shape}),"
     )
 }
 
 /// The first seeds of some shapes.
-fn first(shapes: &[usize], seeds: u64) -> (usize, usize) {
-    let (mut forgotten, mut spilled, mut recalled) = (0, 0, 0);
+fn first(shapes: &[usize], seeds: u64) -> Paths {
+    let (mut forgotten, mut paths) = (0, Paths::default());
     for &shape in shapes {
         for seed in 0..seeds {
             match run(seed, Rules::all(), SHAPES[shape]) {
                 Ok(end) => {
                     forgotten += end.forgotten;
-                    spilled += end.spilled;
-                    recalled += end.recalled;
+                    paths.add(&end.paths);
                 }
                 Err(why) => panic!("{}", failed(seed, shape, &why)),
             }
         }
     }
     assert!(forgotten > 0, "no index has forgotten anything");
-    (spilled, recalled)
+    paths
 }
 
 #[test]
 fn two_sites_converge() {
-    first(&[0, 1, 14], each(40));
+    let paths = first(&[0, 1, 14], each(40));
+    say(&format!("{paths:?}"));
 }
 
 #[test]
@@ -88,11 +89,12 @@ fn sites_with_policies_converge() {
 
 #[test]
 fn indexes_that_spill_converge() {
-    let (spilled, recalled) = first(&[20, 21, 22, 23, 24, 25], each(20));
+    let paths = first(&[20, 21, 22, 23, 24, 25], each(20));
     say(&format!(
-        "{spilled} entries have left memory, {recalled} came back"
+        "files were asked for {} keys, and had {}",
+        paths.asked, paths.found
     ));
-    assert!(spilled > 0 && recalled > 0);
+    assert!(paths.found > 0);
 }
 
 /// Runs that have failed once, and what was mended.
@@ -173,4 +175,25 @@ fn many(runs: u64, threads: usize) {
         say(why);
     }
     assert!(failed.is_empty(), "{} runs have failed", failed.len());
+}
+
+/// All that fail of the first seeds of every shape: while something is mended.
+#[test]
+#[ignore = "for people"]
+fn failing_seeds() {
+    std::panic::set_hook(Box::new(|_| {}));
+    for shape in 0..SHAPES.len() {
+        let seeds = number("EVERYWRITE_EACH").unwrap_or(20);
+        let fails = |seed: &u64| run(*seed, Rules::all(), SHAPES[shape]).err();
+        let (mut failed, mut first) = (0, None);
+        for (seed, why) in (0..seeds).filter_map(|seed| Some((seed, fails(&seed)?))) {
+            failed += 1;
+            first.get_or_insert((seed, why));
+        }
+        if let Some((seed, why)) = first {
+            say(&format!(
+                "{failed} of {seeds}: seed {seed} of shape {shape}: {why}"
+            ));
+        }
+    }
 }

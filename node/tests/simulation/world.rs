@@ -1,15 +1,19 @@
 //! Many sites, one seed: a random schedule, then healing, then the checks.
 
-use everywrite_conflict::{Position, Stamp, Vector, invariants};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use everywrite_conflict::{NodeId, Position, Stamp, Vector, invariants};
 
 use crate::data::{Key, Transaction};
+use crate::group::State;
 use crate::network::{Network, Packet, Sent};
-use crate::replay::Answer;
 use crate::rnd::Rnd;
 use crate::rules::Rules;
 use crate::site::{Paths, Site, end_of, node, site_of};
+use crate::stream::{Forming, Stream};
 
 /// What kind of cluster, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,8 @@ pub(crate) struct Shape {
 
 /// Far from zero, whatever the clocks do.
 const START: i64 = 1_000_000;
+/// Where clocks jump, how far a stamp may lie ahead.
+const MAX_CLOCK_SKEW: Duration = Duration::from_micros(150);
 
 /// How a run ended.
 #[derive(Debug, Default)]
@@ -44,8 +50,6 @@ pub(crate) struct End {
     pub(crate) forgotten: usize,
     pub(crate) conflicts: usize,
     pub(crate) paths: Paths,
-    pub(crate) spilled: usize,
-    pub(crate) recalled: usize,
 }
 
 pub(crate) struct World {
@@ -114,7 +118,7 @@ impl World {
         let other = self.rnd.below(self.sites.len());
         tell!("site {me}, {other}");
         if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
-            self.crash(me);
+            self.crash(me)?;
         }
         if shape.policies > 0 && self.rnd.chance(shape.policies) {
             let time = self.time(me);
@@ -130,9 +134,9 @@ impl World {
             self.sites[me].borrow_mut().skew += jump;
         }
         if shape.spills > 0 && self.rnd.chance(shape.spills) {
-            let away = self.rnd.below(shape.sites + 1);
-            self.sites[me].borrow_mut().spill(away);
+            self.forget(me, false)?;
         }
+        self.sites[me].borrow_mut().now += Duration::from_millis(100);
         for _ in 0..self.rnd.below(4) {
             self.arrive()?;
         }
@@ -149,35 +153,36 @@ impl World {
             }
             32..37 => self.sites[me].borrow_mut().fsync(),
             37..40 => self.sites[me].borrow_mut().fsync_received(),
-            40..44 => self.send_outbox(me),
+            40..44 => {
+                let most = 1 + self.rnd.below(2);
+                self.send_outbox(me, most);
+            }
             44..54 => self.ask_for_journal(me, other),
-            54..66 => {
-                let with = |s: &Site, x: usize| {
-                    let here = s.journal_position(&self.sites, x);
-                    here > s.daemon.dispatched.get(node(x))
-                };
-                let origin = self.some_origin(me, with);
-                self.dispatch(me, origin);
+            54..63 => {
+                let origin = self.some_origin(me, |s| s.careful.is_empty());
+                self.dispatch(me, origin, shape.jumps > 0)?;
             }
-            66..78 => {
-                let flying = |s: &Site, x: usize| {
-                    s.daemon
-                        .flights
-                        .get(&node(x))
-                        .is_some_and(|f| !f.is_empty())
-                };
-                let origin = self.some_origin(me, flying);
-                self.carry_out(me, origin, true)?;
+            63..69 => {
+                let sent = |s: &Stream| s.on_way.iter().any(|g| g.state == State::Sent);
+                let origin = self.some_origin(me, sent);
+                self.carry_out(me, origin)?;
             }
-            78..85 => {
-                self.sites[me].borrow_mut().land();
+            69..75 => {
+                let answered = |s: &Stream| s.on_way.iter().any(|g| g.state != State::Sent);
+                let origin = self.some_origin(me, answered);
+                self.sites[me].borrow_mut().land(node(origin));
             }
-            85..88 => self.repair(me),
-            88..91 => self.sites[me].borrow_mut().server.flush(),
+            75..83 => {
+                let origin = self.some_origin(me, |s| !s.careful.is_empty());
+                self.decide(me, origin, true)?;
+            }
+            83..87 => self.sites[me].borrow_mut().repair(),
+            87..89 => self.sites[me].borrow_mut().server.flush(),
+            89..91 => self.sites[me].borrow_mut().set_barrier(),
             91..94 => self.beat(me),
-            94..96 => self.forget(me)?,
-            96 => self.sites[me].borrow_mut().release(),
-            97 if shape.crashes > 0 => self.crash(me),
+            94..96 => self.forget(me, false)?,
+            96 => self.forget(me, true)?,
+            97 if shape.crashes > 0 => self.crash(me)?,
             98 if self.rnd.chance(shape.rests) => {
                 self.heal()?;
                 self.tell_all()?;
@@ -189,17 +194,17 @@ impl World {
     }
 
     /// One of the origins that have something to do here, if there is one.
-    fn some_origin(&self, me: usize, has: impl Fn(&Site, usize) -> bool) -> usize {
+    fn some_origin(&self, me: usize, has: impl Fn(&Stream) -> bool) -> usize {
         let site = self.sites[me].borrow();
-        let origins = (0..self.sites.len()).filter(|&x| x != me && has(&site, x));
-        let all: Vec<usize> = origins.collect();
+        let streams = site.daemon.streams.values().filter(|s| has(s));
+        let all: Vec<usize> = streams.map(|s| site_of(s.origin)).collect();
         let dice = (self.clock as usize).wrapping_mul(31) + self.rnd.0 as usize;
         all.get(dice % all.len().max(1)).copied().unwrap_or(me)
     }
 
-    fn send_outbox(&mut self, me: usize) {
+    fn send_outbox(&mut self, me: usize, most: usize) {
         let time = self.time(me);
-        self.sites[me].borrow_mut().send_outbox(time);
+        self.sites[me].borrow_mut().send_outbox(time, most);
     }
 
     /// Asks some site for more of some origin's journal.
@@ -223,12 +228,22 @@ impl World {
                 from: first,
                 to: end,
             } => self.receive(to, origin, first, end),
-            Packet::Beat(beat) => {
-                let settled = &mut self.sites[to].borrow_mut().daemon.settled;
-                settled.beat(beat.node, beat.end, beat.applied);
+            Packet::Beats(beats) => {
+                let site = self.sites[to].borrow();
+                for beat in beats {
+                    site.daemon.beats.offer((*beat).clone());
+                }
             }
         }
         Ok(())
+    }
+
+    /// How many transactions of an origin's journal a site can give to who has so many of them: nothing of
+    /// what is cut.
+    fn gives(&self, me: usize, origin: usize, have: usize) -> usize {
+        let (site, of) = (self.sites[me].borrow(), self.sites[origin].borrow());
+        let cut = site.released.get(node(origin)) > end_of(&of.journal[..have]);
+        if cut { 0 } else { site.offers(origin) }
     }
 
     /// `me` sends what it has of an origin's journal behind `have`.
@@ -239,7 +254,7 @@ impl World {
         origin: usize,
         have: usize,
     ) -> Result<(), String> {
-        let there = self.sites[me].borrow().offers(origin);
+        let there = self.gives(me, origin, have);
         if there <= have {
             return Ok(());
         }
@@ -273,101 +288,142 @@ impl World {
         let next = &from.journal[first.max(here)];
         let last = end_of(&from.journal[..here]);
         let follows =
-            invariants::origin_order(node(origin), last, next.previous, next.position).is_ok();
+            invariants::origin_order(node(origin), last, next.header.previous, next.position())
+                .is_ok();
         if follows {
             site.received[origin] = end;
         }
     }
 
-    fn dispatch(&mut self, me: usize, origin: usize) {
-        if me == origin {
-            return;
-        }
-        let most = [1, 1, 2, 3, 5, 8][self.rnd.below(6)];
-        let mut site = self.sites[me].borrow_mut();
-        let from = self.sites[origin].borrow();
-        let received = site.received_durable[origin];
-        site.dispatch(node(origin), &from.journal[..received], most);
-    }
-
-    fn carry_out(&mut self, me: usize, origin: usize, faults: bool) -> Result<(), String> {
+    fn dispatch(&mut self, me: usize, origin: usize, holds: bool) -> Result<(), String> {
         if me == origin {
             return Ok(());
         }
-        let helper = self.rnd.below(self.sites.len());
-        let fast = self.rnd.chance(70);
+        let forming = Forming {
+            most: [1, 1, 2, 3, 5, 8][self.rnd.below(6)],
+            full: self.rnd.chance(50),
+            rollback: self.rnd.chance(15),
+            now: self.time(me),
+            max_clock_skew: if holds { MAX_CLOCK_SKEW } else { Duration::MAX },
+        };
+        let received = self.received(me, origin);
+        let fetch = |at: Position, key: Key, others: &[NodeId]| self.ask(me, at, key, others);
+        let mut site = self.sites[me].borrow_mut();
+        site.dispatch(node(origin), &received, forming, &fetch)?;
+        drop(site);
+        self.standing(me)
+    }
+
+    fn received(&self, me: usize, origin: usize) -> Vec<Arc<Transaction>> {
+        let received = self.sites[me].borrow().received_durable[origin];
+        self.sites[origin].borrow().journal[..received].to_vec()
+    }
+
+    fn carry_out(&mut self, me: usize, origin: usize) -> Result<(), String> {
+        self.sites[me].borrow_mut().carry_out(node(origin))?;
+        self.standing(me)
+    }
+
+    fn decide(&mut self, me: usize, origin: usize, faults: bool) -> Result<(), String> {
+        if me == origin {
+            return Ok(());
+        }
         let rollback = faults && self.rnd.chance(15);
-        let fetch = |at: Position, key: Key| self.ask(me, helper, at, key);
-        self.sites[me]
-            .borrow_mut()
-            .carry_out(node(origin), &fetch, fast, rollback)?;
+        let fetch = |at: Position, key: Key, others: &[NodeId]| self.ask(me, at, key, others);
+        let mut site = self.sites[me].borrow_mut();
+        site.decide(node(origin), &fetch, rollback)?;
+        drop(site);
+        self.standing(me)
+    }
+
+    /// What must hold of the rows of a server at any time.
+    fn standing(&self, me: usize) -> Result<(), String> {
         self.whole_rows(me)?;
         self.unique_values(me)
     }
 
-    /// The row of a position from `helper`, if that has it, else from where it was written.
-    fn ask(&self, me: usize, helper: usize, at: Position, key: Key) -> Option<Answer> {
-        let origin = site_of(at.origin);
-        let has = helper != me
-            && helper != origin
-            && self.sites[helper].borrow().daemon.applied.covers(at);
-        let site = if has { helper } else { origin };
-        if !self.network.reaches(me, site) {
-            return None;
-        }
-        self.sites[site].borrow_mut().answer(at, key)
+    /// The value of a row as a position wrote it: from where that was, or from others who have it.
+    fn ask(&self, me: usize, at: Position, key: Key, others: &[NodeId]) -> Result<Option<u64>, ()> {
+        let others = others.iter().copied().filter(|n| *n != at.origin);
+        let sites = std::iter::once(at.origin).chain(others).map(site_of);
+        let mut reached = sites.filter(|site| self.network.reaches(me, *site));
+        let answered = reached.find_map(|site| self.sites[site].borrow_mut().answer(at, key).ok());
+        answered.ok_or(())
     }
 
-    fn repair(&mut self, me: usize) {
+    /// What a site holds of every origin's journal, durably.
+    fn speak(&mut self, me: usize) {
+        let time = self.time(me);
         let mut site = self.sites[me].borrow_mut();
-        if let Some(key) = site.daemon.repairs.keys().next().copied() {
-            site.repair(key);
-        }
-        if let Some(table) = site.daemon.truncates_to_repeat.keys().next().copied() {
-            site.repeat_truncate(table);
-        }
+        let end = |x: usize| match x == me {
+            true => site.durable_end(),
+            false => end_of(&self.sites[x].borrow().journal[..site.received_durable[x]]),
+        };
+        let holds = (0..self.sites.len()).map(|x| (node(x), end(x))).collect();
+        site.speak(time, holds);
     }
 
     fn beat(&mut self, me: usize) {
-        let beat = self.sites[me].borrow().beat();
+        self.speak(me);
+        let beats = self.sites[me].borrow().daemon.beats.all();
         for to in (0..self.sites.len()).filter(|to| *to != me) {
-            self.network.send(me, to, Packet::Beat(beat.clone()));
+            self.network.send(me, to, Packet::Beats(beats.clone()));
         }
     }
 
-    pub(crate) fn forget(&mut self, me: usize) -> Result<(), String> {
+    pub(crate) fn forget(&mut self, me: usize, cut: bool) -> Result<(), String> {
         let everywhere: Vector = (0..self.sites.len())
             .map(|x| {
                 let applied = self.sites.iter().enumerate().map(|(i, s)| match i == x {
                     true => s.borrow().durable_end(),
-                    false => s.borrow().daemon.applied.get(node(x)),
+                    false => s.borrow().daemon.ledger.applied().get(node(x)),
                 });
                 (node(x), applied.min().unwrap_or_default())
             })
             .collect();
-        let dropped = self.sites[me].borrow_mut().forget(&everywhere);
-        self.forgot_what_is_stable(me, &dropped)
+        let (dropped, captured) = self.sites[me].borrow_mut().forget(&everywhere, cut);
+        self.forgot_what_is_stable(me, &dropped, captured)
     }
 
     /// Every site's beat gets to everybody whom it reaches, at once.
     pub(crate) fn tell_all(&mut self) -> Result<(), String> {
         for from in 0..self.sites.len() {
-            let beat = self.sites[from].borrow().beat();
+            self.speak(from);
+            let beats = self.sites[from].borrow().daemon.beats.all();
             for (to, site) in self.sites.iter().enumerate() {
                 if to != from && self.network.passes(from, to) {
-                    let settled = &mut site.borrow_mut().daemon.settled;
-                    settled.beat(beat.node, beat.end, beat.applied.clone());
+                    let site = site.borrow();
+                    for beat in &beats {
+                        site.daemon.beats.offer((**beat).clone());
+                    }
                 }
             }
         }
         for me in 0..self.sites.len() {
-            self.forget(me)?;
+            let cut = self.rnd.chance(30);
+            self.forget(me, cut)?;
         }
         Ok(())
     }
 
-    fn crash(&mut self, me: usize) {
-        let server = self.rnd.chance(40);
+    fn crash(&mut self, me: usize) -> Result<(), String> {
+        let (server, daemon) = match self.rnd.below(10) {
+            0..4 => (true, true),
+            4..8 => (false, true),
+            _ => (true, false),
+        };
+        if daemon && self.rnd.chance(50) {
+            // The server has still got some of what it was sent.
+            for origin in 0..self.sites.len() {
+                self.carry_out(me, origin)?;
+            }
+        }
+        if server {
+            self.sites[me].borrow_mut().server_crashes();
+        }
+        if !daemon {
+            return Ok(());
+        }
         // What was written and not synced may be there or not; what is half there is cut.
         let mut tail =
             |written: usize, durable: usize| durable + self.rnd.below(written - durable + 1);
@@ -381,12 +437,10 @@ impl World {
             site.received_durable[origin] = left;
         }
         drop(site);
-        let journals: Vec<Vec<Transaction>> = self
-            .sites
-            .iter()
-            .map(|s| s.borrow().journal.clone())
-            .collect();
-        self.sites[me].borrow_mut().crash(server, &journals);
+        let journals = |s: &RefCell<Site>| s.borrow().journal.clone();
+        let journals: Vec<Vec<Arc<Transaction>>> = self.sites.iter().map(journals).collect();
+        self.sites[me].borrow_mut().crash(&journals);
+        Ok(())
     }
 
     /// No more writes and faults: everything that was written gets everywhere.
@@ -397,27 +451,58 @@ impl World {
         for _ in 0..2000 {
             self.clock += 1;
             for me in 0..sites {
+                self.sites[me].borrow_mut().server.flush();
                 self.sites[me].borrow_mut().capture(usize::MAX);
                 self.sites[me].borrow_mut().fsync();
-                self.send_outbox(me);
-                for origin in 0..sites {
-                    if origin != me {
-                        let durable = self.sites[origin].borrow().durable;
-                        self.sites[me].borrow_mut().received[origin] = durable;
-                        self.sites[me].borrow_mut().fsync_received();
-                        self.dispatch(me, origin);
-                        self.carry_out(me, origin, false)?;
-                    }
+                self.send_outbox(me, 2);
+                for origin in (0..sites).filter(|origin| *origin != me) {
+                    self.fetch_all(me, origin);
+                    self.dispatch(me, origin, false)?;
+                    self.carry_out(me, origin)?;
+                    while self.sites[me].borrow_mut().land(node(origin)) {}
+                    self.decide(me, origin, false)?;
+                    while self.sites[me].borrow_mut().land(node(origin)) {}
                 }
-                while self.sites[me].borrow_mut().land() {}
-                self.repair(me);
+                self.sites[me].borrow_mut().repair();
             }
             quiet = if self.quiet() { quiet + 1 } else { 0 };
             if quiet > 2 {
                 return Ok(());
             }
         }
-        Err("stuck".to_owned())
+        let mut why = String::from("stuck");
+        for site in &self.sites {
+            let site = site.borrow();
+            let d = &site.daemon;
+            let streams = d
+                .streams
+                .values()
+                .map(|s| (s.connected, s.on_way.len(), s.careful.len()));
+            let left = (
+                site.journal.len() - site.durable,
+                site.server.wal.len() - d.next_record,
+            );
+            why += &format!(
+                "; {}: applied {:?}, received {:?}, left {left:?}, outbox {}, looks {:?}, streams {:?}",
+                site.me,
+                d.ledger.applied(),
+                site.received_durable,
+                site.server.now.outbox.len(),
+                d.looks,
+                streams.collect::<Vec<_>>()
+            );
+        }
+        Err(why)
+    }
+
+    /// Whatever anybody can give of an origin's journal gets here.
+    fn fetch_all(&mut self, me: usize, origin: usize) {
+        let have = self.sites[me].borrow().received[origin];
+        let givers = (0..self.sites.len()).filter(|giver| *giver != me);
+        let most = givers.map(|giver| self.gives(giver, origin, have)).max();
+        let mut site = self.sites[me].borrow_mut();
+        site.received[origin] = most.unwrap_or_default().max(have);
+        site.fsync_received();
     }
 
     fn quiet(&self) -> bool {
@@ -428,15 +513,15 @@ impl World {
             .collect();
         self.sites.iter().all(|site| {
             let site = site.borrow();
-            let all = ends.iter().enumerate();
-            let mut all =
-                all.map(|(x, end)| node(x) == site.me || site.daemon.applied.get(node(x)) == *end);
-            all.all(|there| there)
+            let applied = site.daemon.ledger.applied();
+            let mut all = ends.iter().enumerate();
+            let idle = |s: &Stream| s.on_way.is_empty() && s.careful.is_empty();
+            all.all(|(x, end)| node(x) == site.me || applied.get(node(x)) == *end)
                 && site.durable == site.journal.len()
                 && site.daemon.next_record == site.server.wal.len()
                 && site.server.now.outbox.is_empty()
-                && site.daemon.repairs.is_empty()
-                && site.daemon.truncates_to_repeat.is_empty()
+                && site.daemon.looks.is_empty()
+                && site.daemon.streams.values().all(idle)
         })
     }
 }

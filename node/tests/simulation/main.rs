@@ -1,14 +1,14 @@
-//! The rules of the design carried out by the real index, clock, folding and decisions, over
-//! thousands of random schedules.
+//! Whole clusters over the real ledger, index, clock, folding, decisions, beats and cutting, and over the rules of
+//! replay, over thousands of random schedules.
 //!
 //! ```text
 //!  seeds     which runs                     shapes   what kinds of clusters
 //!  world     one run: sites, a network, a schedule from one seed; then all heals, then `checks`
-//!  index     of a site, with files beside it; a second one that never spills must say the same
 //!  network   late, in any order, twice, or never; cut one way, between pairs, around a site
-//!  site      a daemon: capture, outbox, beats, forgetting; `replay`, `repair`, `restart`
+//!  site      a daemon: capture, barriers, outbox;
+//!  stream    replay of an origin; `group`, `careful`, `truncate`; `repair`, `restart`, `steward`
 //!  postgres  its server: rows, WAL, flush; what a crash takes back
-//!  rules     what each of them keeps; `bites`: without any one of them some run fails
+//!  rules     what the shells do; `bites`: without any one of it some run fails
 //! ```
 //!
 //! The checks know what really happened: what each server had when a transaction committed, not what
@@ -24,19 +24,22 @@ macro_rules! tell {
 }
 
 mod bites;
+mod careful;
 mod checks;
 mod data;
-mod index;
+mod group;
 mod network;
 mod postgres;
 mod repair;
-mod replay;
 mod restart;
 mod rnd;
 mod rules;
 mod seeds;
 mod shapes;
 mod site;
+mod steward;
+mod stream;
+mod truncate;
 mod world;
 
 static TELL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use everywrite_conflict::invariants::{self, Broken};
 use everywrite_conflict::policy::Epoch;
-use everywrite_conflict::{Entry, NodeId, Position, Vector, Version};
+use everywrite_conflict::{Entry, Lsn, NodeId, Position, Vector, Version};
 
 use crate::data::{self, KEYS, Key, Op, TABLES, Transaction};
 use crate::rules::Rule;
@@ -32,13 +32,11 @@ impl World {
         self.all_is_forgotten()?;
         let mut end = End::default();
         for site in &self.sites {
-            let site = site.borrow();
+            let mut site = site.borrow_mut();
+            site.count_files();
             end.forgotten += site.forgotten;
             end.conflicts += site.conflicts;
             end.paths.add(&site.paths);
-            let (spilled, recalled) = site.daemon.index.moved();
-            end.spilled += spilled;
-            end.recalled += recalled;
         }
         Ok(end)
     }
@@ -92,7 +90,12 @@ impl World {
     }
 
     /// The index forgets only what every member has, safe from any crash, and this one's capture has passed.
-    pub(crate) fn forgot_what_is_stable(&self, me: usize, dropped: &[Entry]) -> Result<(), String> {
+    pub(crate) fn forgot_what_is_stable(
+        &self,
+        me: usize,
+        dropped: &[Entry],
+        captured: Lsn,
+    ) -> Result<(), String> {
         if !self.sites[me].borrow().rules.complete() {
             return Ok(());
         }
@@ -106,7 +109,6 @@ impl World {
             (node(x), least.unwrap_or_default())
         });
         let everywhere: Vector = everywhere.collect();
-        let captured = self.sites[me].borrow().daemon.captured;
         for entry in dropped {
             invariants::forgets_only_stable(entry, &everywhere, captured)
                 .and_then(|()| self.nothing_comes_that_has_not_seen(me, entry))
@@ -116,14 +118,14 @@ impl World {
     }
 
     fn nothing_comes_that_has_not_seen(&self, me: usize, entry: &Entry) -> Result<(), Broken> {
-        let here = self.sites[me].borrow().daemon.applied.clone();
+        let here = self.sites[me].borrow().daemon.ledger.applied();
         for site in self.sites.iter().enumerate().filter(|(x, _)| *x != me) {
             let site = site.1.borrow();
             let from = site
                 .journal
-                .partition_point(|t| t.position <= here.get(site.me));
+                .partition_point(|t| t.position() <= here.get(site.me));
             for t in &site.journal[from..] {
-                let (origin, lsn) = (site.me, t.position);
+                let (origin, lsn) = (site.me, t.position());
                 invariants::forgotten_is_seen(entry, Position { origin, lsn }, &t.vector)?;
             }
         }
@@ -163,22 +165,25 @@ impl World {
 
     /// When all is applied everywhere and has been told, no index remembers anything.
     fn all_is_forgotten(&mut self) -> Result<(), String> {
-        for site in &self.sites {
-            site.borrow_mut().server.flush();
+        for _ in 0..8 {
+            for site in &self.sites {
+                let mut site = site.borrow_mut();
+                site.pass();
+                site.fsync();
+            }
+            self.tell_all()?;
         }
-        self.tell_all()?;
-        for me in 0..self.sites.len() {
-            // Capture passes what replay wrote last.
-            let mut site = self.sites[me].borrow_mut();
-            site.daemon.captured = site.server.insert;
-            site.fsync();
-            drop(site);
-            self.forget(me)?;
-            let site = self.sites[me].borrow();
-            let bounded = invariants::bounded(site.daemon.index.len(), 0, 0);
+        for (me, site) in self.sites.iter().enumerate() {
+            let site = site.borrow();
+            let (held, outside) = (site.daemon.ledger.sizes().0, site.daemon.ledger.outside());
+            let bounded = invariants::bounded((held + outside.keys) as usize, 0, 0);
             if site.rules.has(Rule::Captured) {
-                let left = || site.daemon.index.all();
-                bounded.map_err(|e| format!("site {me}: {e}: {:?}", left()))?;
+                let left = || {
+                    site.daemon
+                        .ledger
+                        .with_index(|i| i.iter().collect::<Vec<_>>())
+                };
+                bounded.map_err(|e| format!("site {me}: {e}: {outside:?} {:?}", left()))?;
             }
         }
         Ok(())
@@ -231,13 +236,13 @@ impl Write {
             epoch,
             at: Position {
                 origin: me,
-                lsn: transaction.position,
+                lsn: transaction.position(),
             },
             seen: Arc::clone(&transaction.vector),
             plain,
             decided: false,
         };
-        let epoch = |key: Key| transaction.ranks.epochs[&(key % TABLES)];
+        let epoch = |key: Key| transaction.epochs[usize::from(key % TABLES)];
         let row = |key: Key, plain| {
             // Or that of what it replaced, if that is newer.
             let version = transaction.row_version(key);
