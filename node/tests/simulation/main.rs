@@ -5,7 +5,7 @@
 //!  seeds     which runs                     shapes   what kinds of clusters
 //!  world     one run: sites, a network, a schedule from one seed; then all heals, then `checks`
 //!  network   late, in any order, twice, or never; cut one way, between pairs, around a site
-//!  site      a daemon: capture, barriers, outbox;
+//!  site      a daemon: capture, barriers, outbox; `link`: who gives it the others' journals
 //!  stream    replay of an origin; `group`, `careful`, `truncate`; `repair`, `restart`, `steward`
 //!  postgres  its server: rows, WAL, flush; what a crash takes back
 //!  rules     what the shells do; `bites`: without any one of it some run fails
@@ -28,6 +28,7 @@ mod careful;
 mod checks;
 mod data;
 mod group;
+mod link;
 mod network;
 mod postgres;
 mod repair;

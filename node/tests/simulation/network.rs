@@ -5,20 +5,30 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use everywrite_conflict::Lsn;
 use everywrite_node::settle::Beat;
 
+use crate::data::Transaction;
 use crate::rnd::Rnd;
 
 /// What a site sends to another.
 #[derive(Clone, Debug)]
 pub(crate) enum Packet {
-    /// Of that origin's journal I have so many transactions.
-    Ask { origin: usize, have: usize },
-    /// A piece of that origin's journal: the transactions with these numbers.
+    /// An origin's journal is asked for, from behind a position.
+    Subscribe {
+        origin: usize,
+        number: u64,
+        from: Lsn,
+    },
+    /// And not any more.
+    Unsubscribe { origin: usize },
+    /// It cannot be had.
+    Refused { origin: usize, number: u64 },
+    /// A piece of it.
     Journal {
         origin: usize,
-        from: usize,
-        to: usize,
+        number: u64,
+        piece: Vec<Arc<Transaction>>,
     },
     /// How far sites are: who sends it, and what it has heard of others.
     Beats(Vec<Arc<Beat>>),
@@ -30,6 +40,14 @@ pub(crate) struct Sent {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) packet: Packet,
+}
+
+/// What comes next.
+pub(crate) enum Arrives {
+    Nothing,
+    Packet(Sent),
+    /// What is lost breaks the connections of the two.
+    Lost(usize, usize),
 }
 
 /// Everything that is on its way, and what is cut.
@@ -46,27 +64,42 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Puts a packet on its way. What is sent over a cut direction is gone.
-    pub(crate) fn send(&mut self, from: usize, to: usize, packet: Packet) {
-        if self.passes(from, to) {
+    /// Puts a packet on its way. False: the direction is cut, and it is gone.
+    pub(crate) fn send(&mut self, from: usize, to: usize, packet: Packet) -> bool {
+        let passes = self.passes(from, to);
+        if passes {
             self.sent.push(Sent { from, to, packet });
+        }
+        passes
+    }
+
+    /// One of the packets on their way, usually in the order of its direction, perhaps not for the last time.
+    pub(crate) fn arrives(&mut self, rnd: &mut Rnd) -> Arrives {
+        if self.sent.is_empty() {
+            return Arrives::Nothing;
+        }
+        let mut at = rnd.below(self.sent.len());
+        if rnd.chance(85) {
+            let way = (self.sent[at].from, self.sent[at].to);
+            let first = self.sent.iter().position(|s| (s.from, s.to) == way);
+            at = first.unwrap_or(at);
+        }
+        let twice = rnd.chance(10);
+        let lost = rnd.chance(2);
+        let sent = match twice {
+            true => self.sent[at].clone(),
+            false => self.sent.remove(at),
+        };
+        self.twice += usize::from(twice && !lost);
+        match lost || !self.passes(sent.from, sent.to) {
+            true => Arrives::Lost(sent.from, sent.to),
+            false => Arrives::Packet(sent),
         }
     }
 
-    /// One of the packets on their way: any one, perhaps not for the last time. Nothing if it is lost.
-    pub(crate) fn arrives(&mut self, rnd: &mut Rnd) -> Option<Sent> {
-        if self.sent.is_empty() {
-            return None;
-        }
-        let at = rnd.below(self.sent.len());
-        let twice = rnd.chance(15);
-        let lost = rnd.chance(5);
-        let sent = match twice {
-            true => self.sent[at].clone(),
-            false => self.sent.swap_remove(at),
-        };
-        self.twice += usize::from(twice && !lost);
-        (!lost && self.passes(sent.from, sent.to)).then_some(sent)
+    /// The oldest packet, when everything passes.
+    pub(crate) fn next(&mut self) -> Option<Sent> {
+        (!self.sent.is_empty()).then(|| self.sent.remove(0))
     }
 
     /// Whether what is sent now arrives.

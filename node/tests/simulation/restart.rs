@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use everywrite_conflict::{Entry, Lsn, Position};
+use everywrite_node::journal::Chain;
 use everywrite_node::replay::SecondLooks;
 use everywrite_node::settle::Ledger;
 
 use crate::data::{self, Op, Transaction};
+use crate::link::Links;
 use crate::rules::Rule;
 use crate::site::{Daemon, Look, Site, end_of, node, site_of};
 
@@ -30,12 +32,12 @@ impl Site {
         }
     }
 
-    /// The daemon dies and starts again. `journals` are those of all sites.
-    pub(crate) fn crash(&mut self, journals: &[Vec<Arc<Transaction>>]) {
+    /// The daemon dies and starts again.
+    pub(crate) fn crash(&mut self) {
         self.paths.crashes += 1;
         tell!("site {} crashes", site_of(self.me));
         self.count_files();
-        self.start(journals);
+        self.start();
     }
 
     fn ledger(&self) -> Ledger {
@@ -49,8 +51,9 @@ impl Site {
     }
 
     /// The daemon starts.
-    pub(crate) fn start(&mut self, journals: &[Vec<Arc<Transaction>>]) {
+    pub(crate) fn start(&mut self) {
         self.daemon = Daemon::new(self.me, self.sites, self.ledger());
+        self.links = Links::new(self.me, self.sites);
         let applied = self.progress();
         let here = self.server.now.insert;
         let last = self.journal.last().cloned();
@@ -73,10 +76,9 @@ impl Site {
         let others = (0..self.sites).filter(|x| *x != me);
         for origin in std::iter::once(me).chain(others) {
             let own = origin == me;
-            let journal: Vec<Arc<Transaction>> = match own {
-                true => self.journal.clone(),
-                false => journals[origin][..self.received_durable[origin]].to_vec(),
-            };
+            let journal = self.durably(origin).to_vec();
+            let last = journal.last().map(|t| t.header.clone());
+            self.chains[origin] = Chain::behind(last);
             let end = end_of(&journal);
             let up_to = match own {
                 true => end,
@@ -180,7 +182,7 @@ impl Site {
         ledger.rebuild(header.stamp, &transaction.vector, entries);
         if ledger.is_full() {
             // All of it is committed.
-            ledger.spill(&[None], Lsn::MAX, self.now);
+            ledger.spill(&[None], Lsn::MAX, self.now());
             ledger.merge_files(|| false);
         }
     }

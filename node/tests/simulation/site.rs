@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everywrite_conflict::policy::{Epoch, Setting};
 use everywrite_conflict::{Entry, Lsn, NodeId, Position, Stamp, Vector, Version, invariants};
+use everywrite_node::journal::Chain;
 use everywrite_node::journal::record::Header;
 use everywrite_node::settle::cutting::{Found, Stability};
 use everywrite_node::settle::{Asked, Beats, Ledger, Touched};
 
 use crate::data::{self, Key, Op, TABLES, Transaction};
+use crate::link::Links;
 use crate::postgres::{Record, Server};
 use crate::rules::{Rule, Rules};
 use crate::stream::Stream;
@@ -34,10 +36,14 @@ pub(crate) struct Site {
     /// The own journal; up to `durable` it survives the daemon and is shipped.
     pub(crate) journal: Vec<Arc<Transaction>>,
     pub(crate) durable: usize,
-    /// How many transactions of each site's journal are here, and how many of them are synced: those
-    /// are replayed and given on.
-    pub(crate) received: Vec<usize>,
+    /// The journals of the others, and how many transactions of each are synced: those are replayed and given on.
+    pub(crate) received: Vec<Vec<Arc<Transaction>>>,
     pub(crate) received_durable: Vec<usize>,
+    /// What each journal accepts.
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) links: Links,
+    /// Subscriptions have numbers of their own.
+    pub(crate) numbers: u64,
     /// Up to where the journals are cut.
     pub(crate) released: Vector,
     /// The file of that name: up to where in the own journal no row is still to be looked at again.
@@ -46,8 +52,9 @@ pub(crate) struct Site {
     pub(crate) tokens: u64,
     /// Where entries of the index go that are too many for memory.
     pub(crate) folder: Option<tempfile::TempDir>,
-    /// What stands for the time of the spilling ledger.
-    pub(crate) now: Instant,
+    begun: Instant,
+    /// What stands for the time since then.
+    pub(crate) elapsed: Duration,
     pub(crate) daemon: Daemon,
     /// For the checks: the greatest version of each key that was forgotten here.
     pub(crate) forgot: BTreeMap<Key, Entry>,
@@ -79,6 +86,7 @@ pub(crate) struct Paths {
     pub(crate) split: usize,
     pub(crate) sessions: usize,
     pub(crate) cut: usize,
+    pub(crate) gaps: usize,
     pub(crate) spilled: u64,
     pub(crate) asked: u64,
     pub(crate) found: u64,
@@ -141,21 +149,24 @@ impl Site {
             server: Server::default(),
             journal: Vec::new(),
             durable: 0,
-            received: vec![0; sites],
+            received: vec![Vec::new(); sites],
             received_durable: vec![0; sites],
+            chains: vec![Chain::default(); sites],
+            links: Links::new(node(me), sites),
+            numbers: 0,
             released: Vector::new(),
             looked: Lsn::ZERO,
             tokens: 0,
             folder,
-            now: Instant::now(),
+            begun: Instant::now(),
+            elapsed: Duration::ZERO,
             daemon: Daemon::new(node(me), sites, Ledger::new(node(me))),
             forgot: BTreeMap::new(),
             forgotten: 0,
             conflicts: 0,
             paths: Paths::default(),
         };
-        let nothing = vec![Vec::new(); sites];
-        site.start(&nothing);
+        site.start();
         site
     }
 
@@ -165,6 +176,11 @@ impl Site {
             true => self.durable,
             false => self.received_durable[origin],
         }
+    }
+
+    /// A clock that never steps back.
+    pub(crate) fn now(&self) -> Instant {
+        self.begun + self.elapsed
     }
 
     pub(crate) fn durable_end(&self) -> Lsn {
@@ -343,7 +359,10 @@ impl Site {
             };
             self.look_again(look);
         }
-        self.journal.push(Arc::new(transaction));
+        match self.append(site_of(self.me), &transaction) {
+            Ok(true) => self.journal.push(Arc::new(transaction)),
+            other => panic!("the own journal does not take its next transaction: {other:?}"),
+        }
     }
 
     /// A row that may stand although it is gone.
@@ -361,7 +380,7 @@ impl Site {
 
     /// The same of the other sites' journals here.
     pub(crate) fn fsync_received(&mut self) {
-        self.received_durable.clone_from(&self.received);
+        self.received_durable = self.received.iter().map(Vec::len).collect();
     }
 
     /// Waits until the own journal is durable up to there.
@@ -444,6 +463,7 @@ impl Paths {
         self.split += other.split;
         self.sessions += other.sessions;
         self.cut += other.cut;
+        self.gaps += other.gaps;
         self.spilled += other.spilled;
         self.asked += other.asked;
         self.found += other.found;

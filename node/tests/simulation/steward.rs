@@ -10,7 +10,8 @@ use crate::site::{Site, node, site_of};
 
 impl Site {
     /// Says anew how far this site is.
-    pub(crate) fn speak(&mut self, time: Stamp, holds: Vector) {
+    pub(crate) fn speak(&mut self, time: Stamp) {
+        let holds = self.holds();
         let (applied, journal_end) = self.daemon.ledger.promise();
         let known = self.daemon.beats.get(self.me).map_or(0, |b| b.sequence + 1);
         let now = u64::try_from(time.0).unwrap_or(0);
@@ -60,7 +61,7 @@ impl Site {
         }
         if self.daemon.ledger.is_full() {
             let nearly = self.daemon.stability.nearly(&flushed);
-            self.daemon.ledger.spill(&nearly, captured, self.now);
+            self.daemon.ledger.spill(&nearly, captured, self.now());
         }
         if self.daemon.ledger.may_merge() {
             self.daemon.ledger.merge_files(|| false);

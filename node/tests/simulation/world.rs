@@ -2,17 +2,16 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use everywrite_conflict::{NodeId, Position, Stamp, Vector, invariants};
 
-use crate::data::{Key, Transaction};
+use crate::data::Key;
 use crate::group::State;
-use crate::network::{Network, Packet, Sent};
+use crate::network::{Arrives, Network, Packet, Sent};
 use crate::rnd::Rnd;
 use crate::rules::Rules;
-use crate::site::{Paths, Site, end_of, node, site_of};
+use crate::site::{Paths, Site, node, site_of};
 use crate::stream::{Forming, Stream};
 
 /// What kind of cluster, and how long.
@@ -115,8 +114,7 @@ impl World {
 
     fn step(&mut self, shape: Shape) -> Result<(), String> {
         let me = self.rnd.below(self.sites.len());
-        let other = self.rnd.below(self.sites.len());
-        tell!("site {me}, {other}");
+        tell!("site {me}");
         if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
             self.crash(me)?;
         }
@@ -136,9 +134,9 @@ impl World {
         if shape.spills > 0 && self.rnd.chance(shape.spills) {
             self.forget(me, false)?;
         }
-        self.sites[me].borrow_mut().now += Duration::from_millis(100);
+        self.sites[me].borrow_mut().elapsed += Duration::from_millis(100);
         for _ in 0..self.rnd.below(4) {
-            self.arrive()?;
+            self.arrive();
         }
         match self.rnd.below(100) {
             0..22 => {
@@ -157,7 +155,8 @@ impl World {
                 let most = 1 + self.rnd.below(2);
                 self.send_outbox(me, most);
             }
-            44..54 => self.ask_for_journal(me, other),
+            44..48 => self.link(me),
+            48..54 => self.serve(me)?,
             54..63 => {
                 let origin = self.some_origin(me, |s| s.careful.is_empty());
                 self.dispatch(me, origin, shape.jumps > 0)?;
@@ -207,91 +206,72 @@ impl World {
         self.sites[me].borrow_mut().send_outbox(time, most);
     }
 
-    /// Asks some site for more of some origin's journal.
-    fn ask_for_journal(&mut self, me: usize, other: usize) {
-        let origin = self.rnd.below(self.sites.len());
-        if me != other && origin != me {
-            let have = self.sites[me].borrow().received[origin];
-            self.network.send(me, other, Packet::Ask { origin, have });
+    /// A site's hub looks around.
+    fn link(&mut self, me: usize) {
+        let reaches = |other| self.network.reaches(me, other);
+        let sends = self.sites[me].borrow_mut().link(reaches);
+        for (to, packet) in sends {
+            self.send(me, to, packet);
         }
     }
 
-    /// Something arrives, if it does.
-    fn arrive(&mut self) -> Result<(), String> {
-        let Some(Sent { from, to, packet }) = self.network.arrives(&mut self.rnd) else {
-            return Ok(());
-        };
-        match packet {
-            Packet::Ask { origin, have } => self.answer_for_journal(to, from, origin, have)?,
-            Packet::Journal {
-                origin,
-                from: first,
-                to: end,
-            } => self.receive(to, origin, first, end),
-            Packet::Beats(beats) => {
-                let site = self.sites[to].borrow();
-                for beat in beats {
-                    site.daemon.beats.offer((*beat).clone());
-                }
+    /// What a cut direction swallows breaks the connections of the two.
+    fn send(&mut self, from: usize, to: usize, packet: Packet) {
+        if !self.network.send(from, to, packet) {
+            self.breaks(from, to);
+        }
+    }
+
+    fn breaks(&self, one: usize, other: usize) {
+        self.sites[one].borrow_mut().links.broken(other);
+        self.sites[other].borrow_mut().links.broken(one);
+    }
+
+    /// Some of those who have subscribed to something at a site get a piece.
+    fn serve(&mut self, me: usize) -> Result<(), String> {
+        let served = self.sites[me].borrow().links.served();
+        for (to, origin) in served {
+            if self.rnd.chance(50) {
+                continue;
+            }
+            let most = 1 + self.rnd.below(6);
+            let packet = self.sites[me].borrow_mut().serve(to, origin, most)?;
+            if let Some(packet) = packet {
+                self.send(me, to, packet);
             }
         }
         Ok(())
     }
 
-    /// How many transactions of an origin's journal a site can give to who has so many of them: nothing of
-    /// what is cut.
-    fn gives(&self, me: usize, origin: usize, have: usize) -> usize {
-        let (site, of) = (self.sites[me].borrow(), self.sites[origin].borrow());
-        let cut = site.released.get(node(origin)) > end_of(&of.journal[..have]);
-        if cut { 0 } else { site.offers(origin) }
+    /// Something arrives, if it does.
+    fn arrive(&mut self) {
+        match self.network.arrives(&mut self.rnd) {
+            Arrives::Nothing => {}
+            Arrives::Packet(sent) => self.arrived(sent),
+            Arrives::Lost(one, other) => self.breaks(one, other),
+        }
     }
 
-    /// `me` sends what it has of an origin's journal behind `have`.
-    fn answer_for_journal(
-        &mut self,
-        me: usize,
-        to: usize,
-        origin: usize,
-        have: usize,
-    ) -> Result<(), String> {
-        let there = self.gives(me, origin, have);
-        if there <= have {
-            return Ok(());
-        }
-        let end = have + 1 + self.rnd.below(there - have);
-        let of = self.sites[origin].borrow();
-        let given = end_of(&of.journal[..end]);
-        let durable = match me == origin {
-            true => of.durable_end(),
-            false => end_of(&of.journal[..self.sites[me].borrow().received_durable[origin]]),
-        };
-        invariants::durable_first(node(origin), given, durable).map_err(|e| e.to_string())?;
-        let from = have;
-        let piece = Packet::Journal {
-            origin,
-            from,
-            to: end,
-        };
-        self.network.send(me, to, piece);
-        Ok(())
-    }
-
-    /// A piece of a journal arrives. What is here already is passed over; what does not follow on what is
-    /// here is asked for again.
-    fn receive(&mut self, me: usize, origin: usize, first: usize, end: usize) {
-        let mut site = self.sites[me].borrow_mut();
-        let here = site.received[origin];
-        if end <= here {
-            return;
-        }
-        let from = self.sites[origin].borrow();
-        let next = &from.journal[first.max(here)];
-        let last = end_of(&from.journal[..here]);
-        let follows =
-            invariants::origin_order(node(origin), last, next.header.previous, next.position())
-                .is_ok();
-        if follows {
-            site.received[origin] = end;
+    fn arrived(&self, Sent { from, to, packet }: Sent) {
+        let mut site = self.sites[to].borrow_mut();
+        match packet {
+            Packet::Subscribe {
+                origin,
+                number,
+                from: next,
+            } => site.subscribed(from, origin, number, next),
+            Packet::Unsubscribe { origin } => site.unsubscribed(from, origin),
+            Packet::Refused { origin, number } => site.refused(origin, number),
+            Packet::Journal {
+                origin,
+                number,
+                piece,
+            } => site.receive(origin, number, piece),
+            Packet::Beats(beats) => {
+                for beat in beats {
+                    site.daemon.beats.offer((*beat).clone());
+                }
+            }
         }
     }
 
@@ -306,17 +286,12 @@ impl World {
             now: self.time(me),
             max_clock_skew: if holds { MAX_CLOCK_SKEW } else { Duration::MAX },
         };
-        let received = self.received(me, origin);
+        let received = self.sites[me].borrow().durably(origin).to_vec();
         let fetch = |at: Position, key: Key, others: &[NodeId]| self.ask(me, at, key, others);
         let mut site = self.sites[me].borrow_mut();
         site.dispatch(node(origin), &received, forming, &fetch)?;
         drop(site);
         self.standing(me)
-    }
-
-    fn received(&self, me: usize, origin: usize) -> Vec<Arc<Transaction>> {
-        let received = self.sites[me].borrow().received_durable[origin];
-        self.sites[origin].borrow().journal[..received].to_vec()
     }
 
     fn carry_out(&mut self, me: usize, origin: usize) -> Result<(), String> {
@@ -351,23 +326,16 @@ impl World {
         answered.ok_or(())
     }
 
-    /// What a site holds of every origin's journal, durably.
     fn speak(&mut self, me: usize) {
         let time = self.time(me);
-        let mut site = self.sites[me].borrow_mut();
-        let end = |x: usize| match x == me {
-            true => site.durable_end(),
-            false => end_of(&self.sites[x].borrow().journal[..site.received_durable[x]]),
-        };
-        let holds = (0..self.sites.len()).map(|x| (node(x), end(x))).collect();
-        site.speak(time, holds);
+        self.sites[me].borrow_mut().speak(time);
     }
 
     fn beat(&mut self, me: usize) {
         self.speak(me);
         let beats = self.sites[me].borrow().daemon.beats.all();
         for to in (0..self.sites.len()).filter(|to| *to != me) {
-            self.network.send(me, to, Packet::Beats(beats.clone()));
+            self.send(me, to, Packet::Beats(beats.clone()));
         }
     }
 
@@ -432,31 +400,35 @@ impl World {
         site.journal.truncate(own);
         site.durable = own;
         for origin in 0..site.sites {
-            let left = tail(site.received[origin], site.received_durable[origin]);
-            site.received[origin] = left;
+            let left = tail(site.received[origin].len(), site.received_durable[origin]);
+            site.received[origin].truncate(left);
             site.received_durable[origin] = left;
         }
+        site.crash();
         drop(site);
-        let journals = |s: &RefCell<Site>| s.borrow().journal.clone();
-        let journals: Vec<Vec<Arc<Transaction>>> = self.sites.iter().map(journals).collect();
-        self.sites[me].borrow_mut().crash(&journals);
+        for other in (0..self.sites.len()).filter(|other| *other != me) {
+            self.sites[other].borrow_mut().links.broken(me);
+        }
         Ok(())
     }
 
     /// No more writes and faults: everything that was written gets everywhere.
     fn heal(&mut self) -> Result<(), String> {
         self.network.heals();
+        for one in 0..self.sites.len() {
+            (0..one).for_each(|other| self.breaks(one, other));
+        }
         let sites = self.sites.len();
         let mut quiet = 0;
         for _ in 0..2000 {
             self.clock += 1;
+            self.flow()?;
             for me in 0..sites {
                 self.sites[me].borrow_mut().server.flush();
                 self.sites[me].borrow_mut().capture(usize::MAX);
                 self.sites[me].borrow_mut().fsync();
                 self.send_outbox(me, 2);
                 for origin in (0..sites).filter(|origin| *origin != me) {
-                    self.fetch_all(me, origin);
                     self.dispatch(me, origin, false)?;
                     self.carry_out(me, origin)?;
                     while self.sites[me].borrow_mut().land(node(origin)) {}
@@ -495,14 +467,31 @@ impl World {
         Err(why)
     }
 
-    /// Whatever anybody can give of an origin's journal gets here.
-    fn fetch_all(&mut self, me: usize, origin: usize) {
-        let have = self.sites[me].borrow().received[origin];
-        let givers = (0..self.sites.len()).filter(|giver| *giver != me);
-        let most = givers.map(|giver| self.gives(giver, origin, have)).max();
-        let mut site = self.sites[me].borrow_mut();
-        site.received[origin] = most.unwrap_or_default().max(have);
-        site.fsync_received();
+    /// The network does all that it has to.
+    fn flow(&mut self) -> Result<(), String> {
+        for me in 0..self.sites.len() {
+            self.sites[me].borrow_mut().elapsed += Duration::from_secs(1);
+            self.beat(me);
+            self.link(me);
+        }
+        for _ in 0..2 {
+            while let Some(sent) = self.network.next() {
+                self.arrived(sent);
+            }
+            for me in 0..self.sites.len() {
+                let served = self.sites[me].borrow().links.served();
+                for (to, origin) in served {
+                    let packet = self.sites[me].borrow_mut().serve(to, origin, usize::MAX)?;
+                    if let Some(packet) = packet {
+                        self.send(me, to, packet);
+                    }
+                }
+            }
+        }
+        for site in &self.sites {
+            site.borrow_mut().fsync_received();
+        }
+        Ok(())
     }
 
     fn quiet(&self) -> bool {
