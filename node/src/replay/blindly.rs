@@ -122,3 +122,130 @@ pub fn may_go<G>(
 pub fn landed<G>(on_way: &VecDeque<G>, last: impl Fn(&G) -> Lsn, progress: Lsn) -> usize {
     on_way.iter().take_while(|g| last(g) <= progress).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use everywrite_conflict::{Change, Fold, Stamp, Version};
+
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+
+    /// Whether it is all there.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Row(bool);
+
+    impl Image for Row {
+        fn fill_from(&mut self, older: &Self) {
+            self.0 |= older.0;
+        }
+
+        fn complete(&self) -> bool {
+            self.0
+        }
+    }
+
+    fn folded(changes: &[Change<Row>], origin: NodeId, stamp: i64) -> Folded<u8, Row> {
+        let mut fold = Fold::new();
+        for change in changes {
+            let version = Version::new(Stamp(stamp), origin);
+            let transaction = 0;
+            let writer = Writer {
+                version,
+                transaction,
+            };
+            fold.push(7, *change, writer);
+        }
+        fold.finish().remove(0)
+    }
+
+    fn entry(origin: NodeId, lsn: u64, stamp: i64) -> Entry {
+        let lsn = Lsn(lsn);
+        Entry {
+            version: Version::new(Stamp(stamp), origin),
+            source: Some(Position { origin, lsn }),
+            deleted: false,
+            local_lsn: Lsn(1),
+        }
+    }
+
+    /// Of B, behind its place 50; it has seen of C all up to 10, of this node nothing.
+    fn coming() -> Coming<impl Fn(Writer, Position) -> bool> {
+        Coming {
+            origin: B,
+            before: Lsn(50),
+            covers: |_, p: Position| p.origin == B || (p.origin == C && p.lsn <= Lsn(10)),
+        }
+    }
+
+    #[test]
+    fn what_its_writer_has_seen_is_written_blindly() {
+        let update = folded(&[Change::Update(Row(true))], B, 90);
+        assert_eq!(coming().blindly(&update, None), Some(true));
+        assert_eq!(
+            coming().blindly(&update, Some(&entry(C, 10, 80))),
+            Some(true)
+        );
+        assert_eq!(coming().blindly(&update, Some(&entry(C, 11, 80))), None);
+        // Of its own origin, but neither on its way before it nor applied.
+        assert_eq!(
+            coming().blindly(&update, Some(&entry(B, 50, 80))),
+            Some(true)
+        );
+        assert_eq!(coming().blindly(&update, Some(&entry(B, 51, 80))), None);
+    }
+
+    #[test]
+    fn only_a_mere_update_may_leave_something_out() {
+        let update = folded(&[Change::Update(Row(false))], B, 90);
+        assert_eq!(coming().blindly(&update, None), Some(true));
+        let anew = [Change::Delete, Change::Insert(Row(false))];
+        let replace = folded(&anew, B, 90);
+        assert_eq!(coming().blindly(&replace, None), Some(false));
+    }
+
+    #[test]
+    fn the_index_decides_against_what_is_here_and_durable() {
+        let applied = [(C, Lsn(20))].into_iter().collect();
+        let site = Site {
+            me: ME,
+            durable: Lsn(30),
+            horizon: Lsn(25),
+            applied,
+        };
+        let update = folded(&[Change::Update(Row(true))], B, 90);
+        let decides = |entry: Entry| site.decides(&coming(), &update, &entry);
+        assert!(decides(entry(C, 20, 80)));
+        assert!(!decides(entry(C, 21, 80)), "on its way");
+        assert!(decides(entry(ME, 25, 80)));
+        assert!(!decides(entry(ME, 26, 80)), "the guard would fail");
+        assert!(decides(entry(ME, 30, 95)), "what loses meets no guard");
+        assert!(
+            !decides(entry(ME, 31, 95)),
+            "a crash could change its stamp"
+        );
+    }
+
+    #[test]
+    fn groups_are_chained_when_they_are_full() {
+        let named = |g: &bool| *g;
+        let none = VecDeque::new();
+        assert!(may_go(&none, named, false, false));
+        let one = VecDeque::from([true]);
+        assert!(may_go(&one, named, false, true));
+        assert!(!may_go(&one, named, false, false), "better to have it grow");
+        assert!(!may_go(&one, named, true, true), "one by one");
+        assert!(!may_go(&VecDeque::from([false]), named, false, true));
+        assert!(!may_go(&VecDeque::from([true, true]), named, false, true));
+    }
+
+    #[test]
+    fn what_the_server_has_of_a_lost_session_has_landed() {
+        let on_way = VecDeque::from([Lsn(5), Lsn(9), Lsn(12)]);
+        assert_eq!(landed(&on_way, |g| *g, Lsn(4)), 0);
+        assert_eq!(landed(&on_way, |g| *g, Lsn(11)), 2);
+        assert_eq!(landed(&on_way, |g| *g, Lsn(12)), 3);
+    }
+}

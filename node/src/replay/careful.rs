@@ -33,6 +33,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
+use super::meets;
 use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
@@ -192,21 +193,14 @@ async fn lock<'a>(
     let mut cases = Vec::with_capacity(slots.len());
     let mut ours = Lsn::ZERO;
     for (((slot, found), own), (now, beneath)) in slots.iter().zip(found).zip(own).zip(now) {
-        // What the index held before this change was announced is what it meets, unless
-        // something newer has come.
-        // A later group of the same origin may have been announced already: that is no opponent.
-        let later = |e: &Entry| {
-            e.source
-                .is_some_and(|s| s.origin == batch.origin && s.lsn > batch.last())
+        let change = meets::Change {
+            origin: batch.origin,
+            last: batch.last(),
+            version: slot.version(),
+            prior: slot.prior,
         };
-        let before = slot.prior.filter(|p| p.version != slot.version());
-        let before = beneath.into_iter().chain(before).max_by_key(|e| e.version);
-        let other = now.filter(|e| !later(e) && e.version != slot.version());
-        let stored = match now {
-            Some(_) if other.is_none() => before,
-            Some(entry) => Some(entry),
-            None => slot.prior,
-        };
+        let met = change.meets(now, beneath);
+        let stored = met.stored;
         // What an earlier part of this transaction has decided stands.
         let open = |e: &Entry| e.undecided() && !decided.has(relation, slot.hash(), e.version);
         if stored.as_ref().is_some_and(open) {
@@ -234,9 +228,7 @@ async fn lock<'a>(
             stored.as_ref(),
             present,
         );
-        // The index knows of the other one what it claims to have seen. That goes before ranks, which it
-        // may not have inherited: a restart keeps the claims and not what was on its way.
-        decision.apply &= other.is_none_or(|e| !e.version.is_ranked());
+        decision.apply &= met.allows();
         cases.push(Case {
             slot,
             present,

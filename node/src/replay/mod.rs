@@ -36,6 +36,7 @@ mod long;
 mod mapping;
 #[doc(hidden)]
 pub mod measured;
+pub mod meets;
 mod merging;
 mod outbox;
 mod policy;

@@ -8,6 +8,8 @@ use everywrite_conflict::{
     Decision, Entry, KeyHash, Lsn, Net, Operation, Position, Vector, Version, decide,
 };
 
+use everywrite_node::replay::meets;
+
 use crate::data::{self, Key, Row, TABLES, Toast};
 use crate::group::{Decided, Group, Slot, State};
 use crate::postgres::Stored;
@@ -132,21 +134,14 @@ impl Site {
         let mut ours = Lsn::ZERO;
         for ((slot, found), (now, beneath)) in slots.iter().zip(found).zip(now) {
             let slot: &'a Slot = slot;
-            // What the index held before this change was announced is what it meets, unless
-            // something newer has come.
-            // A later group of the same origin may have been announced already: that is no opponent.
-            let later = |e: &Entry| {
-                e.source
-                    .is_some_and(|s| s.origin == group.origin && s.lsn > group.last())
+            let change = meets::Change {
+                origin: group.origin,
+                last: group.last(),
+                version: slot.version(),
+                prior: slot.prior,
             };
-            let before = slot.prior.filter(|p| p.version != slot.version());
-            let before = beneath.into_iter().chain(before).max_by_key(|e| e.version);
-            let other = now.filter(|e| !later(e) && e.version != slot.version());
-            let stored = match now {
-                Some(_) if other.is_none() => before,
-                Some(entry) => Some(entry),
-                None => slot.prior,
-            };
+            let met = change.meets(now, beneath);
+            let stored = met.stored;
             let open = |e: &Entry| e.undecided() && !decided.has(slot.key(), e.version);
             if stored.as_ref().is_some_and(open) {
                 return Ok(None);
@@ -180,9 +175,7 @@ impl Site {
                 stored.as_ref(),
                 present,
             );
-            // The index knows of the other one what it claims to have seen. That goes before ranks, which it
-            // may not have inherited: a restart keeps the claims and not what was on its way.
-            decision.apply &= other.is_none_or(|e| !e.version.is_ranked());
+            decision.apply &= met.allows();
             self.forgotten_too_early(slot, stored, decision, present, claims)?;
             cases.push(Case {
                 slot,
