@@ -17,7 +17,8 @@ use crate::world::{End, World};
 type Rows = BTreeMap<Key, (Option<u8>, u64, u64)>;
 
 impl World {
-    pub(crate) fn check(&mut self) -> Result<End, String> {
+    /// All sites have the same rows.
+    pub(crate) fn agree(&self) -> Result<Vec<Rows>, String> {
         let rows = |site: &RefCell<Site>| -> Rows {
             let rows = &site.borrow().server.now.rows;
             rows.iter()
@@ -26,6 +27,11 @@ impl World {
         };
         let states: Vec<_> = self.sites.iter().map(rows).collect();
         invariants::convergence(&states).map_err(|e| e.to_string())?;
+        Ok(states)
+    }
+
+    pub(crate) fn check(&mut self) -> Result<End, String> {
+        let states = self.agree()?;
         let writes = self.writes();
         highest_versions(&writes, &states[0])?;
         self.nothing_hidden(&writes, &states[0])?;

@@ -79,7 +79,7 @@ impl Network {
             return Arrives::Nothing;
         }
         let mut at = rnd.below(self.sent.len());
-        if rnd.chance(85) {
+        if rnd.chance(70) {
             let way = (self.sent[at].from, self.sent[at].to);
             let first = self.sent.iter().position(|s| (s.from, s.to) == way);
             at = first.unwrap_or(at);

@@ -24,6 +24,7 @@ const fn shape(
         jumps: 0,
         away: 0,
         spills: 0,
+        slow: 0,
     }
 }
 
@@ -42,12 +43,17 @@ const fn spills(shape: Shape, spills: u64) -> Shape {
     Shape { spills, ..shape }
 }
 
+/// With servers that so often do not come to what they were sent.
+const fn slow(shape: Shape, slow: u64) -> Shape {
+    Shape { slow, ..shape }
+}
+
 /// With policies that are set so often.
 const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 26] = [
+pub(crate) const SHAPES: [Shape; 29] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -85,4 +91,8 @@ pub(crate) const SHAPES: [Shape; 26] = [
         policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
         30,
     ),
+    // Groups that are on their way for long: calm, dying, and with keys that all write.
+    slow(shape(3, 20, 700, 8, 30, 0, 80), 80),
+    slow(shape(3, 20, 700, 6, 30, 3, 60), 70),
+    slow(shape(4, 20, 900, 4, 30, 1, 60), 85),
 ];

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use everywrite_conflict::{NodeId, Position, Stamp, Vector, invariants};
+use everywrite_conflict::{NodeId, Position, Stamp, Vector};
 
 use crate::data::Key;
 use crate::group::State;
@@ -36,6 +36,8 @@ pub(crate) struct Shape {
     pub(crate) away: usize,
     /// How often, in percent of the steps, entries of an index go to files.
     pub(crate) spills: u64,
+    /// How often, in percent, a server does not come to what it was sent.
+    pub(crate) slow: u64,
 }
 
 /// Far from zero, whatever the clocks do.
@@ -161,12 +163,12 @@ impl World {
                 let origin = self.some_origin(me, |s| s.careful.is_empty());
                 self.dispatch(me, origin, shape.jumps > 0)?;
             }
-            63..69 => {
+            63..69 if !self.rnd.chance(shape.slow) => {
                 let sent = |s: &Stream| s.on_way.iter().any(|g| g.state == State::Sent);
                 let origin = self.some_origin(me, sent);
                 self.carry_out(me, origin)?;
             }
-            69..75 => {
+            63..75 => {
                 let answered = |s: &Stream| s.on_way.iter().any(|g| g.state != State::Sent);
                 let origin = self.some_origin(me, answered);
                 self.sites[me].borrow_mut().land(node(origin));
@@ -184,6 +186,7 @@ impl World {
             97 if shape.crashes > 0 => self.crash(me)?,
             98 if self.rnd.chance(shape.rests) => {
                 self.heal()?;
+                self.agree()?;
                 self.tell_all()?;
             }
             98 => self.tell_all()?,
