@@ -186,24 +186,3 @@ fn many(runs: u64, threads: usize) {
     }
     assert!(failed.is_empty(), "{} runs have failed", failed.len());
 }
-
-/// All that fail of the first seeds of every shape: while something is mended.
-#[test]
-#[ignore = "for people"]
-fn failing_seeds() {
-    std::panic::set_hook(Box::new(|_| {}));
-    for shape in 0..SHAPES.len() {
-        let seeds = number("EVERYWRITE_EACH").unwrap_or(20);
-        let fails = |seed: &u64| run(*seed, Rules::all(), SHAPES[shape]).err();
-        let (mut failed, mut first) = (0, None);
-        for (seed, why) in (0..seeds).filter_map(|seed| Some((seed, fails(&seed)?))) {
-            failed += 1;
-            first.get_or_insert((seed, why));
-        }
-        if let Some((seed, why)) = first {
-            say(&format!(
-                "{failed} of {seeds}: seed {seed} of shape {shape}: {why}"
-            ));
-        }
-    }
-}
