@@ -118,7 +118,7 @@ impl Steward {
             let (ledger, nearly) = (Arc::clone(&self.ledger), self.stability.nearly(flushed));
             // Waited for: nothing is forgotten meanwhile.
             let spill = tokio::task::spawn_blocking(move || {
-                ledger.spill(&nearly, captured, Instant::now())
+                ledger.spill(&nearly, captured, Instant::now());
             });
             let _ = spill.await;
         }
