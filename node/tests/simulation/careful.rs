@@ -266,7 +266,8 @@ impl Site {
                     .get(from)
                     .is_some_and(|(present, stored)| *present && stored.as_ref().is_none_or(seen)),
             };
-            let from = case.slot.folded.moved_from.unwrap_or(case.slot.key());
+            let key = case.slot.key();
+            let from = case.slot.folded.moved_from.unwrap_or(key);
             if let Some(old) = rows.get(&from).filter(|_| base) {
                 case.image = Some(stored(row, old.toast));
                 continue;

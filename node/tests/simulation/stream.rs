@@ -353,10 +353,11 @@ impl Site {
             let before = at.checked_sub(1).and_then(|b| stream.on_way.get(b));
             let failed = before.is_some_and(|b| b.state == State::Failed);
             let group = &mut stream.on_way[at];
-            outcome = match failed {
-                true => Ok(group.state = State::Failed),
-                false => self.write_fast(group),
-            };
+            if failed {
+                group.state = State::Failed;
+            } else {
+                outcome = self.write_fast(group);
+            }
         }
         self.put_stream(stream);
         outcome
@@ -417,7 +418,7 @@ impl Site {
         let state = stream.on_way.front().map(|g| g.state);
         let read = matches!(state, Some(State::Committed(..) | State::Failed));
         let read = read && stream.connected;
-        if let Some(group) = stream.on_way.pop_front_if(|_| read) {
+        if let Some(group) = read.then(|| stream.on_way.pop_front()).flatten() {
             self.arrived(&mut stream, group);
         }
         self.put_stream(stream);
@@ -474,7 +475,7 @@ impl Site {
             return Ok(());
         };
         let free = stream.connected && !stream.lost && stream.on_way.is_empty();
-        let Some(mut group) = stream.careful.pop_front_if(|_| free) else {
+        let Some(mut group) = free.then(|| stream.careful.pop_front()).flatten() else {
             self.put_stream(stream);
             return Ok(());
         };
