@@ -3,6 +3,7 @@
 mod barriers;
 mod beats;
 mod changed;
+pub mod cutting;
 mod elements;
 mod keys;
 mod ledger;

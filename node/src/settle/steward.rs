@@ -14,6 +14,7 @@ use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::cutting::{Cutting, Found, Round};
 use super::{Barriers, Beat, Beats, Ledger, LookedAt};
 use crate::journal::Journals;
 
@@ -66,42 +67,6 @@ impl Stability {
     /// What the journals may drop, given what is applied and flushed here.
     pub fn released(&self, flushed: &Vector) -> Vector {
         self.settled.lock().released(flushed)
-    }
-}
-
-/// What was found in one round of cutting; the journals are cut by it in the next one.
-struct Found {
-    /// What nobody needs any more.
-    released: Vector,
-    /// All that had its stamp when `released` was found.
-    stamped: Lsn,
-    /// Where the local WAL was after that.
-    reached: Lsn,
-}
-
-impl Found {
-    /// Whether the journals may be cut. Capture must be durably behind the place where this was found:
-    /// a local transaction that came before it may still have to be compared with what would go. And
-    /// no second look at what was stamped then may be due: after a restart it asks an index that is
-    /// rebuilt from what the journals, of all origins, still hold.
-    fn may_go(&self, captured: Lsn, looked: Lsn) -> bool {
-        self.reached <= captured && self.stamped <= looked
-    }
-}
-
-/// What may be cut where tables are merged by columns, once all that was here when it was found is stable.
-///
-/// Which updates a row event has taken away only the event tells. If its segment goes first, a restart finds such
-/// updates in other journals and takes them for changes of the row that stands. What comes later has seen the event.
-struct Closing {
-    released: Vector,
-    /// What was here, the own journal included, when capture was behind the place where that was found.
-    known: Vector,
-}
-
-impl Closing {
-    fn may_go(&self, stable: &Vector) -> bool {
-        stable.covers_all(&self.known)
     }
 }
 
@@ -211,8 +176,7 @@ impl Steward {
 
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
-        let mut before: Option<Found> = None;
-        let mut closing: Option<Closing> = None;
+        let mut cutting = Cutting::default();
         let mut looked = self.looked.read();
         loop {
             tokio::select! {
@@ -246,7 +210,7 @@ impl Steward {
                 stamped: self.ledger.stamped_to(),
                 reached: self.ledger.reached(),
             };
-            let Some(found) = before.replace(now) else {
+            let Some(found) = cutting.begins(now) else {
                 continue;
             };
             // Two seconds late: a look is asked for a moment after the stamp.
@@ -258,19 +222,15 @@ impl Steward {
                     }
                 }
             }
-            if let Some(closed) = closing.take_if(|c| c.may_go(&stable)) {
-                self.cut(&closed.released, &stable);
-            }
-            if !found.may_go(captured, looked) {
-                continue;
-            }
-            if !self.ledger.any_merging() {
-                self.cut(&found.released, &stable);
-            } else if closing.is_none() {
-                closing = Some(Closing {
-                    released: found.released,
-                    known: flushed,
-                });
+            let round = Round {
+                captured,
+                looked,
+                flushed: &flushed,
+                stable: &stable,
+                merging: self.ledger.any_merging(),
+            };
+            for released in cutting.ends(found, round) {
+                self.cut(&released, &stable);
             }
         }
     }
@@ -288,53 +248,5 @@ impl Steward {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(stamped: u64, reached: u64) -> Found {
-        Found {
-            released: Vector::new(),
-            stamped: Lsn(stamped),
-            reached: Lsn(reached),
-        }
-    }
-
-    #[test]
-    fn no_journal_is_cut_while_second_looks_are_behind() {
-        let found = found(100, 200);
-        assert!(!found.may_go(Lsn(300), Lsn(99)));
-        assert!(found.may_go(Lsn(300), Lsn(100)));
-    }
-
-    #[test]
-    fn no_journal_is_cut_before_capture_is_behind_what_was_found() {
-        let found = found(100, 200);
-        assert!(!found.may_go(Lsn(199), Lsn(100)));
-        assert!(found.may_go(Lsn(200), Lsn(100)));
-    }
-
-    #[test]
-    fn what_an_event_may_have_taken_away_is_stable_before_the_event_goes() {
-        let vector = |a, b| {
-            [(NodeId(1), Lsn(a)), (NodeId(2), Lsn(b))]
-                .into_iter()
-                .collect()
-        };
-        let closing = Closing {
-            released: vector(70, 0),
-            known: vector(70, 90),
-        };
-        // The other site has not replayed the update at 80 that lost to what is to go.
-        assert!(!closing.may_go(&vector(75, 79)));
-        assert!(closing.may_go(&vector(75, 90)));
-    }
-
-    #[test]
-    fn a_site_that_never_writes_cuts() {
-        assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO));
     }
 }
