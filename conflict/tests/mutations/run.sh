@@ -27,13 +27,13 @@ for patch in "$here"/*.patch; do
     fi
     (cd "$copy" && patch -p1 -s -F0 <"$patch")
     # Merged columns have a simulation of their own.
-    case $name in columns-*) test=columns;; *) test=simulation;; esac
+    case $name in columns-*) package=everywrite-node test=columns;; *) package=everywrite-conflict test=simulation;; esac
     started=""
-    if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p everywrite-conflict \
+    if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p "$package" \
         --test "$test" --no-run) >"$target/log" 2>&1; then
         started=$(date +%s)
         (cd "$copy" && EVERYWRITE_N=100000000 EVERYWRITE_START=${EVERYWRITE_START:-0} EVERYWRITE_SECONDS=${SECONDS_EACH:-60} CARGO_TARGET_DIR="$target" \
-            $CARGO test -q --profile sim -p everywrite-conflict --test "$test" many_seeds -- --ignored) \
+            $CARGO test -q --profile sim -p "$package" --test "$test" many_seeds -- --ignored) \
             >"$target/log" 2>&1
     fi
     (cd "$copy" && patch -p1 -R -s -F0 <"$patch")

@@ -410,7 +410,7 @@ impl Pass<'_, '_> {
         ledger.rebuild(version.stamp, &vector, entries);
         if ledger.is_full() {
             // All of it is committed.
-            ledger.spill(&[None], Lsn::MAX);
+            ledger.spill(&[None], Lsn::MAX, std::time::Instant::now());
             ledger.merge_files(|| false);
         }
         Ok(())

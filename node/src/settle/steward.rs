@@ -164,7 +164,8 @@ impl Steward {
         if self.ledger.is_full() {
             let (ledger, nearly) = (Arc::clone(&self.ledger), self.stability.nearly(flushed));
             // Waited for: nothing is forgotten meanwhile.
-            let spill = tokio::task::spawn_blocking(move || ledger.spill(&nearly, captured));
+            let spill = move || ledger.spill(&nearly, captured, std::time::Instant::now());
+            let spill = tokio::task::spawn_blocking(spill);
             let _ = spill.await;
         }
         if self.ledger.may_merge() {

@@ -200,13 +200,12 @@ impl Ledger {
 
     /// Lets entries leave memory if there are too many: those whose source the first of `nearly` covers
     /// that makes a file worth it, and that capture has passed. `None` stands for all that are committed.
-    /// It is for speed alone what is chosen: whatever leaves can be asked for.
-    pub fn spill(&self, nearly: &[Option<Vector>], captured: Lsn) {
+    /// It is for speed alone what is chosen: whatever leaves can be asked for. `now`: for the pauses between attempts.
+    pub fn spill(&self, nearly: &[Option<Vector>], captured: Lsn, now: Instant) {
         let Some(spilling) = &self.spilling else {
             return;
         };
         let mut turn = spilling.turn.lock();
-        let now = Instant::now();
         if !self.is_full() || turn.is_some_and(|until| now < until) || !spilling.writes.due(now) {
             return;
         }
@@ -233,7 +232,7 @@ impl Ledger {
                 Ok(None) => {}
                 Err(err) => {
                     let folder = spilling.folder.path().display();
-                    spilling.writes.failed(Instant::now(), &err, || {
+                    spilling.writes.failed(now, &err, || {
                         tracing::warn!(%folder, error = %err, hint = HINT, "entries of the conflict index cannot be written to a file, they stay in memory, which grows");
                     });
                 }

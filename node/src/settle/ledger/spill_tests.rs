@@ -38,7 +38,7 @@ fn files_at(place: &Path) -> usize {
 
 fn spill(ledger: &Ledger) {
     *ledger.spilling.as_ref().unwrap().turn.lock() = None;
-    ledger.spill(&[None], Lsn::ZERO);
+    ledger.spill(&[None], Lsn::ZERO, Instant::now());
 }
 
 fn version(stamp: u64, origin: NodeId) -> Version {

@@ -2,10 +2,11 @@
 
 use everywrite_conflict::policy::columns::{Column, Merge};
 use everywrite_conflict::policy::{Policy, Rank, Setting};
-use everywrite_conflict::{KeyHash, Position, Vector, Version};
+use everywrite_conflict::{KeyHash, Position, RelationHash, Vector, Version};
 
 use Merge::{Delta, Greatest, LastUpdateWins, Least, Union};
 
+pub(crate) const TABLE: RelationHash = RelationHash(1);
 pub(crate) const COLUMNS: usize = 6;
 /// Two rules that a policy may set: which column is merged how. The last one is a set of four elements, two
 /// bits each: 0 is not there, else it is, with a value.
@@ -57,10 +58,6 @@ pub(crate) fn policy(rules: Option<usize>) -> Policy {
 pub(crate) enum Rule {
     /// Only updates that have seen the row event that stands are taken.
     Belongs,
-    /// A greatest or least value is inherited from.
-    Inherit,
-    /// What a change has seen it replaces, whatever the heights.
-    Known,
     /// Only the columns that an update changed are taken.
     Changed,
     /// A difference is added, not a value taken.
@@ -71,16 +68,20 @@ pub(crate) enum Rule {
     Touched,
     /// Nobody merges before the policy is stable.
     Late,
-    /// A transaction names nothing that came behind it.
+    /// Capture waits until it is known which commit came first.
     Exact,
     /// What was stamped before a group commits is durable before.
     Durable,
+    /// A row that is not there, or that was written lately, is decided when capture is behind that.
+    Barrier,
+    /// What passed a delete unseen is looked at again.
+    Look,
+    /// What a lost session left is asked of the server.
+    Asked,
 }
 
-pub(crate) const ALL: [Rule; 10] = [
+pub(crate) const ALL: [Rule; 11] = [
     Rule::Belongs,
-    Rule::Inherit,
-    Rule::Known,
     Rule::Changed,
     Rule::Difference,
     Rule::Element,
@@ -88,6 +89,9 @@ pub(crate) const ALL: [Rule; 10] = [
     Rule::Late,
     Rule::Exact,
     Rule::Durable,
+    Rule::Barrier,
+    Rule::Look,
+    Rule::Asked,
 ];
 
 /// What an update changed: a column, or an element of one that is a set.
@@ -156,10 +160,21 @@ pub(crate) struct Update {
     pub(crate) changes: Vec<Changed>,
 }
 
+/// What a transaction leaves of a row, whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) key: Key,
+    pub(crate) row: Option<Row>,
+    /// There was no row before.
+    pub(crate) inserts: bool,
+    /// With its rank.
+    pub(crate) version: Version,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// An insert, a delete, or an update that is not merged.
-    Event(Key, Option<Row>),
+    /// An insert, a delete, or an update that is not merged; of two rows if the key changed.
+    Events(Vec<Event>),
     Update(Key, Update),
     Truncate,
     Policy(Setting),
@@ -168,7 +183,7 @@ pub(crate) enum Op {
 #[derive(Clone, Debug)]
 pub(crate) struct Transaction {
     pub(crate) at: Position,
-    /// Of an event with its rank, of an update with its policy's epoch.
+    /// Of a truncate with its rank, of an update with its policy's epoch.
     pub(crate) version: Version,
     pub(crate) vector: Vector,
     /// Of that, what it has surely seen.
@@ -178,21 +193,32 @@ pub(crate) struct Transaction {
 
 impl Transaction {
     pub(crate) fn claims(&self, position: Position) -> bool {
-        let own = position.origin == self.at.origin && position.lsn <= self.at.lsn;
-        own || self.vector.covers(position)
+        self.has_seen(position) || self.vector.covers(position)
     }
 
     pub(crate) fn has_seen(&self, position: Position) -> bool {
-        let own = position.origin == self.at.origin && position.lsn <= self.at.lsn;
-        own || self.seen.covers(position)
+        match position.origin == self.at.origin {
+            true => position.lsn <= self.at.lsn,
+            false => self.seen.covers(position),
+        }
     }
 
-    /// What it leaves of a row, if it is a row event of it.
-    pub(crate) fn leaves(&self, key: Key) -> Option<Option<Row>> {
+    /// Its version, and what it leaves of a row, if it is a row event of it.
+    pub(crate) fn leaves(&self, key: Key) -> Option<(Version, Option<Row>)> {
         match &self.op {
-            Op::Event(k, row) => (*k == key).then_some(*row),
-            Op::Truncate => Some(None),
+            Op::Events(events) => {
+                let of = events.iter().find(|e| e.key == key);
+                of.map(|e| (e.version, e.row))
+            }
+            Op::Truncate => Some((self.version, None)),
             Op::Update(..) | Op::Policy(_) => None,
+        }
+    }
+
+    pub(crate) fn events(&self) -> &[Event] {
+        match &self.op {
+            Op::Events(events) => events,
+            Op::Update(..) | Op::Truncate | Op::Policy(_) => &[],
         }
     }
 
