@@ -60,10 +60,17 @@ fn speak(sites: &mut [Site], me: usize, hears: impl Fn() -> bool) {
 
 /// Something breaks, in the middle of replay.
 fn breaks(sites: &mut [Site], me: usize, rnd: &mut Rnd) {
-    for _ in 0..rnd.below(30) {
+    let takes = rnd.below(2) == 0;
+    for _ in 0..rnd.below(60) {
         let origin = rnd.below(sites.len());
         if origin != me {
             replay(sites, me, origin, true);
+        } else if rnd.below(2) == 0 {
+            sites[me].capture(rnd);
+            sites[me].sync();
+        }
+        if takes && sites[me].server.would_lose() {
+            break;
         }
     }
     match rnd.below(6) {

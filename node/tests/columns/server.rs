@@ -153,6 +153,11 @@ impl Server {
         self.table.take_if(|s| *s == session);
     }
 
+    /// Whether a crash would take back what was replayed.
+    pub(crate) fn would_lose(&self) -> bool {
+        self.now.applied != self.flushed.applied
+    }
+
     /// Everything that was not flushed is lost, and so are all sessions.
     pub(crate) fn crash(&mut self) {
         self.now = self.flushed.clone();
