@@ -390,3 +390,26 @@ fn how_far_capture_is_names_no_commit_without_an_answer() {
     let later = ledger.capture(Lsn(800), Stamp(5), &[], &[], &[]);
     assert_eq!(later.vector.get(B), Lsn(100));
 }
+
+/// A second look has locked a row and waits for capture; a group that was sent without a look waits for the row.
+#[test]
+fn what_was_sent_before_a_policy_is_not_waited_for() {
+    use everywrite_conflict::policy::{Policy, Setting};
+
+    let ledger = Ledger::new(ME);
+    announce_blindly(&ledger, intent(7, version(10, B), 100, false));
+    ledger.commits(B, Lsn(100));
+    let setting = Setting {
+        relation: table(),
+        epoch: Epoch {
+            number: 1,
+            origin: C,
+        },
+        policy: Policy::ColumnWise {
+            merges: Vec::new(),
+            floors: Vec::new(),
+        },
+    };
+    ledger.set_policy(setting, Some([(C, Lsn(50))].into_iter().collect()));
+    assert!(ledger.any_merging() && ledger.knows_before(Lsn(500)));
+}

@@ -212,9 +212,6 @@ impl Inner {
             return;
         }
         let begun = self.policies.settle(stable, captured, self.reached);
-        if !begun.is_empty() {
-            self.marks.iter_mut().for_each(|mark| mark.merges = true);
-        }
         self.begun.extend(begun);
     }
 }

@@ -96,6 +96,16 @@ impl Site {
         self.ledger.applied().get(origin)
     }
 
+    /// What its streams are at, to be told when a run fails.
+    pub(crate) fn at(&self) -> String {
+        let at = |(origin, s): (&NodeId, &Stream)| {
+            let group = s.group.as_ref().map(|g| (g.last(), g.step, g.barrier));
+            format!("{origin} {group:?} connected {} {}", s.connected, !s.lost)
+        };
+        let streams: Vec<String> = self.streams.iter().map(at).collect();
+        format!("{} of {:?}", streams.join(", "), self.barriers)
+    }
+
     /// Whether a transaction of that origin is on its way.
     pub(crate) fn is_busy(&self, origin: NodeId) -> bool {
         let stream = self.streams.get(&origin);
