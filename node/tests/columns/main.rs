@@ -62,17 +62,22 @@ fn speak(sites: &mut [Site], me: usize, hears: impl Fn() -> bool) {
 }
 
 /// Something breaks, in the middle of replay.
-fn breaks(sites: &mut [Site], me: usize, rnd: &mut Rnd) {
-    let takes = rnd.below(2) == 0;
+fn breaks(sites: &mut [Site], me: usize, n: i64, rnd: &mut Rnd) {
+    let when = rnd.below(3);
+    let mut sending = None;
     for _ in 0..rnd.below(60) {
         let origin = rnd.below(sites.len());
         if origin != me {
             replay(sites, me, origin, true);
         } else if rnd.below(2) == 0 {
             sites[me].capture(rnd);
-            sites[me].sync();
+            if rnd.below(2) == 0 {
+                sites[me].sync();
+            }
         }
-        if takes && sites[me].server.would_lose() {
+        sending = sites[me].sending();
+        // A commit that is not flushed, or one that is on the way to the server.
+        if when == 0 && sites[me].server.would_lose() || when == 1 && sending.is_some() {
             break;
         }
     }
@@ -84,10 +89,18 @@ fn breaks(sites: &mut [Site], me: usize, rnd: &mut Rnd) {
             sites[me].stop(rnd);
             start(sites, me);
         }
-        2 | 3 => sites[me].server_crashes(),
+        2 => sites[me].server_crashes(),
         _ => {
             let origin = sites[rnd.below(sites.len())].me;
+            let origin = sending.unwrap_or(origin);
+            if rnd.below(2) == 0 {
+                sites[me].write(1000 + n, rnd);
+                sites[me].capture(rnd);
+            }
+            sites[me].keepalive();
             sites[me].session_ends(origin);
+            // What was locked is free, until the stream comes again.
+            (0..4).for_each(|_| sites[me].write(1000 + n, rnd));
         }
     }
 }
@@ -109,8 +122,11 @@ fn step(sites: &mut [Site], n: i64, rnd: &mut Rnd) {
             });
         }
         14 | 15 => sites[me].settle(rnd),
-        16 => sites[me].publish(),
-        17 if n < HEAL && rnd.below(2) == 0 => breaks(sites, me, rnd),
+        16 => {
+            sites[me].settle(rnd);
+            sites[me].publish();
+        }
+        17 if n < HEAL => breaks(sites, me, n, rnd),
         18 => drop(sites[me].look()),
         _ => {
             for _ in 0..12 {

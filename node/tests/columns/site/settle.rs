@@ -53,9 +53,7 @@ impl Site {
         if self.ledger.may_merge() {
             self.ledger.merge_files(|| false);
         }
-        if rnd.below(2) == 0 {
-            self.round(&flushed, &stable, captured, rnd);
-        }
+        self.round(&flushed, &stable, captured, rnd);
     }
 
     /// A round of cutting.
@@ -82,7 +80,7 @@ impl Site {
             for (origin, lsn) in released.iter() {
                 let up_to = lsn.min(stable.get(origin));
                 // Only whole segments go.
-                if rnd.below(4) == 0 && self.released.raise(origin, up_to) {
+                if rnd.below(2) == 0 && self.released.raise(origin, up_to) {
                     self.told.add(What::Cut, 1);
                 }
             }

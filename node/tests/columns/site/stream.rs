@@ -106,6 +106,14 @@ impl Site {
         format!("{} of {:?}", streams.join(", "), self.barriers)
     }
 
+    /// An origin whose commit is on the way to the server.
+    pub(crate) fn sending(&self) -> Option<NodeId> {
+        let sent = |g: &Group| g.step == Step::Committing;
+        let of = |s: &Stream| s.connected && !s.lost && s.group.as_ref().is_some_and(sent);
+        let mut streams = self.streams.iter();
+        streams.find(|(_, s)| of(s)).map(|(origin, _)| *origin)
+    }
+
     /// Whether a transaction of that origin is on its way.
     pub(crate) fn is_busy(&self, origin: NodeId) -> bool {
         let stream = self.streams.get(&origin);
