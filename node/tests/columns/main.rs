@@ -20,6 +20,8 @@ use expected::expected;
 use site::{Site, Told, What};
 
 const STEPS: i64 = 700;
+/// From here on rows are updated only: what becomes of an update is not hidden by what comes behind it.
+const CALM: i64 = 320;
 /// From here on nobody writes, and nothing breaks.
 const HEAL: i64 = 560;
 
@@ -94,13 +96,13 @@ fn breaks(sites: &mut [Site], me: usize, n: i64, rnd: &mut Rnd) {
             let origin = sites[rnd.below(sites.len())].me;
             let origin = sending.unwrap_or(origin);
             if rnd.below(2) == 0 {
-                sites[me].write(1000 + n, rnd);
+                sites[me].write(1000 + n, n > CALM, rnd);
                 sites[me].capture(rnd);
             }
             sites[me].keepalive();
             sites[me].session_ends(origin);
             // What was locked is free, until the stream comes again.
-            (0..4).for_each(|_| sites[me].write(1000 + n, rnd));
+            (0..4).for_each(|_| sites[me].write(1000 + n, n > CALM, rnd));
         }
     }
 }
@@ -108,7 +110,7 @@ fn breaks(sites: &mut [Site], me: usize, n: i64, rnd: &mut Rnd) {
 fn step(sites: &mut [Site], n: i64, rnd: &mut Rnd) {
     let me = rnd.below(sites.len());
     match rnd.below(32) {
-        0..6 if n < HEAL => sites[me].write(1000 + n, rnd),
+        0..6 if n < HEAL => sites[me].write(1000 + n, n > CALM, rnd),
         6..9 => drop(sites[me].capture(rnd)),
         9 => sites[me].sync(),
         10 => sites[me].keepalive(),
@@ -196,7 +198,7 @@ fn run(seed: u64, count: usize, without: Option<Rule>) -> Result<Told, String> {
             Site::new(*me, &members, rnd.below(60) as i64 - 30, folder, without)
         })
         .collect();
-    if rnd.below(2) > 0 {
+    if rnd.below(3) > 0 {
         sites.iter_mut().for_each(|site| site.begins_with(0));
     }
     (0..count).for_each(|me| start(&mut sites, me));
@@ -292,6 +294,13 @@ fn one_run() {
     let seed = number("EVERYWRITE_SEED").unwrap_or(0);
     let count = number("EVERYWRITE_SITES").unwrap_or(3) as usize;
     println!("{:?}", run(seed, count, None));
+}
+
+/// Not explained yet: a row stays at one site alone. It is the model's shell or the daemon that is wrong.
+#[test]
+#[ignore = "open"]
+fn an_open_seed() {
+    assert_eq!(run(359, 4, None).err(), None);
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(crate) struct Server {
     /// all before it.
     pub(crate) flushed: State,
     locked: BTreeMap<Key, Session>,
+    /// Who has looked for rows of the table: nobody truncates it then.
+    sharing: Vec<Session>,
     /// Who has the whole table.
     table: Option<Session>,
 }
@@ -80,7 +82,7 @@ impl Server {
     pub(crate) fn is_free(&self, key: Option<Key>) -> bool {
         let locked = match key {
             Some(key) => self.locked.contains_key(&key),
-            None => !self.locked.is_empty(),
+            None => !self.locked.is_empty() || !self.sharing.is_empty(),
         };
         self.table.is_none() && !locked
     }
@@ -93,12 +95,15 @@ impl Server {
         }
         let there = keys.iter().filter(|k| self.now.rows.contains_key(k));
         self.locked.extend(there.map(|k| (*k, session)));
+        self.sharing.retain(|s| *s != session);
+        self.sharing.push(session);
         true
     }
 
     /// Locks the table.
     pub(crate) fn lock_table(&mut self, session: Session) -> bool {
-        let others = self.locked.values().any(|s| *s != session);
+        let others = self.locked.values().chain(&self.sharing);
+        let others = others.into_iter().any(|s| *s != session);
         if self.table.is_some_and(|s| s != session) || others {
             return false;
         }
@@ -150,6 +155,7 @@ impl Server {
     /// The session's transaction is over.
     pub(crate) fn release(&mut self, session: Session) {
         self.locked.retain(|_, s| *s != session);
+        self.sharing.retain(|s| *s != session);
         self.table.take_if(|s| *s == session);
     }
 
@@ -166,6 +172,7 @@ impl Server {
 
     pub(crate) fn sessions_end(&mut self) {
         self.locked.clear();
+        self.sharing.clear();
         self.table = None;
     }
 }

@@ -191,12 +191,12 @@ impl Site {
         self.server.flush();
     }
 
-    /// An application writes, unless it would have to wait for a session of replay.
-    pub(crate) fn write(&mut self, time: i64, rnd: &mut Rnd) {
+    /// An application writes, unless it would have to wait for a session of replay. `calm`: rows stay.
+    pub(crate) fn write(&mut self, time: i64, calm: bool, rnd: &mut Rnd) {
         let key = rnd.below(KEYS.into()) as Key;
         let rows = &mut self.server.now.rows;
         let stored = rows.get(&key).map(|s| s.row);
-        let what = match (rnd.below(30), stored) {
+        let what = match (if calm { 60 } else { rnd.below(60) }, stored) {
             (0, _) => {
                 let known = self.server.now.settings.iter();
                 let number = known.map(|s| s.setting.epoch.number).max().unwrap_or(0) + 1;
