@@ -74,13 +74,11 @@ pub(crate) enum Rule {
     Durable,
     /// A row that is not there, or that was written lately, is decided when capture is behind that.
     Barrier,
-    /// What passed a delete unseen is looked at again.
-    Look,
     /// What a lost session left is asked of the server.
     Asked,
 }
 
-pub(crate) const ALL: [Rule; 11] = [
+pub(crate) const ALL: [Rule; 10] = [
     Rule::Belongs,
     Rule::Changed,
     Rule::Difference,
@@ -90,7 +88,6 @@ pub(crate) const ALL: [Rule; 11] = [
     Rule::Exact,
     Rule::Durable,
     Rule::Barrier,
-    Rule::Look,
     Rule::Asked,
 ];
 

@@ -6,7 +6,7 @@ use everywrite_conflict::{Entry, Lsn, Version};
 use futures_util::FutureExt as _;
 
 use super::{Site, What};
-use crate::data::{Key, Rule, TABLE, hash};
+use crate::data::{Key, TABLE, hash};
 use crate::server::{Session, Write};
 
 /// A row to be looked at, or for `None` all that were replayed behind a local truncate.
@@ -33,10 +33,8 @@ impl Looks {
 
 impl Site {
     pub(super) fn look_again(&mut self, look: Look) {
-        if self.has(Rule::Look) {
-            self.ledger.repair_begins();
-            self.looks.waiting.push_back(look);
-        }
+        self.ledger.repair_begins();
+        self.looks.waiting.push_back(look);
     }
 
     /// The next step of a look; false: there is none, or it has to wait.
