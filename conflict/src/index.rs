@@ -259,6 +259,11 @@ impl Index {
         (greater(before, truncate), Announced::Newest)
     }
 
+    /// Where the table's last truncate stands, if one is known.
+    pub fn truncated_at(&self, relation: RelationHash) -> Option<Position> {
+        self.truncates.get(&relation)?.source
+    }
+
     /// A truncate of the table: every row of a lower version is gone.
     pub fn announce_truncate(&mut self, relation: RelationHash, entry: Entry) {
         let entry = Entry {

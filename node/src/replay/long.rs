@@ -15,7 +15,8 @@ use super::truncate;
 use super::writer::Writer;
 use crate::journal::record::{Changes, Frame, Header};
 
-/// A large transaction is written, or decided, in parts of about this many changes.
+/// A large transaction is written, or decided, in parts of about this many changes, or of as many bytes
+/// as a group has.
 const PART_CHANGES: u64 = 20_000;
 /// So many parts are on their way to the server at once: it works on one while another is made
 /// ready and a third may wait in the socket.
@@ -157,7 +158,8 @@ impl Stream {
                 continue;
             }
             feed.push(&mut work.batch, &raw)?;
-            if work.batch.changes >= PART_CHANGES {
+            let full = work.batch.bytes >= self.options.limits.bytes;
+            if full || work.batch.changes >= PART_CHANGES {
                 self.flush(writer, work, decided).await?;
             }
         }

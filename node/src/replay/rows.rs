@@ -144,6 +144,10 @@ impl Rows {
         if !barriers.pass().await {
             return Err("the daemon is shutting down".to_owned());
         }
+        // A large transaction is announced in parts: what it wrote before its TRUNCATE went with the table.
+        if found.is_none() && self.ledger.truncated_at(relation, row.at) {
+            return Ok(None);
+        }
         let entry = self.ledger.known(relation, key);
         very(row.at, entry, found).map_err(str::to_owned)
     }

@@ -558,15 +558,17 @@ async fn history(client: &Client, shape: &Shape, asked: &History) -> Result<Said
             &[&spec.schema, &spec.table, &asked.after],
         )
         .await?;
+    // Nothing more is in the history: no last batch. Nothing of a portion has a key: one row of nulls.
+    let last: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
     let mut keys = Vec::with_capacity(rows.len());
-    let mut last = 0;
     for row in &rows {
-        last = row.try_get(0)?;
         let values = (1..=shape.key_columns())
             .map(|n| row.try_get(n))
-            .collect::<Result<_, _>>()?;
-        keys.push(Key { values });
+            .collect::<Result<Vec<Option<String>>, _>>()?;
+        let values: Option<Vec<String>> = values.into_iter().collect();
+        keys.extend(values.map(|values| Key { values }));
     }
+    let last = last.unwrap_or(0);
     Ok(Said::Keys(Keys { keys, last }))
 }
 

@@ -320,7 +320,8 @@ impl Shape {
     }
 
     /// Keys in about so many entries of the conflict history, whole sets of them: of the key itself and of both rows. First
-    /// the last batch. Parameters: schema, table, the batch behind which to begin.
+    /// the last batch, also where none of its entries has a key: then the rest is null. Parameters: schema, table, the
+    /// batch behind which to begin.
     pub(super) fn history(&self, spec: &Spec, at_most: u32) -> String {
         let value = |n: usize, c: &Column| {
             let name = spec.key.get(n).map_or("", String::as_str);
@@ -333,9 +334,9 @@ impl Shape {
             .enumerate()
             .map(|(n, c)| value(n, c))
             .collect();
-        let texts: Vec<String> = values
-            .iter()
-            .map(|(v, type_name)| format!("({v})::{type_name}::text"))
+        let named: Vec<String> = (0..)
+            .zip(&values)
+            .map(|(n, (v, type_name))| format!("({v})::{type_name}::text as c{n}"))
             .collect();
         let whole: Vec<String> = values
             .iter()
@@ -352,16 +353,12 @@ impl Shape {
                where n.before < {at_most}), \
              h as materialized (select e.key, e.local_row, e.incoming_row from everywrite.conflict_entries e \
                where e.schema_name = $1 and e.table_name = $2 and e.batch > $3 \
-                 and e.batch <= (select b.last from b)) \
-             select (select b.last from b), {} \
-               from h cross join lateral (values (h.key), (h.local_row), (h.incoming_row)) as v(j) \
-              where jsonb_typeof(v.j) = 'object' and {} group by {}",
-            texts.join(", "),
+                 and e.batch <= (select b.last from b)), \
+             k as (select distinct {} from h cross join lateral (values (h.key), (h.local_row), (h.incoming_row)) as v(j) \
+               where jsonb_typeof(v.j) = 'object' and {}) \
+             select b.last, k.* from b left join k on true",
+            named.join(", "),
             whole.join(" and "),
-            (2..=values.len() + 1)
-                .map(|n| n.to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
         )
     }
 
@@ -418,6 +415,67 @@ mod tests {
     use super::super::answers::SESSION;
     use super::*;
     use crate::pg::test_server::TestServer;
+
+    /// A portion of the history may have no key at all, of an entry written when the key had another name.
+    #[tokio::test]
+    async fn all_keys_of_the_history_are_found_portion_by_portion() {
+        for server in TestServer::all() {
+            let mut client = server.database().await.client().await.unwrap();
+            crate::admin::schema::migrate(&mut client).await.unwrap();
+            client
+                .batch_execute(
+                    "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision)
+                     select 1, 'public', 'items', jsonb_build_object(case when n > 2 then 'id' else 'no' end, n),
+                            'delete_missing', 'kept local' from generate_series(1, 3) n;
+                     insert into everywrite.conflict_sets (last_id, entries, site, schema_name, table_name, kind, decision,
+                            local_origin, local_position_origin, incoming_origin, ids, keys, local_rows, incoming_rows,
+                            local_stamps, local_position_lsns, incoming_stamps, incoming_position_lsns, incoming_xids)
+                     select 10 * b + 2, 2, 1, 'public', 'items', 'update_origin_differs', 'applied', 1, 1, 2,
+                            array[10 * b, 10 * b + 2], array[jsonb_build_object('id', b), jsonb_build_object('id', b + 1)],
+                            array[null, jsonb_build_object('id', b + 50)], array[null, null]::jsonb[], array[now(), now()],
+                            array['0/1', '0/2']::pg_lsn[], array[now(), now()], array['0/1', '0/2']::pg_lsn[], array[1, 2]
+                       from generate_series(1, 3) b",
+                )
+                .await
+                .unwrap();
+            let shape = Shape {
+                quoted: "public.items".to_owned(),
+                key: vec![column("id", "bigint", 20)],
+                columns: vec![column("id", "bigint", 20)],
+                by_hash: false,
+                search_path: String::new(),
+            };
+            let spec = Spec {
+                schema: "public".to_owned(),
+                table: "items".to_owned(),
+                key: vec!["id".to_owned()],
+                columns: vec!["id".to_owned()],
+                by_hash: false,
+            };
+            let sql = shape.history(&spec, 2);
+            let mut portions = Vec::new();
+            let mut after = 0i64;
+            loop {
+                let asked: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                    [&spec.schema, &spec.table, &after];
+                let rows = client.query(&sql, &asked).await.unwrap();
+                let last: Option<i64> = rows[0].get(0);
+                let keys = rows
+                    .iter()
+                    .filter_map(|row| row.get::<_, Option<String>>(1));
+                let mut keys: Vec<String> = keys.collect();
+                keys.sort();
+                let Some(last) = last else { break };
+                portions.push((last, keys.join(" ")));
+                after = last;
+            }
+            let expected = [(2, ""), (12, "1 2 3 51"), (22, "2 3 52"), (32, "3 4 53")];
+            assert_eq!(
+                portions,
+                expected.map(|(last, keys)| (last, keys.to_owned()))
+            );
+        }
+    }
 
     fn column(name: &str, type_name: &str, type_oid: u32) -> Column {
         Column {

@@ -272,5 +272,19 @@ pub(super) async fn mend(cluster: &mut Cluster) -> anyhow::Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// A server that panics in recovery, because a sync fails there, may stay as it is and let nobody in: seen
+/// on 18. What a person does then: ends it, and starts it again.
+pub(super) async fn start_hanging_servers(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for site in &mut cluster.sites {
+        let damaged = site.machines().is_ok_and(|m| m.server.was_damaged());
+        if damaged && site.server.connect().await.is_err() {
+            site.server.crash();
+            site.server.start().await?;
+            site.machines().iter().for_each(|m| m.server.begins());
+        }
+    }
+    Ok(())
+}
+
 /// What a daemon ends with when a sync fails.
 const FAILED_SYNC: i32 = 70;

@@ -25,6 +25,9 @@ use crate::workload::{self, TABLES, Table, UNDER_POLICIES, Workload};
 pub use fault::{KINDS, Kind};
 pub use options::{Options, Summary};
 
+/// A server that lets nobody in for so long on a healthy disk hangs.
+const HANGS: Duration = Duration::from_secs(20);
+
 /// The folders of a cluster's servers, for a workload.
 pub fn servers(cluster: &Cluster) -> Vec<PathBuf> {
     let dir = |site: &crate::cluster::Site| site.server.dir().to_owned();
@@ -208,6 +211,9 @@ impl<'a> Soak<'a> {
         while !cluster.is_ready().await && healed.elapsed() < self.options.patience {
             tokio::time::sleep(Duration::from_millis(200)).await;
             self.summary.violations.extend(fault::mend(cluster).await?);
+            if healed.elapsed() > HANGS {
+                fault::start_hanging_servers(cluster).await?;
+            }
         }
         cluster.wait_ready().await?;
         let patience = self.options.patience;

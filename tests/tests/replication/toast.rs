@@ -99,3 +99,25 @@ async fn a_row_deleted_and_written_again_in_one_group() {
     assert_eq!(end(&cluster).await, "5 new 12000");
     cluster.finish().unwrap();
 }
+
+/// A site that has not the row of before asks for the value, and learns that there is no row any more.
+#[tokio::test]
+async fn a_large_transaction_truncates_what_it_has_updated() {
+    let filler = "create table filler (id bigint primary key, note text);";
+    let plan = Plan::with_schema(&format!("{DOCS} {filler}"));
+    let plan = plan.set("logical_decoding_work_mem", "64kB");
+    let cluster = plan.start().await.unwrap();
+    let begin = "insert into docs values (1, 0, repeat('old', 5000))";
+    cluster.site(0).execute(begin).await.unwrap();
+    cluster.converged().await.unwrap();
+    cluster.cut_all();
+    cluster.site(1).execute("delete from docs").await.unwrap();
+    cluster.captured().await.unwrap();
+    let large = "update docs set n = 1; \
+        insert into filler select g, repeat('more', 25) from generate_series(1, 20000) g; \
+        truncate docs";
+    cluster.site(0).execute(large).await.unwrap();
+    cluster.heal();
+    assert_eq!(cluster.converged().await.unwrap(), 20_000);
+    cluster.finish().unwrap();
+}

@@ -21,6 +21,9 @@ pub struct Options {
     /// Leave out what was replayed here and first committed elsewhere. Before PostgreSQL 16 the
     /// server cannot, and the caller must skip by the Origin message.
     pub origin_none: bool,
+    /// The server holds at most so many kilobytes of a transaction before it streams it, or what
+    /// `logical_decoding_work_mem` says if that is less. 64 or more.
+    pub decoding_kilobytes: u32,
 }
 
 impl Options {
@@ -33,7 +36,17 @@ impl Options {
             messages: true,
             streaming: true,
             origin_none: true,
+            decoding_kilobytes: 8 << 10,
         }
+    }
+
+    /// The query that sets how much of a transaction the server holds.
+    pub(super) fn decoding_memory(&self) -> String {
+        let most = self.decoding_kilobytes;
+        format!(
+            "select set_config(name, '{most}', false) from pg_settings \
+             where name = 'logical_decoding_work_mem' and setting::int > {most}"
+        )
     }
 
     /// The options as they stand in `START_REPLICATION … (…)`, for a major version.

@@ -59,6 +59,7 @@ pub async fn start(
 ) -> Result<(Stream, Feedback), Error> {
     let mut connection = connect(target).await?;
     let server_version = connection.server_version();
+    connection.simple_query(&options.decoding_memory()).await?;
     let sql = format!(
         "START_REPLICATION SLOT {} LOGICAL {from} ({})",
         identifier(slot),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use everywrite_conflict::{
-    Bounds, Entry, First, Index, KeyHash, Lsn, PARTS, RelationHash, Stamp, Vector,
+    Bounds, Entry, First, Index, KeyHash, Lsn, PARTS, Position, RelationHash, Stamp, Vector,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -172,6 +172,11 @@ impl Ledger {
     pub fn known(&self, relation: RelationHash, key: KeyHash) -> Option<Entry> {
         let inner = self.lock_with(std::iter::once(key));
         inner.index.get(relation, key)
+    }
+
+    /// Whether the transaction at a position has truncated a table, and nothing that is known has since.
+    pub fn truncated_at(&self, relation: RelationHash, at: Position) -> bool {
+        self.inner.lock().index.truncated_at(relation) == Some(at)
     }
 
     /// Runs `f` on the index under the lock, where these keys are as if nothing had ever left memory.

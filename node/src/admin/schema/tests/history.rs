@@ -85,6 +85,13 @@ async fn entries_written_together_are_entries_like_all_others() {
         assert_eq!(one::<String>(&client, row).await, "3 1 lost");
         let (message, ..) = refusal(&client, "select everywrite.restore_row(7)").await;
         assert_eq!(message, "what lost conflict 7 is a delete, not a row");
+
+        // Other sessions took many ids while a set was written.
+        let apart = "update everywrite.conflict_sets set last_id = 50000, ids[3] = 50000 where last_id = 12";
+        client.batch_execute(apart).await.expect("apart");
+        let found = "select string_agg(concat_ws(' ', c.id, c.batch), ', ' order by c.id)
+                       from unnest(array[10, 12, 50000]) g, everywrite.conflict(g) c";
+        assert_eq!(one::<String>(&client, found).await, "10 50000, 50000 50000");
     }
 }
 
