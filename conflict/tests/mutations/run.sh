@@ -1,7 +1,7 @@
 #!/bin/sh
-# Shows that the simulation bites. Each patch beside this file breaks one of the daemon's cores, or one thing that a site of
-# the model does around them; some seed has to fail within a minute. The first line of a patch says which invariant
-# it breaks and how. ONLY=part of a name, SECONDS_EACH=60, EVERYWRITE_START=first seed.
+# Shows that the simulations bite. Each patch beside this file, and in node/tests/mutations, breaks one core, or one
+# thing that a site of the model does around the cores; some seed of that crate's simulation has to fail within a
+# minute. The first line of a patch says which invariant it breaks and how. ONLY=part of a name, SECONDS_EACH=60, EVERYWRITE_START=first seed.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
@@ -14,31 +14,32 @@ mkdir -p "$copy"
 status=0
 begun=$(date +%s)
 printf '%-34s %-10s %-26s %8s  %s\n' mutation breaks 'seed that failed' seconds how
-for patch in "$here"/*.patch; do
+for patch in "$here"/*.patch "$root"/node/tests/mutations/*.patch; do
     name=$(basename "$patch" .patch)
+    case $patch in "$root"/node/*) package=everywrite-node shown=node/$name ;; *) package=everywrite-conflict shown=$name ;; esac
     case $name in *"${ONLY:-}"*) ;; *) continue ;; esac
     invariant=$(sed -n '1s/:.*//p' "$patch")
     what=$(sed -n '1s/^[^:]*: //p' "$patch")
     if ! (cd "$copy" && patch -p1 --dry-run -s -F0 <"$patch") >"$target/log" 2>&1; then
-        printf '%-34s %-10s does not apply any more: see conflict/tests/mutations/%s.patch\n' "$name" "$invariant" "$name"
+        printf '%-34s %-10s does not apply any more: see %s\n' "$shown" "$invariant" "$patch"
         cat "$target/log"
         status=1
         continue
     fi
     (cd "$copy" && patch -p1 -s -F0 <"$patch")
     # Merged columns have a simulation of their own.
-    case $name in columns-*) package=everywrite-conflict test=columns;; *) package=everywrite-node test=simulation;; esac
+    case $name in columns-*) test=columns;; *) test=simulation;; esac
     started=""
-    if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p $package \
+    if (cd "$copy" && CARGO_TARGET_DIR="$target" $CARGO test -q --profile sim -p "$package" \
         --test "$test" --no-run) >"$target/log" 2>&1; then
         started=$(date +%s)
         (cd "$copy" && EVERYWRITE_N=100000000 EVERYWRITE_START=${EVERYWRITE_START:-0} EVERYWRITE_SECONDS=${SECONDS_EACH:-60} CARGO_TARGET_DIR="$target" \
-            $CARGO test -q --profile sim -p $package --test "$test" many_seeds -- --ignored) \
+            $CARGO test -q --profile sim -p "$package" --test "$test" many_seeds -- --ignored) \
             >"$target/log" 2>&1
     fi
     (cd "$copy" && patch -p1 -R -s -F0 <"$patch")
     if [ -z "$started" ]; then
-        printf '%-34s %-10s does not build\n' "$name" "$invariant"
+        printf '%-34s %-10s does not build\n' "$shown" "$invariant"
         cat "$target/log"
         status=1
         continue
@@ -50,7 +51,7 @@ for patch in "$here"/*.patch; do
         seed="NONE"
         status=1
     fi
-    printf '%-34s %-10s %-26s %8s  %s\n' "$name" "$invariant" "$seed" "$took" "$how"
+    printf '%-34s %-10s %-26s %8s  %s\n' "$shown" "$invariant" "$seed" "$took" "$how"
     [ -n "${WHAT:-}" ] && printf '    %s\n' "$what"
 done
 echo "in $(($(date +%s) - begun)) s"

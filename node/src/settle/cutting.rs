@@ -1,4 +1,10 @@
-//! What is stable, and what index and journals may let go of. Pure: the steward carries it out.
+//! What is stable, and what index and journals may let go of. Pure: the steward says what is so, round by round, and
+//! cuts what it is told.
+//!
+//! ```text
+//!   a round finds what may go ──► the next one: is capture behind that place? ──► merged tables: is all stable
+//!                                 are second looks done?                          that was here then? ──► cut
+//! ```
 
 use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
 use parking_lot::Mutex;
@@ -92,16 +98,61 @@ impl Found {
 /// updates in other journals and takes them for changes of the row that stands. What comes later has seen the event.
 #[derive(Clone, Debug)]
 pub struct Closing {
-    /// What may be cut then.
+    /// What may go then.
     pub released: Vector,
     /// What was here, the own journal included, when capture was behind the place where that was found.
     pub known: Vector,
 }
 
 impl Closing {
-    /// Whether that is so.
+    /// Whether the journals may be cut now.
     pub fn may_go(&self, stable: &Vector) -> bool {
         stable.covers_all(&self.known)
+    }
+}
+
+/// What is so in a round.
+#[derive(Clone, Copy, Debug)]
+pub struct Round<'a> {
+    /// The own journal has the local WAL up to here, durably.
+    pub captured: Lsn,
+    /// What has its stamp up to here is not to be looked at again.
+    pub looked: Lsn,
+    /// What is here, safe from any crash, the own journal included.
+    pub flushed: &'a Vector,
+    /// What is stable here.
+    pub stable: &'a Vector,
+    /// Some table has had a policy that merges columns.
+    pub merging: bool,
+}
+
+/// The rounds.
+#[derive(Clone, Debug, Default)]
+pub struct Cutting {
+    before: Option<Found>,
+    closing: Option<Closing>,
+}
+
+impl Cutting {
+    /// A round begins with what is found now; returns what the last one found.
+    pub fn begins(&mut self, now: Found) -> Option<Found> {
+        self.before.replace(now)
+    }
+
+    /// What may be cut, given what the last round found; no journal beyond what is stable, as ever.
+    pub fn ends(&mut self, found: Found, round: Round<'_>) -> impl Iterator<Item = Vector> + use<> {
+        let closed = self.closing.take_if(|c| c.may_go(round.stable));
+        let mut plain = None;
+        if found.may_go(round.captured, round.looked) {
+            let released = found.released;
+            if !round.merging {
+                plain = Some(released);
+            } else if self.closing.is_none() {
+                let known = round.flushed.clone();
+                self.closing = Some(Closing { released, known });
+            }
+        }
+        closed.map(|c| c.released).into_iter().chain(plain)
     }
 }
 
@@ -150,5 +201,31 @@ mod tests {
     #[test]
     fn a_site_that_never_writes_cuts() {
         assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO));
+    }
+
+    #[test]
+    fn where_columns_are_merged_what_was_found_waits_for_what_was_here() {
+        let vector = |lsn| [(NodeId(1), Lsn(lsn))].into_iter().collect::<Vector>();
+        let (here, before) = (vector(90), vector(80));
+        let round = |merging, stable| Round {
+            captured: Lsn(300),
+            looked: Lsn(300),
+            flushed: &here,
+            stable,
+            merging,
+        };
+        let mut cutting = Cutting::default();
+        let released = |lsn| Found {
+            released: vector(lsn),
+            ..found(100, 200)
+        };
+        assert!(cutting.begins(released(10)).is_none());
+        let last = cutting.begins(released(20)).expect("the first one");
+        let plain: Vec<_> = cutting.ends(last.clone(), round(false, &before)).collect();
+        assert_eq!(plain, [vector(10)]);
+        assert_eq!(cutting.ends(last.clone(), round(true, &before)).count(), 0);
+        assert_eq!(cutting.ends(last.clone(), round(true, &before)).count(), 0);
+        let stable: Vec<_> = cutting.ends(last, round(true, &here)).collect();
+        assert_eq!(stable, [vector(10)]);
     }
 }

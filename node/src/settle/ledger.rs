@@ -402,8 +402,11 @@ impl Ledger {
     pub fn captured(&self, lsn: Lsn) {
         let mut inner = self.inner.lock();
         inner.reached = inner.reached.max(lsn);
-        // Whatever is captured from now on was committed behind `lsn`.
-        inner.see_before(lsn);
+        // Whatever is captured from now on was committed behind `lsn`. Where rows are merged none of it may name a
+        // group whose commit has no answer yet: it may fail, and be behind what is captured then.
+        if inner.knows_before(lsn) {
+            inner.see_before(lsn);
+        }
         drop(inner);
         self.captured.send_if_modified(|c| {
             let forward = c.lsn < lsn;

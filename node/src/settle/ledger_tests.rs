@@ -357,3 +357,59 @@ async fn capture_knows_what_came_before() {
     let later = ledger.capture(Lsn(700), Stamp(5), &[], &[], &[]);
     assert_eq!(later.vector.get(B), Lsn(100));
 }
+
+/// The server says how far capture is while a commit is out: that names nothing that may still fail.
+#[test]
+fn how_far_capture_is_names_no_commit_without_an_answer() {
+    let ledger = Ledger::new(ME);
+    let group = intent(7, version(10, B), 100, true);
+    let coming = Coming {
+        merges: true,
+        ..coming(B, Lsn(100), Stamp(10))
+    };
+    let one = std::iter::once(group);
+    ledger
+        .announce(coming, one, |_, _, _| false, |_| false)
+        .unwrap();
+    ledger.commits(B, Lsn(100));
+    ledger.captured(Lsn(500));
+    // The session is lost, and the commit with it; then the row is updated here, and the group comes again.
+    ledger.commits_not(B, Lsn(100));
+    assert!(ledger.knows_before(Lsn(600)));
+    let update = Merged {
+        relation: table(),
+        key: KeyHash(7),
+        epoch: Epoch::default(),
+        columns: Vec::new(),
+    };
+    let update = ledger.capture(Lsn(600), Stamp(5), &[], &[], &[update]);
+    assert_eq!(update.vector.get(B), Lsn::ZERO, "it had not seen the group");
+    ledger.commits(B, Lsn(100));
+    lands(&ledger, group, 650, (650, 660));
+    ledger.captured(Lsn(700));
+    let later = ledger.capture(Lsn(800), Stamp(5), &[], &[], &[]);
+    assert_eq!(later.vector.get(B), Lsn(100));
+}
+
+/// A second look has locked a row and waits for capture; a group that was sent without a look waits for the row.
+#[test]
+fn what_was_sent_before_a_policy_is_not_waited_for() {
+    use everywrite_conflict::policy::{Policy, Setting};
+
+    let ledger = Ledger::new(ME);
+    announce_blindly(&ledger, intent(7, version(10, B), 100, false));
+    ledger.commits(B, Lsn(100));
+    let setting = Setting {
+        relation: table(),
+        epoch: Epoch {
+            number: 1,
+            origin: C,
+        },
+        policy: Policy::ColumnWise {
+            merges: Vec::new(),
+            floors: Vec::new(),
+        },
+    };
+    ledger.set_policy(setting, Some([(C, Lsn(50))].into_iter().collect()));
+    assert!(ledger.any_merging() && ledger.knows_before(Lsn(500)));
+}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use everywrite_conflict::{Lsn, NodeId, Vector};
 use tokio_util::sync::CancellationToken;
 
-use super::cutting::{Closing, Found, captured_durably, cut_up_to};
+use super::cutting::{Cutting, Found, Round, captured_durably, cut_up_to};
 use super::{Barriers, Beat, Beats, Ledger, LookedAt, Stability};
 use crate::journal::Journals;
 
@@ -131,8 +131,7 @@ impl Steward {
 
     async fn forget(&self, shutdown: &CancellationToken) {
         let mut cut = tokio::time::Instant::now();
-        let mut before: Option<Found> = None;
-        let mut closing: Option<Closing> = None;
+        let mut cutting = Cutting::default();
         let mut looked = self.looked.read();
         loop {
             tokio::select! {
@@ -162,7 +161,7 @@ impl Steward {
                 stamped: self.ledger.stamped_to(),
                 reached: self.ledger.reached(),
             };
-            let Some(found) = before.replace(now) else {
+            let Some(found) = cutting.begins(now) else {
                 continue;
             };
             // Two seconds late: a look is asked for a moment after the stamp.
@@ -174,19 +173,15 @@ impl Steward {
                     }
                 }
             }
-            if let Some(closed) = closing.take_if(|c| c.may_go(&stable)) {
-                self.cut(&closed.released, &stable);
-            }
-            if !found.may_go(captured, looked) {
-                continue;
-            }
-            if !self.ledger.any_merging() {
-                self.cut(&found.released, &stable);
-            } else if closing.is_none() {
-                closing = Some(Closing {
-                    released: found.released,
-                    known: flushed,
-                });
+            let round = Round {
+                captured,
+                looked,
+                flushed: &flushed,
+                stable: &stable,
+                merging: self.ledger.any_merging(),
+            };
+            for released in cutting.ends(found, round) {
+                self.cut(&released, &stable);
             }
         }
     }

@@ -420,8 +420,8 @@ mod tests {
     #[tokio::test]
     async fn all_keys_of_the_history_are_found_portion_by_portion() {
         for server in TestServer::all() {
-            let mut client = server.database().await.client().await.unwrap();
-            crate::admin::schema::migrate(&mut client).await.unwrap();
+            let client = server.database().await.client().await.unwrap();
+            crate::admin::schema::migrate(&client).await.unwrap();
             client
                 .batch_execute(
                     "insert into everywrite.conflict_history (site, schema_name, table_name, key, kind, decision)

@@ -87,21 +87,7 @@ impl Ledger {
     /// Whether it is known of each group which commit stands first: its own, or the local one that
     /// ends at `position`. What is not sent to be committed by now comes behind it.
     pub fn knows_before(&self, position: Lsn) -> bool {
-        let mut inner = self.inner.lock();
-        inner.reached = inner.reached.max(position);
-        let mut known = true;
-        for mark in inner
-            .marks
-            .iter_mut()
-            .filter(|m| m.merges && m.before.is_none())
-        {
-            if mark.committing {
-                known &= mark.after >= position;
-            } else {
-                mark.after = mark.after.max(position);
-            }
-        }
-        known
+        self.inner.lock().knows_before(position)
     }
 
     /// Waits until that is so, however long: whole rows in the place of differences would lose some. Answers
@@ -203,14 +189,29 @@ impl Ledger {
 }
 
 impl Inner {
+    /// See [`Ledger::knows_before`].
+    pub(super) fn knows_before(&mut self, position: Lsn) -> bool {
+        self.reached = self.reached.max(position);
+        let mut known = true;
+        for mark in self
+            .marks
+            .iter_mut()
+            .filter(|m| m.merges && m.before.is_none())
+        {
+            if mark.committing {
+                known &= mark.after >= position;
+            } else {
+                mark.after = mark.after.max(position);
+            }
+        }
+        known
+    }
+
     pub(super) fn settle_policies(&mut self, stable: &Vector, captured: Lsn) {
         if !self.policies.any_merging() {
             return;
         }
         let begun = self.policies.settle(stable, captured, self.reached);
-        if !begun.is_empty() {
-            self.marks.iter_mut().for_each(|mark| mark.merges = true);
-        }
         self.begun.extend(begun);
     }
 }

@@ -51,9 +51,10 @@ impl Ledger {
         let begins = since.map_or(Begins::Begun, Begins::Stable);
         inner.policies.set(setting, begins);
         if inner.policies.any_merging() {
+            // What is on its way by now is not waited for: its site had not taken the policy in, so it is applied here
+            // before the policy is stable, and nothing is merged until then. And it may wait for a row lock that is
+            // given back only when capture has gone on.
             self.merging.store(true, Ordering::Relaxed);
-            // Whatever is on its way may be of that table.
-            inner.marks.iter_mut().for_each(|mark| mark.merges = true);
         }
     }
 }

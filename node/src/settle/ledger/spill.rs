@@ -205,7 +205,7 @@ impl Ledger {
 
     /// Lets entries leave memory if there are too many: those whose source the first of `nearly` covers
     /// that makes a file worth it, and that capture has passed. `None` stands for all that are committed.
-    /// It is for speed alone what is chosen: whatever leaves can be asked for.
+    /// It is for speed alone what is chosen: whatever leaves can be asked for. `now`: for the pauses between attempts.
     pub fn spill(&self, nearly: &[Option<Vector>], captured: Lsn, now: Instant) {
         let Some(spilling) = &self.spilling else {
             return;

@@ -1,0 +1,176 @@
+//! Which seeds are run: fixed ones, fresh ones, as many as one likes, and those that failed once.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::rules::Rules;
+use crate::shapes::SHAPES;
+use crate::world::run;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|s| s.parse().ok())
+}
+
+/// How many seeds of each shape.
+pub(crate) fn each(default: u64) -> u64 {
+    number("EVERYWRITE_SEEDS").unwrap_or(default)
+}
+
+/// Past the test runner, which keeps back what a test prints that does not fail.
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{what}");
+}
+
+/// How a failing run is to be repeated, told, and kept.
+fn failed(seed: u64, shape: usize, why: &str) -> String {
+    format!(
+        "seed {seed} of shape {shape}: {why}\n  \
+        EVERYWRITE_SEED={seed} EVERYWRITE_SHAPE={shape} cargo test -p everywrite-conflict --test simulation \
+        one_run -- --nocapture\n  \
+        to keep it, in PINNED of conflict/tests/simulation/seeds.rs: ({seed}, {shape}),"
+    )
+}
+
+/// The first seeds of some shapes.
+fn first(shapes: &[usize], seeds: u64) -> (usize, usize) {
+    let (mut forgotten, mut spilled, mut recalled) = (0, 0, 0);
+    for &shape in shapes {
+        for seed in 0..seeds {
+            match run(seed, Rules::all(), SHAPES[shape]) {
+                Ok(end) => {
+                    forgotten += end.forgotten;
+                    spilled += end.spilled;
+                    recalled += end.recalled;
+                }
+                Err(why) => panic!("{}", failed(seed, shape, &why)),
+            }
+        }
+    }
+    assert!(forgotten > 0, "no index has forgotten anything");
+    (spilled, recalled)
+}
+
+#[test]
+fn two_sites_converge() {
+    first(&[0, 1, 14], each(40));
+}
+
+#[test]
+fn three_sites_converge() {
+    first(&[2, 17], each(40));
+}
+
+#[test]
+fn four_sites_converge() {
+    first(&[3, 16, 18], each(20));
+}
+
+#[test]
+fn six_and_seven_sites_converge() {
+    first(&[4, 15], each(10));
+}
+
+#[test]
+fn calm_sites_converge() {
+    first(&[5, 6], each(40));
+}
+
+#[test]
+fn dying_daemons_converge() {
+    first(&[7, 8], each(40));
+}
+
+#[test]
+fn sites_with_policies_converge() {
+    first(&[9, 10, 11, 12, 13, 19], each(20));
+}
+
+#[test]
+fn indexes_that_spill_converge() {
+    let (spilled, recalled) = first(&[20, 21, 22, 23, 24, 25], each(20));
+    say(&format!(
+        "{spilled} entries have left memory, {recalled} came back"
+    ));
+    assert!(spilled > 0 && recalled > 0);
+}
+
+/// Runs that have failed once, and what was mended.
+const PINNED: [(u64, usize); 0] = [];
+
+#[test]
+fn what_has_failed_once_converges() {
+    for (seed, shape) in PINNED {
+        if let Err(why) = run(seed, Rules::all(), SHAPES[shape]) {
+            panic!("{}", failed(seed, shape, &why));
+        }
+    }
+}
+
+/// A run is its seed.
+#[test]
+fn a_seed_repeats_a_run() {
+    for shape in SHAPES {
+        let told = || format!("{:?}", run(4_711, Rules::all(), shape));
+        assert_eq!(told(), told());
+    }
+}
+
+/// Seeds that nobody has run before, in turn of all shapes.
+#[test]
+fn fresh_seeds_converge() {
+    many(number("EVERYWRITE_FRESH").unwrap_or(60), 1);
+}
+
+/// `make sim N=100000`. With `EVERYWRITE_SECONDS` for so long; ends at the first run that fails.
+#[test]
+#[ignore = "make sim"]
+fn many_seeds_converge() {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::panic::set_hook(Box::new(|_| {}));
+    many(number("EVERYWRITE_N").unwrap_or(20_000), threads);
+    let _ = std::panic::take_hook();
+}
+
+fn many(runs: u64, threads: usize) {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    // Short enough to be typed.
+    let clock = clock.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000);
+    let start = number("EVERYWRITE_START").unwrap_or(clock);
+    let limit = number("EVERYWRITE_SECONDS").map(Duration::from_secs);
+    say(&format!(
+        "simulation: {runs} runs from EVERYWRITE_START={start}"
+    ));
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (stop, begun) = (AtomicBool::new(false), Instant::now());
+    let work = || -> Option<String> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let late = limit.is_some_and(|limit| begun.elapsed() > limit);
+            if number >= runs || late || stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let shapes = SHAPES.len() as u64;
+            let (seed, shape) = (start + number / shapes, (number % shapes) as usize);
+            if let Err(why) = run(seed, Rules::all(), SHAPES[shape]) {
+                stop.store(true, Ordering::Relaxed);
+                return Some(failed(seed, shape, &why));
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|w| w.join().unwrap());
+        ends.flatten().collect()
+    });
+    let (done, seconds) = (done.into_inner(), begun.elapsed().as_secs_f64());
+    say(&format!(
+        "simulation: {done} runs in {seconds:.1} s, {:.0} a minute",
+        done as f64 * 60.0 / seconds
+    ));
+    for why in &failed {
+        say(why);
+    }
+    assert!(failed.is_empty(), "{} runs have failed", failed.len());
+}

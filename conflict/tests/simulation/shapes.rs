@@ -1,0 +1,88 @@
+//! Kinds of clusters: calm ones for the fast way, torn ones, dying daemons, policies, storms.
+
+use crate::world::Shape;
+
+const fn shape(
+    sites: usize,
+    skew: i64,
+    steps: usize,
+    keys: usize,
+    values: usize,
+    crashes: u64,
+    rests: u64,
+) -> Shape {
+    Shape {
+        sites,
+        skew,
+        steps,
+        keys,
+        values,
+        crashes,
+        rests,
+        policies: 0,
+        cuts: 0,
+        jumps: 0,
+        away: 0,
+        spills: 0,
+    }
+}
+
+/// With a network that is cut so often, clocks that jump so far, and sites that are away for so long.
+const fn stormy(shape: Shape, cuts: u64, jumps: i64, away: usize) -> Shape {
+    Shape {
+        cuts,
+        jumps,
+        away,
+        ..shape
+    }
+}
+
+/// With entries that go to files so often.
+const fn spills(shape: Shape, spills: u64) -> Shape {
+    Shape { spills, ..shape }
+}
+
+/// With policies that are set so often.
+const fn policies(shape: Shape, policies: u64) -> Shape {
+    Shape { policies, ..shape }
+}
+
+pub(crate) const SHAPES: [Shape; 26] = [
+    shape(2, 0, 250, 4, 3, 0, 0),
+    shape(2, 30, 400, 4, 3, 1, 10),
+    shape(3, 15, 400, 5, 4, 1, 10),
+    shape(4, 50, 700, 6, 4, 1, 0),
+    shape(7, 50, 1200, 8, 6, 1, 0),
+    // Calm enough for the fast way.
+    shape(2, 20, 400, 8, 8, 1, 80),
+    shape(3, 40, 600, 12, 20, 1, 80),
+    // Daemons that keep dying.
+    shape(2, 30, 400, 5, 4, 5, 30),
+    shape(3, 30, 500, 6, 5, 4, 40),
+    // With policies: calm, torn, many sites, dying daemons, many switches.
+    policies(shape(3, 15, 400, 5, 4, 0, 10), 1),
+    policies(shape(3, 40, 600, 5, 4, 1, 30), 1),
+    policies(shape(5, 50, 900, 6, 4, 1, 10), 1),
+    policies(shape(2, 30, 400, 4, 4, 4, 30), 2),
+    policies(shape(3, 15, 400, 3, 3, 1, 40), 8),
+    // Cut in one direction, between pairs and around one site.
+    stormy(shape(2, 20, 400, 4, 3, 1, 10), 3, 0, 0),
+    stormy(shape(6, 30, 1000, 6, 5, 2, 5), 2, 0, 0),
+    // Clocks that jump.
+    stormy(shape(4, 30, 600, 5, 4, 2, 20), 0, 400, 0),
+    // Somebody is away for long.
+    stormy(shape(3, 20, 900, 5, 5, 1, 10), 0, 50, 250),
+    // All of it, with policies too.
+    stormy(shape(4, 50, 800, 5, 4, 3, 10), 2, 300, 150),
+    policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
+    // Indexes that spill: somebody is away for long, at each step, calm, dying, torn, with policies.
+    spills(stormy(shape(3, 20, 900, 5, 5, 1, 10), 0, 50, 250), 10),
+    spills(stormy(shape(3, 20, 900, 12, 8, 1, 10), 0, 0, 250), 100),
+    spills(shape(3, 40, 600, 12, 20, 1, 80), 60),
+    spills(shape(2, 30, 400, 5, 4, 5, 30), 50),
+    spills(stormy(shape(4, 50, 800, 5, 4, 3, 10), 2, 300, 150), 30),
+    spills(
+        policies(stormy(shape(5, 40, 900, 5, 4, 2, 10), 2, 200, 200), 1),
+        30,
+    ),
+];
