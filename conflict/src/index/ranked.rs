@@ -122,6 +122,12 @@ impl Index {
         (before, Announced::Newest)
     }
 
+    /// Whether there is a rank that a local write could inherit.
+    #[inline]
+    pub fn knows_ranks(&self) -> bool {
+        !self.ranked.is_empty() || self.truncates.values().any(|t| t.version.is_ranked())
+    }
+
     /// The rank that a local write of a key has at least, because of what it replaces. `covers`: what
     /// its transaction may have seen.
     pub fn inherited(
