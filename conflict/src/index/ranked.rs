@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Announced, Entry, Index, forgettable, merged};
+use super::{Announced, Entry, Index, forgettable, landed_with, merged};
 use crate::policy::{Epoch, Rank};
 use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
 
@@ -170,7 +170,7 @@ impl Index {
     /// That write of the key has landed.
     pub(super) fn ranked_landed(&mut self, key: KeyHash, version: Version, local_lsn: Lsn) {
         if let Some(held) = self.ranked.get_mut(&key)
-            && held.entry.version == version
+            && landed_with(&held.entry, version)
         {
             held.entry.local_lsn = local_lsn;
         }
