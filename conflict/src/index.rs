@@ -346,7 +346,7 @@ impl Index {
         }
         let truncate = self.truncates.get(&relation).copied();
         let own = self.shard_mut(key).get_mut(&key).map(|slot| {
-            if slot.version() == version {
+            if landed_with(&slot.entry(), version) {
                 slot.local_lsn = local_lsn;
             }
             slot.entry()
@@ -634,6 +634,16 @@ fn greater(own: Option<Entry>, truncate: Option<Entry>) -> Option<Entry> {
 }
 
 /// Two entries of one version.
+/// Whether the entry is on its way no more when `version` has landed: it is of that version, or of an earlier one
+/// of the same origin, whose transactions land in their order. Such a one stays in flight when it was announced, and
+/// came again in a group with a later write of the key that a truncate is above.
+fn landed_with(entry: &Entry, version: Version) -> bool {
+    let of = version.origin;
+    let earlier = || entry.version.origin == of && entry.version.stamp < version.stamp;
+    entry.version == version
+        || (entry.in_flight() && earlier() && entry.source.is_some_and(|s| s.origin == of))
+}
+
 fn merged(known: Entry, new: Entry) -> Entry {
     let local_lsn = match (known.local_lsn, new.local_lsn) {
         // In flight again, or captured before its answer was read.

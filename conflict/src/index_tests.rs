@@ -157,6 +157,56 @@ fn a_truncate_covers_what_is_below_it() {
     assert_eq!(index.get(RelationHash(8), key(4)), None, "another table");
 }
 
+/// A group was announced, and is formed anew after its session was lost, with a later write of the key. By
+/// then a truncate is known that is above both.
+#[test]
+fn what_a_later_write_of_its_origin_has_replaced_lands_with_it() {
+    let in_flight = |entry: Entry| Entry {
+        local_lsn: Lsn::MAX,
+        ..entry
+    };
+    let rank = |entry: Entry, height: i64| {
+        let (number, origin) = (1, NodeId(1));
+        let epoch = Epoch { number, origin };
+        let version = entry.version.ranked(Rank { epoch, height });
+        Entry { version, ..entry }
+    };
+    for ranked in [false, true] {
+        let of = |entry: Entry, height: i64| match ranked {
+            true => rank(entry, height),
+            false => entry,
+        };
+        let truncate = Entry {
+            source: Some(at(2, 60)),
+            local_lsn: Lsn(6),
+            ..of(entry(6, 60), i64::MAX)
+        };
+        let (first, later) = (of(entry(4, 40), -4), of(entry(5, 50), -4));
+        let mut index = Index::new();
+        index.announce(TABLE, key(1), in_flight(first));
+        index.announce_truncate(TABLE, truncate);
+        index.announce(TABLE, key(1), in_flight(later));
+        index.landed(TABLE, key(1), later.version, Lsn(7));
+        assert!(!index.row(key(1)).unwrap().in_flight());
+        let stable = [(NodeId(1), Lsn(50)), (NodeId(2), Lsn(60))];
+        assert_eq!(index.forget(&stable.into_iter().collect(), Lsn(7)), 2);
+        assert!(index.is_empty());
+    }
+}
+
+/// What is still behind what has landed stays on its way.
+#[test]
+fn what_comes_behind_it_does_not_land_with_it() {
+    let mut index = Index::new();
+    let later = Entry {
+        local_lsn: Lsn::MAX,
+        ..entry(5, 50)
+    };
+    index.announce(TABLE, key(1), later);
+    index.landed(TABLE, key(1), version(4), Lsn(7));
+    assert!(index.row(key(1)).unwrap().in_flight());
+}
+
 #[test]
 fn a_decided_delete_waits_for_its_source() {
     let mut index = Index::new();

@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Announced, Entry, Index, forgettable, merged};
+use super::{Announced, Entry, Index, forgettable, landed_with, merged};
 use crate::policy::{Epoch, Rank};
 use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
 
@@ -122,6 +122,12 @@ impl Index {
         (before, Announced::Newest)
     }
 
+    /// Whether there is a rank that a local write could inherit.
+    #[inline]
+    pub fn knows_ranks(&self) -> bool {
+        !self.ranked.is_empty() || self.truncates.values().any(|t| t.version.is_ranked())
+    }
+
     /// The rank that a local write of a key has at least, because of what it replaces. `covers`: what
     /// its transaction may have seen.
     pub fn inherited(
@@ -164,7 +170,7 @@ impl Index {
     /// That write of the key has landed.
     pub(super) fn ranked_landed(&mut self, key: KeyHash, version: Version, local_lsn: Lsn) {
         if let Some(held) = self.ranked.get_mut(&key)
-            && held.entry.version == version
+            && landed_with(&held.entry, version)
         {
             held.entry.local_lsn = local_lsn;
         }

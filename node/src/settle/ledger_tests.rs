@@ -226,6 +226,35 @@ fn a_write_is_ranked_by_what_it_replaced() {
     assert_eq!(entry.map(|e| e.version.stamp), Some(seen.stamp));
 }
 
+/// The transaction that sets the policy comes behind writes that have its rank already. What is written over
+/// such a row stands above it.
+#[test]
+fn a_rank_is_inherited_before_its_policy_has_come() {
+    use everywrite_conflict::policy::{Epoch, Rank};
+
+    let epoch = Epoch {
+        number: 1,
+        origin: B,
+    };
+    let rank = Rank { epoch, height: -4 };
+    let ledger = Ledger::new(ME);
+    let vector = Arc::new(Vector::new());
+    let group = Intent {
+        vector: Some(&vector),
+        ..intent(7, version(4, B).ranked(rank), 100, false)
+    };
+    announce(&ledger, group).unwrap();
+    assert_eq!(landed(&ledger, group, 0), Some(vec![]));
+    let touched = [touched(Some(7), false), touched(Some(8), false)];
+    let stamped = ledger.capture(Lsn(1100), Stamp(50), &touched, &[], &[]);
+    let ranks = stamped.ranks.as_ref().unwrap();
+    let plain = Version::new(stamped.stamp, ME);
+    assert_eq!(ranks.version(table(), KeyHash(7), plain).rank(), rank);
+    assert_eq!(ranks.version(table(), KeyHash(8), plain), plain);
+    let entry = ledger.with_index(|index| index.get(table(), KeyHash(7)));
+    assert_eq!(entry.map(|e| e.version), Some(plain.ranked(rank)));
+}
+
 fn after_b(asked: &Ledger, progress: u64) -> bool {
     let asked_now = asked.asks();
     asked.reconcile(&asked_now, &[(B, Lsn(progress))].into_iter().collect())

@@ -82,7 +82,9 @@ impl Inner {
     /// The version of a local write, its rank included.
     pub(super) fn version_of(&self, t: &Touched, captured: &mut Capturing<'_>) -> Version {
         let plain = Version::new(captured.stamp, captured.me);
-        if self.policies.is_empty() {
+        // A rank may come before the policy it is of: an origin that captures after a crash ranks by what is
+        // set at its server what was committed before that was set, and sends it first.
+        if self.policies.is_empty() && !self.index.knows_ranks() {
             return plain;
         }
         let covers =
