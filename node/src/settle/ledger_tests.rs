@@ -465,3 +465,60 @@ fn an_update_of_a_row_that_came_back_behind_its_delete_is_a_row_event() {
     announce(&ledger, intent(7, version(50, C), 200, true)).unwrap();
     assert!(!ledger.brings_back(Lsn(1650), &[], &update));
 }
+
+/// Capture meets an insert and a delete that came before a replayed row which is older than both.
+#[test]
+fn a_row_that_landed_behind_an_insert_and_its_delete_is_looked_at_again() {
+    use everywrite_conflict::policy::Rank;
+
+    let vector = Arc::new(Vector::new());
+    let (written, deleted) = (touched(Some(7), false), touched(Some(7), true));
+    for ranked in [false, true] {
+        let ledger = || {
+            let ledger = Ledger::new(ME);
+            let epoch = ranked.then(|| merge_columns(&ledger));
+            let rank = epoch.map_or(Rank::NONE, |epoch| Rank { epoch, height: 0 });
+            let mut older = intent(7, version(10, B).ranked(rank), 100, false);
+            older.vector = ranked.then_some(&vector);
+            (ledger, older)
+        };
+        let looks = |ledger: &Ledger, lsn| {
+            let stamped = ledger.capture(Lsn(lsn), Stamp(21), &[deleted], &[], &[]);
+            stamped.repairs.len()
+        };
+        // All of it is captured when the row has landed, or the answer comes in between.
+        for captured in [true, false] {
+            for (delete, expected) in [(510, 1), (1500, 0)] {
+                let (ledger, older) = ledger();
+                announce(&ledger, older).unwrap();
+                let insert = || ledger.capture(Lsn(500), Stamp(20), &[written], &[], &[]);
+                if !captured {
+                    insert();
+                }
+                assert_eq!(landed(&ledger, older, 0), Some(vec![]));
+                if captured {
+                    insert();
+                }
+                assert_eq!(looks(&ledger, delete), expected, "{ranked} {captured}");
+            }
+        }
+        // Or the daemon has started in between.
+        let (ledger, older) = ledger();
+        let entry = |version, origin, lsn, local_lsn| {
+            let lsn = Lsn(lsn);
+            let entry = Entry {
+                version,
+                source: Some(Position { origin, lsn }),
+                deleted: false,
+                local_lsn: Lsn(local_lsn),
+            };
+            [(written, entry)]
+        };
+        let rank = older.entry.version.rank();
+        let own = entry(version(20, ME).ranked(rank), ME, 500, 0);
+        ledger.rebuild(Stamp(20), &vector, own);
+        let theirs = entry(older.entry.version, B, 100, 1000);
+        ledger.rebuild(Stamp(20), &vector, theirs);
+        assert_eq!(looks(&ledger, 510), 1, "{ranked}, at start");
+    }
+}
