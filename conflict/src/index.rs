@@ -53,7 +53,8 @@ pub struct Entry {
     /// insert position that its transaction read after writing its rows and before its commit:
     /// a local transaction that touched the same row came before it exactly if its commit record
     /// ends at or before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
-    /// position at start for what is restored from the journals.
+    /// position at start for what is restored from the journals. For a write that stands above replayed
+    /// ones at least their places: it may have been deleted before they were written.
     pub local_lsn: Lsn,
 }
 
@@ -61,6 +62,15 @@ impl Entry {
     /// Its transaction is being replayed and has not landed here yet.
     pub fn in_flight(&self) -> bool {
         self.local_lsn == Lsn::MAX
+    }
+
+    /// The same above a write that was replayed at `local_lsn`.
+    fn above(self, local_lsn: Lsn) -> Self {
+        let local_lsn = match local_lsn {
+            Lsn::MAX => self.local_lsn,
+            landed => self.local_lsn.max(landed),
+        };
+        Entry { local_lsn, ..self }
     }
 
     /// A decision that is not committed yet and may still be undone: nobody may lose against it.
@@ -243,10 +253,12 @@ impl Index {
                 let before = Some(own);
                 let kept = match own.version.cmp(&entry.version) {
                     Ordering::Greater => {
+                        let kept = own.above(entry.local_lsn);
+                        place.insert(Slot::new(kept));
                         return (greater(before, truncate), Announced::Older(own));
                     }
                     Ordering::Equal => merged(own, entry),
-                    Ordering::Less => entry,
+                    Ordering::Less => entry.above(own.local_lsn),
                 };
                 place.insert(Slot::new(kept));
                 (before, kept.source.filter(|s| own.source != Some(*s)))
@@ -348,6 +360,8 @@ impl Index {
         let own = self.shard_mut(key).get_mut(&key).map(|slot| {
             if landed_with(&slot.entry(), version) {
                 slot.local_lsn = local_lsn;
+            } else {
+                *slot = Slot::new(slot.entry().above(local_lsn));
             }
             slot.entry()
         });
@@ -633,7 +647,6 @@ fn greater(own: Option<Entry>, truncate: Option<Entry>) -> Option<Entry> {
     }
 }
 
-/// Two entries of one version.
 /// Whether the entry is on its way no more when `version` has landed: it is of that version, or of an earlier one
 /// of the same origin, whose transactions land in their order. Such a one stays in flight when it was announced, and
 /// came again in a group with a later write of the key that a truncate is above.
@@ -644,6 +657,7 @@ fn landed_with(entry: &Entry, version: Version) -> bool {
         || (entry.in_flight() && earlier() && entry.source.is_some_and(|s| s.origin == of))
 }
 
+/// Two entries of one version.
 fn merged(known: Entry, new: Entry) -> Entry {
     let local_lsn = match (known.local_lsn, new.local_lsn) {
         // In flight again, or captured before its answer was read.

@@ -4,7 +4,7 @@
 //! register for each column that it changed, here, as long as that is not stable. A new row event
 //! takes the registers away, because what has not seen it is lost.
 
-use super::{Entry, Index};
+use super::{Entry, Index, forgettable};
 use crate::policy::columns::{Column, Merge, Register, Registers, Take};
 use crate::{KeyHash, Position, RelationHash, Vector, Version};
 
@@ -111,6 +111,22 @@ impl Index {
             self.announced(update.source, new);
         }
         merging
+    }
+
+    /// Whether a row that a local transaction has updated is gone by the index, by a delete that the update has seen
+    /// (`claims`): what was updated was put there behind the delete, unseen, and is to be looked at again. Not if
+    /// the delete may be forgotten: then nothing is to be looked at, and the row was inserted again.
+    pub fn is_gone(
+        &self,
+        relation: RelationHash,
+        key: KeyHash,
+        claims: impl Fn(Position) -> bool,
+    ) -> bool {
+        let (stable, captured) = &self.settled;
+        let event = self.own(key).and_then(|_| self.get(relation, key));
+        event.is_some_and(|e| {
+            e.deleted && e.source.is_some_and(claims) && !forgettable(&e, stable, *captured)
+        })
     }
 
     /// The height that a local change of a column has at least, because of what it replaces.

@@ -561,6 +561,10 @@ impl Assembler {
         let by_shape = self.by_shape();
         let changes = Bytes::copy_from_slice(&open.changes);
         match merged::find(changes, |shape| by_shape.get(&shape).copied(), &tables) {
+            Ok(found) if ledger.brings_back(position, &found.touched, &found.merged) => {
+                tracing::info!(%position, "updates are captured as whole rows: a row came back behind its delete");
+                None
+            }
             Ok(mut found) => {
                 open.touched = std::mem::take(&mut found.touched);
                 Some(found)

@@ -442,3 +442,112 @@ fn what_was_sent_before_a_policy_is_not_waited_for() {
     ledger.set_policy(setting, Some([(C, Lsn(50))].into_iter().collect()));
     assert!(ledger.any_merging() && ledger.knows_before(Lsn(500)));
 }
+
+fn merge_columns(ledger: &Ledger) -> Epoch {
+    use everywrite_conflict::policy::{Policy, Setting};
+
+    let epoch = Epoch {
+        number: 1,
+        origin: C,
+    };
+    let setting = Setting {
+        relation: table(),
+        epoch,
+        policy: Policy::ColumnWise {
+            merges: Vec::new(),
+            floors: Vec::new(),
+        },
+    };
+    ledger.set_policy(setting, None);
+    epoch
+}
+
+/// A second look takes such a row away if nothing newer stands, and the other sites would bring it back.
+#[test]
+fn an_update_of_a_row_that_came_back_behind_its_delete_is_a_row_event() {
+    let ledger = Ledger::new(ME);
+    let epoch = merge_columns(&ledger);
+    let update = [Merged {
+        relation: table(),
+        key: KeyHash(7),
+        epoch,
+        columns: Vec::new(),
+    }];
+    let (written, deleted) = (touched(Some(7), false), touched(Some(7), true));
+    let older = intent(7, version(10, B), 100, false);
+    announce(&ledger, older).unwrap();
+    ledger.capture(Lsn(500), Stamp(20), &[written], &[], &[]);
+    assert!(!ledger.brings_back(Lsn(505), &[], &update));
+    ledger.capture(Lsn(510), Stamp(21), &[deleted], &[], &[]);
+    landed(&ledger, older, 0);
+    assert!(ledger.brings_back(Lsn(1500), &[], &update));
+    assert!(
+        !ledger.brings_back(Lsn(1500), &[written], &update),
+        "of a new row"
+    );
+    ledger.capture(Lsn(1500), Stamp(22), &[written], &[], &[]);
+    let entry = ledger.known(table(), KeyHash(7));
+    assert!(entry.is_some_and(|e| !e.deleted), "it stays");
+    assert!(!ledger.brings_back(Lsn(1600), &[], &update));
+    // A delete that the update has not seen wins as ever.
+    ledger.reaches(Lsn(1700));
+    announce(&ledger, intent(7, version(50, C), 200, true)).unwrap();
+    assert!(!ledger.brings_back(Lsn(1650), &[], &update));
+}
+
+/// Capture meets an insert and a delete that came before a replayed row which is older than both.
+#[test]
+fn a_row_that_landed_behind_an_insert_and_its_delete_is_looked_at_again() {
+    use everywrite_conflict::policy::Rank;
+
+    let vector = Arc::new(Vector::new());
+    let (written, deleted) = (touched(Some(7), false), touched(Some(7), true));
+    for ranked in [false, true] {
+        let ledger = || {
+            let ledger = Ledger::new(ME);
+            let epoch = ranked.then(|| merge_columns(&ledger));
+            let rank = epoch.map_or(Rank::NONE, |epoch| Rank { epoch, height: 0 });
+            let mut older = intent(7, version(10, B).ranked(rank), 100, false);
+            older.vector = ranked.then_some(&vector);
+            (ledger, older)
+        };
+        let looks = |ledger: &Ledger, lsn| {
+            let stamped = ledger.capture(Lsn(lsn), Stamp(21), &[deleted], &[], &[]);
+            stamped.repairs.len()
+        };
+        // All of it is captured when the row has landed, or the answer comes in between.
+        for captured in [true, false] {
+            for (delete, expected) in [(510, 1), (1500, 0)] {
+                let (ledger, older) = ledger();
+                announce(&ledger, older).unwrap();
+                let insert = || ledger.capture(Lsn(500), Stamp(20), &[written], &[], &[]);
+                if !captured {
+                    insert();
+                }
+                assert_eq!(landed(&ledger, older, 0), Some(vec![]));
+                if captured {
+                    insert();
+                }
+                assert_eq!(looks(&ledger, delete), expected, "{ranked} {captured}");
+            }
+        }
+        // Or the daemon has started in between.
+        let (ledger, older) = ledger();
+        let entry = |version, origin, lsn, local_lsn| {
+            let lsn = Lsn(lsn);
+            let entry = Entry {
+                version,
+                source: Some(Position { origin, lsn }),
+                deleted: false,
+                local_lsn: Lsn(local_lsn),
+            };
+            [(written, entry)]
+        };
+        let rank = older.entry.version.rank();
+        let own = entry(version(20, ME).ranked(rank), ME, 500, 0);
+        ledger.rebuild(Stamp(20), &vector, own);
+        let theirs = entry(older.entry.version, B, 100, 1000);
+        ledger.rebuild(Stamp(20), &vector, theirs);
+        assert_eq!(looks(&ledger, 510), 1, "{ranked}, at start");
+    }
+}

@@ -296,11 +296,12 @@ fn one_run() {
     println!("{:?}", run(seed, count, None));
 }
 
-/// Not explained yet: a row stays at one site alone. It is the model's shell or the daemon that is wrong.
+/// A row is inserted and deleted, an older one of another site lands behind that and is updated before capture
+/// is there: the second look took it away, and the other sites brought it back.
 #[test]
-#[ignore = "open"]
-fn an_open_seed() {
+fn a_row_that_came_back_behind_its_delete_is_updated() {
     assert_eq!(run(359, 4, None).err(), None);
+    assert!(run(359, 4, Some(Rule::Back)).is_err());
 }
 
 #[test]

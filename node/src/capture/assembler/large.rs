@@ -118,8 +118,12 @@ impl Assembler {
         if !tables.is_empty() {
             let changes = Bytes::copy_from_slice(&part);
             found = merged::find(changes, |shape| by_shape.get(&shape).copied(), &tables)?;
-            touched.retain(|t| t.version.is_some());
-            touched.append(&mut found.touched);
+            if ledger.brings_back(large.position, &found.touched, &found.merged) {
+                found = merged::Found::default();
+            } else {
+                touched.retain(|t| t.version.is_some());
+                touched.append(&mut found.touched);
+            }
         }
         let (repairs, ranks, heights) = ledger.capture_more(
             large.position,

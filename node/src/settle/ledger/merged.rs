@@ -16,7 +16,7 @@ use everywrite_conflict::{
 };
 
 use super::policies::Capturing;
-use super::{Inner, Intent, Ledger};
+use super::{Inner, Intent, Ledger, Touched};
 use crate::journal::columns::{Height, Merges};
 
 /// A group that a crash of the server took away is not told of: looked for this often.
@@ -129,6 +129,22 @@ impl Ledger {
         let claims = |p: Position| (p.origin == own.origin && p.lsn <= own.lsn) || vector.covers(p);
         let mut inner = self.lock_with(std::iter::once(update.key));
         inner.index.merge(update, claims);
+    }
+
+    /// Whether one of these rows, which a local transaction has updated that ends at `position`, is gone by a delete
+    /// that it has seen. A row that was put there behind the delete is removed by a second look, unless something
+    /// newer stands by then, and an update of a merged row is nothing that stands. So it has to be a row event,
+    /// with all of its transaction. `touched`: the row events of that. To be asked right before it is captured.
+    pub fn brings_back(&self, position: Lsn, touched: &[Touched], merged: &[Merged]) -> bool {
+        let mut inner = self.lock_with(merged.iter().map(|m| m.key));
+        inner.see_before(position);
+        let Inner {
+            index, dispatched, ..
+        } = &*inner;
+        let claims = |p: Position| p.origin == self.me || dispatched.covers(p);
+        let anew = |m: &Merged| touched.iter().any(|t| t.key == Some(m.key) && !t.deleted);
+        let mut merged = merged.iter();
+        merged.any(|m| index.is_gone(m.relation, m.key, claims) && !anew(m))
     }
 
     /// Announces the updates of merged rows that a local transaction made, with what they inherit.

@@ -106,7 +106,7 @@ impl Site {
             self.ledger.set_policy(setting, self.since(at));
         }
         let merged = match &local.what {
-            Written::Update(key, old, new) => self.update(*key, old, new),
+            Written::Update(key, old, new) => self.update(lsn, *key, old, new),
             _ => None,
         };
         let touched: Vec<Touched> = match &local.what {
@@ -154,7 +154,7 @@ impl Site {
     }
 
     /// An update as one of a merged row, if the table is merged by now.
-    fn update(&self, key: Key, old: &Row, new: &Row) -> Option<(Merged, Update)> {
+    fn update(&self, at: Lsn, key: Key, old: &Row, new: &Row) -> Option<(Merged, Update)> {
         let merges = self.ledger.merges(TABLE)?;
         let is = |rule: &[Merge]| {
             (0..)
@@ -176,6 +176,13 @@ impl Site {
             epoch: merges.epoch,
             columns: self.columns(rules, &changes),
         };
+        if self.has(Rule::Back)
+            && self
+                .ledger
+                .brings_back(at, &[], std::slice::from_ref(&merged))
+        {
+            return None;
+        }
         let image = *new;
         let update = Update {
             rules,
