@@ -53,8 +53,7 @@ pub struct Entry {
     /// insert position that its transaction read after writing its rows and before its commit:
     /// a local transaction that touched the same row came before it exactly if its commit record
     /// ends at or before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
-    /// position at start for what is restored from the journals. For a write that stands above replayed
-    /// ones at least their places: it may have been deleted before they were written.
+    /// position at start for what is restored from the journals.
     pub local_lsn: Lsn,
 }
 
@@ -62,15 +61,6 @@ impl Entry {
     /// Its transaction is being replayed and has not landed here yet.
     pub fn in_flight(&self) -> bool {
         self.local_lsn == Lsn::MAX
-    }
-
-    /// The same above a write that was replayed at `local_lsn`.
-    fn above(self, local_lsn: Lsn) -> Self {
-        let local_lsn = match local_lsn {
-            Lsn::MAX => self.local_lsn,
-            landed => self.local_lsn.max(landed),
-        };
-        Entry { local_lsn, ..self }
     }
 
     /// A decision that is not committed yet and may still be undone: nobody may lose against it.
@@ -253,12 +243,10 @@ impl Index {
                 let before = Some(own);
                 let kept = match own.version.cmp(&entry.version) {
                     Ordering::Greater => {
-                        let kept = own.above(entry.local_lsn);
-                        place.insert(Slot::new(kept));
                         return (greater(before, truncate), Announced::Older(own));
                     }
                     Ordering::Equal => merged(own, entry),
-                    Ordering::Less => entry.above(own.local_lsn),
+                    Ordering::Less => entry,
                 };
                 place.insert(Slot::new(kept));
                 (before, kept.source.filter(|s| own.source != Some(*s)))
@@ -360,8 +348,6 @@ impl Index {
         let own = self.shard_mut(key).get_mut(&key).map(|slot| {
             if landed_with(&slot.entry(), version) {
                 slot.local_lsn = local_lsn;
-            } else {
-                *slot = Slot::new(slot.entry().above(local_lsn));
             }
             slot.entry()
         });

@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Announced, Entry, Index, Slot, forgettable, landed_with, merged};
+use super::{Announced, Entry, Index, forgettable, landed_with, merged};
 use crate::policy::{Epoch, Rank};
 use crate::{KeyHash, Lsn, Position, RelationHash, Vector, Version};
 
@@ -83,7 +83,6 @@ impl Index {
             Some(held) => match compare((&entry, seen), (&held.entry, &held.seen)) {
                 Ordering::Less => {
                     held.under = held.under.max(entry.version.rank());
-                    held.entry = held.entry.above(entry.local_lsn);
                     return (
                         before,
                         Announced::Older(self.get_held(relation, key, entry)),
@@ -97,19 +96,13 @@ impl Index {
                         kept_seen = Arc::clone(&held.seen);
                     }
                 }
-                Ordering::Greater => {
-                    under = held.under.max(held.rank());
-                    kept = entry.above(held.entry.local_lsn);
-                }
+                Ordering::Greater => under = held.under.max(held.rank()),
             },
             None => {
                 if let Some(own) = self.own(key) {
                     if own.version > entry.version {
-                        let above = own.above(entry.local_lsn);
-                        self.shard_mut(key).insert(key, Slot::new(above));
                         return (before, Announced::Older(own));
                     }
-                    kept = entry.above(own.local_lsn);
                     self.shard_mut(key).remove(&key);
                 }
             }
@@ -174,14 +167,12 @@ impl Index {
         self.ranked.get(&key)
     }
 
-    /// That write of the key has landed, under the entry or as it.
+    /// That write of the key has landed.
     pub(super) fn ranked_landed(&mut self, key: KeyHash, version: Version, local_lsn: Lsn) {
-        if let Some(held) = self.ranked.get_mut(&key) {
-            if landed_with(&held.entry, version) {
-                held.entry.local_lsn = local_lsn;
-            } else {
-                held.entry = held.entry.above(local_lsn);
-            }
+        if let Some(held) = self.ranked.get_mut(&key)
+            && landed_with(&held.entry, version)
+        {
+            held.entry.local_lsn = local_lsn;
         }
     }
 

@@ -495,8 +495,10 @@ fn an_update_of_a_row_that_came_back_behind_its_delete_is_a_row_event() {
     assert!(!ledger.brings_back(Lsn(1650), &[], &update));
 }
 
-/// Capture meets an insert and a delete that came before a replayed row which is older than both.
+/// Capture meets an insert and a delete that came before a replayed row which is older than both. Open: the insert's
+/// entry takes the place of the replayed one's, and where that had landed is forgotten.
 #[test]
+#[ignore = "a known gap: see docs/convergence.md"]
 fn a_row_that_landed_behind_an_insert_and_its_delete_is_looked_at_again() {
     use everywrite_conflict::policy::Rank;
 
