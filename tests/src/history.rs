@@ -1,7 +1,7 @@
 //! What a workload did, in its own words: every transaction, what it wrote, what it had read of the
 //! rows it overwrote, and whether the server said that it was committed. The journals add its version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -171,6 +171,10 @@ impl History {
         journals: &Journals,
     ) -> anyhow::Result<Vec<String>> {
         let headers = journals.of(origin);
+        let commits: BTreeSet<i64> = headers
+            .values()
+            .map(|h| h.commit_time.to_unix_us())
+            .collect();
         let mut wrong = Vec::new();
         let wanted: Vec<(u64, usize)> = {
             let transactions = self.transactions.lock();
@@ -197,9 +201,16 @@ impl History {
                 let header = u32::try_from(xid & u64::from(u32::MAX))
                     .ok()
                     .and_then(|xid| headers.get(&xid).copied());
+                // A server that comes back gives the ids of what it has lost a second time, also to the
+                // subtransactions of a later transaction, and they commit when that one does.
+                let another = header.is_none() && at.is_some_and(|at| commits.contains(&at));
+                let status = match another {
+                    true => Some("aborted"),
+                    false => status.as_deref(),
+                };
                 let extras = header.map(|h| journals.extras(origin, h.position));
                 let found = header.zip(extras);
-                wrong.extend(self.settle(index, status.as_deref(), at, origin, found)?);
+                wrong.extend(self.settle(index, status, at, origin, found)?);
             }
         }
         Ok(wrong)
