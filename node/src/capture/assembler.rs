@@ -562,7 +562,7 @@ impl Assembler {
         let changes = Bytes::copy_from_slice(&open.changes);
         match merged::find(changes, |shape| by_shape.get(&shape).copied(), &tables) {
             Ok(found) if ledger.brings_back(position, &found.touched, &found.merged) => {
-                tracing::info!(%position, "updates are captured as whole rows: a row came back behind its delete");
+                tracing::info!(%position, "a row that was deleted here had come back by an older change of another site, and was updated: this transaction's updates are decided as whole rows, not by columns");
                 None
             }
             Ok(mut found) => {
