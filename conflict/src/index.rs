@@ -53,7 +53,7 @@ pub struct Entry {
     /// insert position that its transaction read after writing its rows and before its commit:
     /// a local transaction that touched the same row came before it exactly if its commit record
     /// ends at or before this. [`Lsn::MAX`] while in flight, [`Lsn::ZERO`] for a local write, the insert
-    /// position at start for what is restored from the journals.
+    /// position at start for all that is restored from the journals.
     pub local_lsn: Lsn,
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Version};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::touched::{key_cells, touch, travelling};
 use super::{Error, Shapes, merged, policies, spool};
@@ -604,6 +604,8 @@ impl Assembler {
     ) {
         let by_shape: FxHashMap<u32, &Relation> =
             self.relations.values().map(|r| (r.shape, r)).collect();
+        let wanted = |t: &Touched| (t.relation, t.key, t.deleted);
+        let repairs: FxHashSet<_> = repairs.iter().map(wanted).collect();
         let mut touched = Vec::new();
         for change in record::Changes::new(Bytes::copy_from_slice(changes)).flatten() {
             touched.clear();
@@ -620,10 +622,7 @@ impl Assembler {
                 continue;
             }
             for t in &touched {
-                let wanted = |r: &&Touched| {
-                    r.relation == t.relation && r.key == t.key && r.deleted == t.deleted
-                };
-                if repairs.iter().any(|r| wanted(&r)) {
+                if repairs.contains(&wanted(t)) {
                     for relation in by_shape
                         .values()
                         .filter(|r| r.identity.relation == t.relation)

@@ -75,7 +75,6 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             columns: Columns::default(),
             origin,
             up_to,
-            local_lsn: if own { Lsn::ZERO } else { start.local_lsn },
             large: None,
             ranks: Ranks::default(),
             transactions: 0,
@@ -223,7 +222,6 @@ struct Pass<'a, 'k> {
     columns: Columns,
     origin: NodeId,
     up_to: Lsn,
-    local_lsn: Lsn,
     large: Option<Header>,
     /// Of the changes of the transaction that is read.
     ranks: Ranks,
@@ -415,7 +413,8 @@ impl Pass<'_, '_> {
                 version,
                 source: Some(source),
                 deleted: t.deleted,
-                local_lsn: self.local_lsn,
+                // Also of own ones: an older one may have landed under them.
+                local_lsn: self.start.local_lsn,
             };
             (t, entry)
         });

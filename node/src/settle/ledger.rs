@@ -22,7 +22,9 @@ mod beneath;
 mod facts;
 mod forget;
 mod hidden;
+mod marks;
 mod merged;
+mod overtaken;
 mod policies;
 mod server;
 mod spill;
@@ -49,7 +51,9 @@ use crate::journal::ranks::Ranks;
 use crate::settle::spilled::Files;
 use beneath::Beneath;
 use hidden::Hidden;
+use marks::Mark;
 use merged::unseen_columns;
+use overtaken::Overtaken;
 use policies::Capturing;
 use spill::Spilling;
 
@@ -72,22 +76,6 @@ pub struct Ledger {
     spilling: Option<Spilling>,
 }
 
-/// A group that is on its way or has landed, and that no local transaction was stamped above yet.
-struct Mark {
-    origin: NodeId,
-    last: Lsn,
-    newest: Stamp,
-    /// Its commit stands in the local WAL behind this place: a local transaction that ends before
-    /// it cannot have seen the group.
-    after: Lsn,
-    /// Once it has landed: its commit stands before this place.
-    before: Option<Lsn>,
-    /// Its tables may be merged by columns.
-    merges: bool,
-    /// Its commit is on the way to the server, and nobody knows whether it stands.
-    committing: bool,
-}
-
 struct Inner {
     index: Index,
     /// What of it is not in memory.
@@ -103,6 +91,8 @@ struct Inner {
     beneath: Beneath,
     /// Those of them that the index does not name, because something newer was captured.
     hidden: Hidden,
+    /// Where older writes have landed than the index names.
+    overtaken: Overtaken,
     /// What is set, by table.
     policies: Policies,
     /// Column-wise policies that have begun and of which the database was not told yet.
@@ -148,6 +138,7 @@ impl Ledger {
                 blind: Vector::new(),
                 beneath: Beneath::default(),
                 hidden: Hidden::default(),
+                overtaken: Overtaken::default(),
                 policies: Policies::new(),
                 begun: Vec::new(),
                 marks: Vec::new(),
@@ -339,10 +330,16 @@ impl Ledger {
                 deleted: t.deleted,
                 local_lsn: Lsn::ZERO,
             };
+            // A TRUNCATE may stand over it in the index.
+            let hidden = t.key.filter(|_| inner.index.truncates(t.relation));
+            let hidden = hidden.and_then(|key| inner.index.row(key));
             let (before, announced) = inner.announce(t, entry, || captured.shared());
             // Committed before a replayed write of the same key was, although stamped after it:
             // the replayed row stands where by version there is none.
-            let overtaken = before.is_some_and(|b| b.local_lsn >= position);
+            let overtaken = t.key.is_some_and(|key| {
+                let known = before.into_iter().chain(hidden);
+                inner.overtaken.captured(key, position, known)
+            });
             if t.version.is_none() && t.deleted && (overtaken || t.key.is_none()) {
                 repairs.push(*t);
             }
@@ -402,6 +399,7 @@ impl Ledger {
     pub fn captured(&self, lsn: Lsn) {
         let mut inner = self.inner.lock();
         inner.reached = inner.reached.max(lsn);
+        inner.overtaken.passed(lsn);
         // Whatever is captured from now on was committed behind `lsn`. Where rows are merged none of it may name a
         // group whose commit has no answer yet: it may fail, and be behind what is captured then.
         if inner.knows_before(lsn) {
@@ -637,6 +635,9 @@ impl Ledger {
             if newer.is_some_and(|e| e.deleted && !behind(&e)) {
                 look_again.push(key);
             }
+            if newer.is_some() && group.before > self.captured.borrow().lsn {
+                inner.overtaken.landed(key, group.before);
+            }
             if inner.beneath.has(key) {
                 // What has lost leaves what stands there to the one that it lost to.
                 let entry = inner.index.get(relation, key);
@@ -723,54 +724,6 @@ impl Ledger {
     /// How many rows are to be looked at again.
     pub fn repairs(&self) -> usize {
         self.inner.lock().repairs
-    }
-}
-
-impl Inner {
-    fn commits_after(&mut self, origin: NodeId, last: Lsn, reached: Lsn) {
-        self.reached = self.reached.max(reached);
-        // Those that have landed did so before.
-        let on_way = |m: &&mut Mark| m.origin == origin && m.last <= last && m.before.is_none();
-        for mark in self.marks.iter_mut().filter(on_way) {
-            mark.after = mark.after.max(reached);
-        }
-    }
-
-    fn committed(&mut self, group: &Landed) {
-        self.commits_after(group.origin, group.last, group.behind);
-        self.reached = self.reached.max(group.after);
-        let marks = self.marks.iter_mut();
-        for mark in marks.filter(|m| m.origin == group.origin && m.last <= group.last) {
-            mark.before.get_or_insert(group.after);
-        }
-    }
-
-    /// Takes in the groups that a local transaction which ends at `position` may have seen, and
-    /// tells those that it has surely seen.
-    fn see_before(&mut self, position: Lsn) {
-        let Inner {
-            marks,
-            clock,
-            dispatched,
-            seen,
-            ..
-        } = self;
-        marks.retain_mut(|mark| {
-            if mark.merges && !mark.committing && mark.before.is_none() {
-                // What is captured is committed; what is not even sent to be committed comes behind it.
-                mark.after = mark.after.max(position);
-            }
-            if mark.after >= position {
-                return true;
-            }
-            clock.saw(mark.newest);
-            dispatched.raise(mark.origin, mark.last);
-            let surely = mark.before.is_some_and(|before| before <= position);
-            if surely {
-                seen.raise(mark.origin, mark.last);
-            }
-            !surely
-        });
     }
 }
 

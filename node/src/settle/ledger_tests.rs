@@ -495,10 +495,9 @@ fn an_update_of_a_row_that_came_back_behind_its_delete_is_a_row_event() {
     assert!(!ledger.brings_back(Lsn(1650), &[], &update));
 }
 
-/// Capture meets an insert and a delete that came before a replayed row which is older than both. Open: the insert's
-/// entry takes the place of the replayed one's, and where that had landed is forgotten.
+/// Capture meets an insert and a delete that came before a replayed row which is older than both: the insert's
+/// entry takes the place of the replayed one's.
 #[test]
-#[ignore = "a known gap: see docs/convergence.md"]
 fn a_row_that_landed_behind_an_insert_and_its_delete_is_looked_at_again() {
     use everywrite_conflict::policy::Rank;
 
@@ -546,10 +545,52 @@ fn a_row_that_landed_behind_an_insert_and_its_delete_is_looked_at_again() {
             [(written, entry)]
         };
         let rank = older.entry.version.rank();
-        let own = entry(version(20, ME).ranked(rank), ME, 500, 0);
+        let own = entry(version(20, ME).ranked(rank), ME, 500, 1000);
         ledger.rebuild(Stamp(20), &vector, own);
         let theirs = entry(older.entry.version, B, 100, 1000);
         ledger.rebuild(Stamp(20), &vector, theirs);
         assert_eq!(looks(&ledger, 510), 1, "{ranked}, at start");
     }
+
+    // A TRUNCATE stands between the two in the index, with the insert captured or folded into the delete.
+    for inserted in [true, false] {
+        for late in [true, false] {
+            let ledger = Ledger::new(ME);
+            let older = intent(7, version(10, B), 100, false);
+            announce(&ledger, older).unwrap();
+            let lands = || assert!(landed(&ledger, older, 0).is_some());
+            if !late {
+                lands();
+            }
+            ledger.capture(Lsn(500), Stamp(20), &[touched(None, true)], &[], &[]);
+            if late {
+                lands();
+            }
+            if inserted {
+                ledger.capture(Lsn(505), Stamp(21), &[written], &[], &[]);
+            }
+            let stamped = ledger.capture(Lsn(510), Stamp(22), &[deleted], &[], &[]);
+            assert_eq!(stamped.repairs.len(), 1, "{inserted} {late}");
+        }
+    }
+}
+
+#[test]
+fn where_older_rows_have_landed_is_forgotten_when_capture_has_passed() {
+    let ledger = Ledger::new(ME);
+    let older = intent(7, version(10, B), 100, false);
+    announce(&ledger, older).unwrap();
+    ledger.capture(Lsn(500), Stamp(20), &[touched(Some(7), false)], &[], &[]);
+    landed(&ledger, older, 0).unwrap();
+    let kept = || ledger.inner.lock().overtaken.len();
+    ledger.captured(Lsn(999));
+    assert_eq!(kept(), 1);
+    ledger.captured(Lsn(1000));
+    assert_eq!(kept(), 0);
+    // Not even kept if capture is there before the answer.
+    let older = intent(8, version(11, B), 200, false);
+    announce(&ledger, older).unwrap();
+    ledger.capture(Lsn(990), Stamp(20), &[touched(Some(8), false)], &[], &[]);
+    landed(&ledger, older, 0).unwrap();
+    assert_eq!(kept(), 0);
 }

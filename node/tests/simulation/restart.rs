@@ -85,7 +85,6 @@ impl Site {
                 false => applied.get(node(origin)).min(end),
             };
             let cut = self.released.get(node(origin));
-            let local_lsn = if own { Lsn::ZERO } else { here };
             let left = journal.iter();
             let left = left.filter(|t| t.position() > cut && t.position() <= up_to);
             for transaction in left {
@@ -93,7 +92,7 @@ impl Site {
                     let seen = &transaction.header.seen;
                     self.daemon.stability.replayed(transaction.origin, seen);
                 }
-                self.remember(transaction, local_lsn, &mut looks);
+                self.remember(transaction, here, &mut looks);
             }
             // Also when everything of it is released: stamps only go up.
             if let Some(last) = journal.last().filter(|t| t.position() <= up_to) {

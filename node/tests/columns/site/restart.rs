@@ -174,7 +174,7 @@ impl Site {
                 version,
                 source: Some(t.at),
                 deleted,
-                local_lsn: if own { Lsn::ZERO } else { here },
+                local_lsn: here,
             };
             (touched, entry)
         });
