@@ -80,6 +80,12 @@ impl Journal {
         self.shared().state.lock().first()
     }
 
+    /// Everything up to here was released, as far as that is known: what of it is still here nobody needs.
+    pub fn released(&self) -> Lsn {
+        let known = self.shared().released.lock().known();
+        known.min(self.end()).max(self.first())
+    }
+
     /// Every durable shape.
     pub fn shapes(&self) -> Vec<(u32, Bytes)> {
         let state = self.shared().state.lock();
@@ -223,8 +229,13 @@ impl Journal {
     /// one. Returns how many bytes that freed. Readers that are inside of one finish it.
     pub fn release(&self, up_to: Lsn) -> Result<u64, Error> {
         let shared = self.shared();
-        let _one_at_a_time = shared.releasing.lock();
+        let mut released = shared.released.lock();
         let mut freed = 0;
+        let end = shared.state.lock().durable.end;
+        // For speed alone, at the next start.
+        if let Err(err) = released.note(up_to.min(end)) {
+            tracing::debug!(origin = self.origin().0, error = %err, "how far the journal is released could not be noted");
+        }
         loop {
             let segment = {
                 let mut state = shared.state.lock();

@@ -230,7 +230,8 @@ struct Pass<'a, 'k> {
 
 impl Pass<'_, '_> {
     async fn read(&mut self, journal: &Journal) -> Result<(), Error> {
-        let mut reader = journal.reader(journal.first())?;
+        // What is released is stable, and nothing of it is to be compared any more.
+        let mut reader = journal.reader(journal.released())?;
         while reader.position() < self.up_to || self.large.is_some() {
             // A chunk from an old segment is read elsewhere; the end is never waited for, because
             // everything up to `up_to` is there.

@@ -173,6 +173,49 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
 }
 
 #[tokio::test]
+async fn what_is_released_is_known_at_the_next_start_although_its_segment_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), Options::default());
+    let mut maker = Maker::default();
+    let mut expected = History::default();
+    for n in 0..20 {
+        let frames = if n == 3 {
+            maker.shape()
+        } else {
+            maker.transaction(200)
+        };
+        expected.take(frames.clone());
+        journal.append(frames).await.unwrap();
+        durable(&journal, maker.end).await;
+    }
+    assert_eq!(journal.released(), Lsn::ZERO);
+    let middle = expected.transactions[9].0.position;
+    assert_eq!(journal.release(middle).unwrap(), 0, "all is in one segment");
+    journal.release(Lsn(8)).unwrap();
+    assert_eq!(journal.released(), middle, "it does not go back");
+    drop(journal);
+    let journal = open(dir.path(), Options::default());
+    assert_eq!(journal.released(), middle);
+    let left = read_to_end(&journal, journal.released()).await;
+    assert_eq!(left.transactions, expected.transactions[10..]);
+    assert_eq!(left.shapes, expected.shapes);
+    let whole = read_to_end(&journal, journal.first()).await;
+    assert_eq!(
+        whole.transactions, expected.transactions,
+        "for peers it is all there"
+    );
+
+    journal.release(Lsn::MAX).unwrap();
+    assert_eq!(journal.released(), maker.end, "never more than there is");
+    drop(journal);
+    // A note that was torn says nothing.
+    let note = dir.path().join("released");
+    std::fs::write(&note, &std::fs::read(&note).unwrap()[..11]).unwrap();
+    let journal = open(dir.path(), Options::default());
+    assert_eq!(journal.released(), journal.first());
+}
+
+#[tokio::test]
 async fn a_journal_can_begin_anywhere() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path(), small());
