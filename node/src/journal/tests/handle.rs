@@ -135,10 +135,10 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
     let first = next(&mut inside).await;
     let before = journal.bytes();
     let middle = expected.transactions[50].0.position;
-    let freed = journal.release(middle).unwrap();
+    let freed = journal.release(middle, Stamp::MIN).unwrap();
     assert!(freed > 4 << 10);
     assert_eq!(journal.bytes(), before - freed);
-    assert_eq!(journal.release(middle).unwrap(), 0);
+    assert_eq!(journal.release(middle, Stamp::MIN).unwrap(), 0);
     assert!(journal.first() <= middle && journal.first() > Lsn::ZERO);
     let zeros = on_disk(dir.path()) - journal.bytes();
     assert!(zeros <= small().segment_size(), "{zeros}");
@@ -163,7 +163,7 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
         expected.transactions[..history.transactions.len()]
     );
 
-    journal.release(Lsn::MAX).unwrap();
+    journal.release(Lsn::MAX, Stamp::MIN).unwrap();
     assert_eq!(segments(dir.path()).len(), 1);
     drop(journal);
     let journal = open(dir.path(), small());
@@ -188,15 +188,21 @@ async fn what_is_released_is_known_at_the_next_start_although_its_segment_stays(
         journal.append(frames).await.unwrap();
         durable(&journal, maker.end).await;
     }
-    assert_eq!(journal.released(), Lsn::ZERO);
+    let nothing = (Lsn::ZERO, Stamp::MIN);
+    assert_eq!(journal.released(), nothing);
     let middle = expected.transactions[9].0.position;
-    assert_eq!(journal.release(middle).unwrap(), 0, "all is in one segment");
-    journal.release(Lsn(8)).unwrap();
-    assert_eq!(journal.released(), middle, "it does not go back");
+    assert_eq!(
+        journal.release(middle, Stamp(70)).unwrap(),
+        0,
+        "all is in one segment"
+    );
+    journal.release(Lsn(8), Stamp(80)).unwrap();
+    let known = (middle, Stamp(70));
+    assert_eq!(journal.released(), known, "it does not go back");
     drop(journal);
     let journal = open(dir.path(), Options::default());
-    assert_eq!(journal.released(), middle);
-    let left = read_to_end(&journal, journal.released()).await;
+    assert_eq!(journal.released(), known);
+    let left = read_to_end(&journal, middle).await;
     assert_eq!(left.transactions, expected.transactions[10..]);
     assert_eq!(left.shapes, expected.shapes);
     let whole = read_to_end(&journal, journal.first()).await;
@@ -205,14 +211,19 @@ async fn what_is_released_is_known_at_the_next_start_although_its_segment_stays(
         "for peers it is all there"
     );
 
-    journal.release(Lsn::MAX).unwrap();
-    assert_eq!(journal.released(), maker.end, "never more than there is");
+    journal.release(Lsn::MAX, Stamp(60)).unwrap();
+    let all = (maker.end, Stamp(70));
+    assert_eq!(
+        journal.released(),
+        all,
+        "never more than there is, nor a lower stamp"
+    );
     drop(journal);
     // A note that was torn says nothing.
     let note = dir.path().join("released");
-    std::fs::write(&note, &std::fs::read(&note).unwrap()[..11]).unwrap();
+    std::fs::write(&note, &std::fs::read(&note).unwrap()[..19]).unwrap();
     let journal = open(dir.path(), Options::default());
-    assert_eq!(journal.released(), journal.first());
+    assert_eq!(journal.released(), (journal.first(), Stamp::MIN));
 }
 
 #[tokio::test]
@@ -277,7 +288,7 @@ async fn readers_follow_the_writer() {
             let mut freed = 0;
             while slowest.changed().await.is_ok() {
                 let up_to = *slowest.borrow_and_update().iter().min().unwrap();
-                freed += journal.release(up_to).unwrap();
+                freed += journal.release(up_to, Stamp::MIN).unwrap();
             }
             freed
         })
