@@ -7,6 +7,7 @@ use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 
 use crate::data::{self, Key, Op, Row, TABLES, Toast};
 use crate::rnd::Rnd;
+use crate::world::Shape;
 
 /// A row in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,9 +164,9 @@ impl Server {
         &mut self,
         time: Stamp,
         rnd: &mut Rnd,
-        keys: usize,
-        values: usize,
+        shape: Shape,
     ) {
+        let Shape { keys, values, .. } = shape;
         let mut rows = self.now.rows.clone();
         let mut ops = Vec::new();
         for _ in 0..rnd.between(1, 3) {
@@ -275,7 +276,8 @@ impl Server {
         }
         self.now.rows = rows;
         // The others have `synchronous_commit = off`.
-        if rnd.chance(90) {
+        let unflushed = if shape.unflushed > 0 { shape.unflushed } else { 10 };
+        if rnd.chance(100 - unflushed) {
             self.flush();
         }
     }

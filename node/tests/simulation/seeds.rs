@@ -150,6 +150,7 @@ fn many(runs: u64, threads: usize) {
     let clock = clock.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000);
     let start = number("EVERYWRITE_START").unwrap_or(clock);
     let limit = number("EVERYWRITE_SECONDS").map(Duration::from_secs);
+    let only = number("EVERYWRITE_SHAPE");
     say(&format!(
         "simulation: {runs} runs from EVERYWRITE_START={start}"
     ));
@@ -164,7 +165,10 @@ fn many(runs: u64, threads: usize) {
                 return None;
             }
             let shapes = SHAPES.len() as u64;
-            let (seed, shape) = (start + number / shapes, (number % shapes) as usize);
+            let (seed, shape) = match only {
+                Some(shape) => (start + number, shape as usize),
+                None => (start + number / shapes, (number % shapes) as usize),
+            };
             match run(seed, Rules::all(), SHAPES[shape]) {
                 Ok(end) => gone.lock().unwrap().add(&end.paths),
                 Err(why) => {
