@@ -221,7 +221,7 @@ impl Ledger {
             return;
         }
         for (t, entry) in touched {
-            inner.announce(&t, entry, || Arc::clone(vector));
+            inner.announce_again(&t, entry, vector);
         }
     }
 
