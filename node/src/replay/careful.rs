@@ -270,8 +270,10 @@ async fn complete(
 ) -> Result<(), Error> {
     let whole = !mapping.second_unique.is_empty();
     // What the keys of the batch met: also those that its rows have come from.
+    let left_out = ctx.ledger.left_out(cases.iter().map(|c| c.slot.hash()));
     let base_of = |c: &Case<'_>| Base {
         present: c.present,
+        left_out: left_out.contains(&c.slot.hash()),
         stored: c.stored,
         first: c.slot.folded.first,
     };

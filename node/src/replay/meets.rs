@@ -62,6 +62,9 @@ impl Met {
 pub struct Base {
     /// There is a row.
     pub present: bool,
+    /// A write of the key was left out here, because a newer one was on its way: the row may be older than what that
+    /// one saw.
+    pub left_out: bool,
     /// What the group's change of the key has met.
     pub stored: Option<Entry>,
     /// Who of the group has written the key first. Not who moved the row to another key: that one may have seen what
@@ -73,7 +76,7 @@ impl Base {
     /// Whether it is the row that the group's first writer of the key saw; `covers`: what a writer had surely seen.
     pub fn was_seen(&self, covers: impl Fn(Writer, Position) -> bool) -> bool {
         let seen = |e: Entry| e.source.is_some_and(|s| covers(self.first, s));
-        self.present && self.stored.is_none_or(seen)
+        self.present && !self.left_out && self.stored.is_none_or(seen)
     }
 }
 
@@ -130,6 +133,7 @@ mod tests {
         let covers = |writer: Writer, s: Position| writer.transaction == 1 && s.origin == C;
         let base = |first| Base {
             present: true,
+            left_out: false,
             stored: Some(entry(C, 4, 60)),
             first: writer(first),
         };
@@ -137,6 +141,8 @@ mod tests {
         assert!(base(1).was_seen(covers));
         let present = false;
         assert!(!Base { present, ..base(1) }.was_seen(covers));
+        let left_out = true;
+        assert!(!Base { left_out, ..base(1) }.was_seen(covers));
         let stored = None;
         assert!(Base { stored, ..base(0) }.was_seen(covers));
     }
