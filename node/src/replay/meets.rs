@@ -142,7 +142,13 @@ mod tests {
         let present = false;
         assert!(!Base { present, ..base(1) }.was_seen(covers));
         let left_out = true;
-        assert!(!Base { left_out, ..base(1) }.was_seen(covers));
+        assert!(
+            !Base {
+                left_out,
+                ..base(1)
+            }
+            .was_seen(covers)
+        );
         let stored = None;
         assert!(Base { stored, ..base(0) }.was_seen(covers));
     }

@@ -234,7 +234,10 @@ impl Site {
         fetch: Fetch<'_>,
     ) -> bool {
         // What the keys of the batch met: also those that its rows have come from.
-        let left_out = self.daemon.ledger.left_out(cases.iter().map(|c| c.slot.hash()));
+        let left_out = self
+            .daemon
+            .ledger
+            .left_out(cases.iter().map(|c| c.slot.hash()));
         let base_of = |c: &Case<'_>| Base {
             present: c.present.is_some(),
             left_out: left_out.contains(&c.slot.hash()),

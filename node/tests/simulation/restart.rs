@@ -26,14 +26,9 @@ impl Site {
         self.paths.servers += 1;
         tell!("the server of site {} crashes", site_of(self.me));
         self.server.crash();
+        self.daemon.noticed = false;
         self.daemon.capture_lost = true;
         for stream in self.daemon.streams.values_mut() {
-            // One that was gone before has noticed by now: if it does only after the server has started and died
-            // again, what others read of the second life is believed for a moment.
-            if stream.lost {
-                self.daemon.ledger.broke(stream.generation);
-                stream.connected = false;
-            }
             stream.lost = stream.connected;
         }
     }

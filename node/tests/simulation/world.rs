@@ -48,6 +48,8 @@ pub(crate) struct Shape {
     pub(crate) unflushed: u64,
     /// How often, in percent of the steps, what a site has goes all the way to others.
     pub(crate) brisk: u64,
+    /// Streams omit no values.
+    pub(crate) whole: bool,
 }
 
 /// Far from zero, whatever the clocks do.
