@@ -86,7 +86,13 @@ fn dying_daemons_converge() {
 
 #[test]
 fn sites_with_policies_converge() {
-    first(&[9, 10, 11, 12, 13, 19], each(20));
+    first(&[9, 10, 11, 12, 13, 19], each(18));
+}
+
+#[test]
+fn brisk_sites_converge() {
+    let brisk = (0..SHAPES.len()).filter(|shape| SHAPES[*shape].brisk > 0);
+    first(&brisk.collect::<Vec<_>>(), each(20));
 }
 
 #[test]
@@ -97,7 +103,7 @@ fn slow_servers_converge() {
 
 #[test]
 fn indexes_that_spill_converge() {
-    let paths = first(&[20, 21, 22, 23, 24, 25], each(20));
+    let paths = first(&[20, 21, 22, 23, 24, 25], each(18));
     say(&format!(
         "files were asked for {} keys, and had {}",
         paths.asked, paths.found
