@@ -129,6 +129,15 @@ const PINNED: [(u64, Shape); 7] = [
     (483, SHAPES[29]),
 ];
 
+#[test]
+fn what_has_failed_once_converges() {
+    for (seed, shape) in PINNED {
+        if let Err(why) = run(seed, Rules::all(), shape) {
+            panic!("seed {seed} of {shape:?}: {why}");
+        }
+    }
+}
+
 /// Runs that fail, and what is not mended.
 const OPEN: [(u64, Shape); 3] = [
     // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
