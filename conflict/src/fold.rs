@@ -98,6 +98,9 @@ pub struct Folded<K, R> {
     /// The row came from this key (a changed primary key) and omits values: they are in the row
     /// that was there before the group.
     pub moved_from: Option<K>,
+    /// A row that the group had written here has left for another key, and has taken along what the stream
+    /// omits of it there.
+    pub gave: bool,
 }
 
 impl<K, R> Folded<K, R> {
@@ -158,8 +161,10 @@ impl<K: Key, R: Image> Fold<K, R> {
     pub fn push_move(&mut self, old: (K, Writer), new: (K, Writer), mut row: R) {
         let ((old, leaves), (new, comes)) = (old, new);
         let mut from = Some(old.clone());
+        let mut gave = false;
         if let Some(before) = self.get(&old) {
             if let Some(image) = before.net.row() {
+                gave = !row.complete();
                 row.fill_from(image);
             }
             from = match before.net {
@@ -168,7 +173,13 @@ impl<K: Key, R: Image> Fold<K, R> {
             };
         }
         let from = from.filter(|_| !row.complete());
-        self.add(old, Change::Delete, leaves, None);
+        self.add(old.clone(), Change::Delete, leaves, None);
+        if gave
+            && let Some(slot) = self.at.get(&old.id()).and_then(|i| self.folded.get_mut(*i))
+            && let Some(folded) = slot
+        {
+            folded.gave = true;
+        }
         self.add(new, Change::Insert(row), comes, from);
     }
 
@@ -206,6 +217,7 @@ impl<K: Key, R: Image> Fold<K, R> {
                 first: writer,
                 last: writer,
                 moved_from: from,
+                gave: false,
             }));
             return;
         };

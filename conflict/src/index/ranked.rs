@@ -220,6 +220,25 @@ impl Index {
         self.ranked.insert(key, held);
     }
 
+    /// At start: a write that is below a truncate which is known already. It may have landed behind that and stand,
+    /// see [`behind_truncate`](Self::behind_truncate). `seen`: its transaction's vector.
+    pub fn keep_below(
+        &mut self,
+        relation: RelationHash,
+        key: KeyHash,
+        entry: Entry,
+        seen: &Arc<Vector>,
+    ) {
+        let kept = |own: Entry| self.held(key).is_some() || own.version >= entry.version;
+        if self.own(key).is_some_and(kept) {
+            return;
+        }
+        self.put(relation, key, entry);
+        if let Some(held) = self.ranked.get_mut(&key) {
+            held.seen = Arc::clone(seen);
+        }
+    }
+
     pub(super) fn sweep_ranked(&mut self, stable: &Vector, captured: Lsn) -> usize {
         let before = self.ranked.len();
         let mut in_flight = Vec::new();

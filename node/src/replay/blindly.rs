@@ -58,6 +58,12 @@ impl<C: Fn(Writer, Position) -> bool> Coming<C> {
     }
 }
 
+/// Whether another origin's write of the key, of which `prior` is the newest, may fall between the group's writes of
+/// it, of which one has taken what it omits from an earlier one: `filled`, or it is a row that has left for another key.
+pub fn spans<K, R>(folded: &Folded<K, R>, filled: bool, prior: Option<&Entry>) -> bool {
+    (filled || folded.gave) && prior.is_some_and(|p| folded.spans(p.version))
+}
+
 /// What is known of this site when a group is announced.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -204,6 +210,32 @@ mod tests {
         let anew = [Change::Delete, Change::Insert(Row(false))];
         let replace = folded(&anew, B, 90);
         assert_eq!(coming().blindly(&replace, None), Some(false));
+    }
+
+    #[test]
+    fn what_a_moved_row_takes_along_is_of_one_transaction_if_another_wrote_between() {
+        let at = |transaction| Writer {
+            version: Version::new(Stamp(80 + 10 * i64::from(transaction)), B),
+            transaction,
+        };
+        let folded = |moved: bool| {
+            let mut fold: Fold<u8, Row> = Fold::new();
+            fold.push(7, Change::Update(Row(true)), at(0));
+            match moved {
+                true => fold.push_move((7, at(1)), (8, at(1)), Row(false)),
+                false => fold.push(7, Change::Delete, at(1)),
+            }
+            fold.finish()
+        };
+        let between = entry(C, 20, 85);
+        let moved = folded(true);
+        // The row under the new key is whole, and nobody else has written that one.
+        assert_eq!(moved[1].net, Net::Insert(Row(true)));
+        assert!(!spans(&moved[1], true, None));
+        assert!(spans(&moved[0], false, Some(&between)));
+        assert!(!spans(&moved[0], false, Some(&entry(C, 20, 75))));
+        // What is only deleted gives nothing.
+        assert!(!spans(&folded(false)[0], false, Some(&between)));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
 use super::mapping::Mapping;
-use super::meets;
+use super::meets::{self, Base};
 use super::merging::Merging;
 use super::policy;
 use super::toast::Toast;
@@ -270,10 +270,17 @@ async fn complete(
 ) -> Result<(), Error> {
     let whole = !mapping.second_unique.is_empty();
     // What the keys of the batch met: also those that its rows have come from.
-    let met: HashMap<KeyHash, (bool, Option<Entry>)> = cases
+    let left_out = ctx.ledger.left_out(cases.iter().map(|c| c.slot.hash()));
+    let base_of = |c: &Case<'_>| Base {
+        present: c.present,
+        left_out: left_out.contains(&c.slot.hash()),
+        stored: c.stored,
+        first: c.slot.folded.first,
+    };
+    let left: HashMap<KeyHash, Base> = cases
         .iter()
         .filter(|c| c.slot.image().is_none())
-        .map(|c| (c.slot.hash(), (c.present, c.stored)))
+        .map(|c| (c.slot.hash(), base_of(c)))
         .collect();
     for case in cases.iter_mut().filter(|c| c.decision.apply) {
         let Some(image) = case.slot.image() else {
@@ -285,18 +292,15 @@ async fn complete(
         }
         let missing = image.missing();
         // The values belong to the row that the first writer of the group saw.
-        let first = case.slot.folded.first;
-        let seen = |e: &Entry| e.source.is_some_and(|s| batch.covers(first, s));
+        let seen = |b: &Base| b.was_seen(|writer, s| batch.covers(writer, s));
         let base = match &case.slot.folded.moved_from {
             // What a row brings that was deleted, or came, in the same group belongs to no row that
             // stands here.
             None => {
                 let update = matches!(case.slot.folded.net, Net::Update(_));
-                update && case.present && case.stored.as_ref().is_none_or(seen)
+                update && seen(&base_of(case))
             }
-            Some(from) => met
-                .get(&from.hash)
-                .is_some_and(|(present, stored)| *present && stored.as_ref().is_none_or(seen)),
+            Some(from) => left.get(&from.hash).is_some_and(seen),
         };
         if base && case.slot.folded.moved_from.is_none() && !whole {
             case.image = Some(image.clone());

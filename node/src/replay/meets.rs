@@ -3,7 +3,7 @@
 //! The change was announced before, so the index may hold the change itself, a later one of its own origin, or what
 //! has come from elsewhere since. What it meets is what it met then, unless that is no longer all.
 
-use everywrite_conflict::{Entry, Lsn, NodeId, Version};
+use everywrite_conflict::{Entry, Lsn, NodeId, Position, Version, Writer};
 
 /// A change of a group that is decided; its row is locked, and capture is behind all that was written to it.
 #[derive(Clone, Copy, Debug)]
@@ -57,9 +57,32 @@ impl Met {
     }
 }
 
+/// The row of a key before a group, from which a row that the group leaves may take what the stream omits of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// There is a row.
+    pub present: bool,
+    /// A write of the key was left out here, because a newer one was on its way: the row may be older than what that
+    /// one saw.
+    pub left_out: bool,
+    /// What the group's change of the key has met.
+    pub stored: Option<Entry>,
+    /// Who of the group has written the key first. Not who moved the row to another key: that one may have seen what
+    /// had lost to an earlier write of the group, and stands here.
+    pub first: Writer,
+}
+
+impl Base {
+    /// Whether it is the row that the group's first writer of the key saw; `covers`: what a writer had surely seen.
+    pub fn was_seen(&self, covers: impl Fn(Writer, Position) -> bool) -> bool {
+        let seen = |e: Entry| e.source.is_some_and(|s| covers(self.first, s));
+        self.present && !self.left_out && self.stored.is_none_or(seen)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use everywrite_conflict::{Position, Stamp};
+    use everywrite_conflict::Stamp;
 
     use super::*;
 
@@ -98,5 +121,35 @@ mod tests {
         assert_eq!(stored(itself, own), own);
         // All is forgotten: stable.
         assert_eq!(stored(None, None), prior);
+    }
+
+    #[test]
+    fn what_a_row_omits_is_in_the_row_that_its_first_writer_saw() {
+        let writer = |transaction| Writer {
+            version: entry(B, 50, 90).version,
+            transaction,
+        };
+        // The group's second transaction has seen C's write, which had lost to the first one at B.
+        let covers = |writer: Writer, s: Position| writer.transaction == 1 && s.origin == C;
+        let base = |first| Base {
+            present: true,
+            left_out: false,
+            stored: Some(entry(C, 4, 60)),
+            first: writer(first),
+        };
+        assert!(!base(0).was_seen(covers));
+        assert!(base(1).was_seen(covers));
+        let present = false;
+        assert!(!Base { present, ..base(1) }.was_seen(covers));
+        let left_out = true;
+        assert!(
+            !Base {
+                left_out,
+                ..base(1)
+            }
+            .was_seen(covers)
+        );
+        let stored = None;
+        assert!(Base { stored, ..base(0) }.was_seen(covers));
     }
 }

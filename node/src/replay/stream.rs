@@ -749,7 +749,8 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
 /// be replayed one by one.
 fn spans(batch: &Batch) -> bool {
     let between = |s: &super::batch::Slot| {
-        s.image().is_some_and(Image::filled) && s.prior.is_some_and(|p| s.folded.spans(p.version))
+        let filled = s.image().is_some_and(Image::filled);
+        blindly::spans(&s.folded, filled, s.prior.as_ref())
     };
     batch.tables.iter().flat_map(|t| &t.slots).any(between)
 }

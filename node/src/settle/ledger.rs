@@ -22,6 +22,7 @@ mod beneath;
 mod facts;
 mod forget;
 mod hidden;
+mod left_out;
 mod marks;
 mod merged;
 mod overtaken;
@@ -29,7 +30,7 @@ mod policies;
 mod server;
 mod spill;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -51,6 +52,7 @@ use crate::journal::ranks::Ranks;
 use crate::settle::spilled::Files;
 use beneath::Beneath;
 use hidden::Hidden;
+use left_out::LeftOut;
 use marks::Mark;
 use merged::unseen_columns;
 use overtaken::Overtaken;
@@ -93,6 +95,8 @@ struct Inner {
     hidden: Hidden,
     /// Where older writes have landed than the index names.
     overtaken: Overtaken,
+    /// Rows that are older than what was left out of them.
+    left_out: LeftOut,
     /// What is set, by table.
     policies: Policies,
     /// Column-wise policies that have begun and of which the database was not told yet.
@@ -139,6 +143,7 @@ impl Ledger {
                 beneath: Beneath::default(),
                 hidden: Hidden::default(),
                 overtaken: Overtaken::default(),
+                left_out: LeftOut::default(),
                 policies: Policies::new(),
                 begun: Vec::new(),
                 marks: Vec::new(),
@@ -227,7 +232,7 @@ impl Ledger {
             return;
         }
         for (t, entry) in touched {
-            inner.announce(&t, entry, || Arc::clone(vector));
+            inner.announce_again(&t, entry, vector);
         }
     }
 
@@ -394,6 +399,15 @@ impl Ledger {
         let inner = self.lock_with(keys.clone());
         keys.map(|key| (inner.index.get(relation, key), inner.beneath.get(key)))
             .collect()
+    }
+
+    /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
+    /// none that the newer one may take anything from.
+    pub fn left_out(
+        &self,
+        keys: impl Iterator<Item = KeyHash>,
+    ) -> HashSet<KeyHash, everywrite_conflict::Identity> {
+        self.inner.lock().left_out.of(keys)
     }
 
     /// The own rows of a table that stand under what is on its way.
@@ -644,6 +658,8 @@ impl Ledger {
             if newer.is_some() && group.before > self.captured.borrow().lsn {
                 inner.overtaken.landed(key, group.before);
             }
+            let under_way = newer.is_some_and(|e| e.in_flight());
+            inner.left_out.landed(key, under_way && kept(key, version));
             if inner.beneath.has(key) {
                 // What has lost leaves what stands there to the one that it lost to.
                 let entry = inner.index.get(relation, key);

@@ -594,3 +594,50 @@ fn where_older_rows_have_landed_is_forgotten_when_capture_has_passed() {
     landed(&ledger, older, 0).unwrap();
     assert_eq!(kept(), 0);
 }
+
+#[test]
+fn what_has_landed_behind_a_local_truncate_is_known_after_a_restart() {
+    let entry = |version, origin, lsn, deleted| {
+        let lsn = Lsn(lsn);
+        Entry {
+            version,
+            source: Some(Position { origin, lsn }),
+            deleted,
+            local_lsn: Lsn(1000),
+        }
+    };
+    let (ledger, vector) = (Ledger::new(ME), Arc::default());
+    let truncate = entry(version(20, ME), ME, 500, true);
+    ledger.rebuild(Stamp(20), &vector, [(touched(None, true), truncate)]);
+    let behind = || ledger.with_index(|i| i.behind_truncate(KeyHash(7), truncate.version));
+    assert!(!behind());
+    let row = entry(version(10, B), B, 100, false);
+    ledger.rebuild(Stamp(10), &vector, [(touched(Some(7), false), row)]);
+    assert!(behind());
+    assert_eq!(ledger.known(table(), KeyHash(7)), Some(truncate));
+}
+
+#[test]
+fn a_row_is_none_to_take_from_while_a_write_of_it_is_left_out() {
+    let ledger = Ledger::new(ME);
+    let older = intent(7, version(10, B), 100, false);
+    let newer = intent(7, version(20, C), 200, false);
+    announce(&ledger, newer).unwrap();
+    announce(&ledger, older).unwrap();
+    let lands = |intent: Intent<'_>, kept: bool| {
+        let version = intent.entry.version;
+        let group = Landed {
+            origin: version.origin,
+            last: intent.entry.source.unwrap().lsn,
+            before: Lsn(1000),
+            behind: Lsn(1000),
+            after: Lsn(1001),
+            generation: 0,
+        };
+        let key = (table(), intent.key, version);
+        ledger.landed(&group, [key].into_iter(), &[], |_, _| kept);
+        ledger.left_out([KeyHash(7)].into_iter()).len()
+    };
+    assert_eq!(lands(older, true), 1);
+    assert_eq!(lands(newer, false), 0);
+}

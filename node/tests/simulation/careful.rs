@@ -8,7 +8,7 @@ use everywrite_conflict::{
     Decision, Entry, KeyHash, Lsn, Net, Operation, Position, Vector, Version, decide,
 };
 
-use everywrite_node::replay::meets;
+use everywrite_node::replay::meets::{self, Base};
 
 use crate::data::{self, Key, Row, TABLES, Toast};
 use crate::group::{Decided, Group, Slot, State};
@@ -234,10 +234,20 @@ impl Site {
         fetch: Fetch<'_>,
     ) -> bool {
         // What the keys of the batch met: also those that its rows have come from.
-        let met: BTreeMap<Key, (bool, Option<Entry>)> = cases
+        let left_out = self
+            .daemon
+            .ledger
+            .left_out(cases.iter().map(|c| c.slot.hash()));
+        let base_of = |c: &Case<'_>| Base {
+            present: c.present.is_some(),
+            left_out: left_out.contains(&c.slot.hash()),
+            stored: c.stored,
+            first: c.slot.folded.first,
+        };
+        let left: BTreeMap<Key, Base> = cases
             .iter()
             .filter(|c| c.slot.image().is_none())
-            .map(|c| (c.slot.key(), (c.present.is_some(), c.stored)))
+            .map(|c| (c.slot.key(), base_of(c)))
             .collect();
         for case in cases.iter_mut().filter(|c| c.decision.apply) {
             let Some(row) = case.slot.image() else {
@@ -248,23 +258,20 @@ impl Site {
                 continue;
             }
             // The values belong to the row that the first writer of the group saw.
-            let first = case.slot.folded.first;
             let base = self.rules.has(Rule::Base);
-            let covers = |s| match base {
-                true => group.covers(first, s),
-                false => group.claims(first, s),
+            let covers = |writer, s| match base {
+                true => group.covers(writer, s),
+                false => group.claims(writer, s),
             };
-            let seen = |e: &Entry| e.source.is_some_and(covers);
+            let seen = |b: &Base| b.was_seen(covers);
             let base = match &case.slot.folded.moved_from {
                 // What a row brings that was deleted, or came, in the same group belongs to no row that
                 // stands here.
                 None => {
                     let update = matches!(case.slot.folded.net, Net::Update(_));
-                    update && case.present.is_some() && case.stored.as_ref().is_none_or(seen)
+                    update && seen(&base_of(case))
                 }
-                Some(from) => met
-                    .get(from)
-                    .is_some_and(|(present, stored)| *present && stored.as_ref().is_none_or(seen)),
+                Some(from) => left.get(from).is_some_and(seen),
             };
             let key = case.slot.key();
             let from = case.slot.folded.moved_from.unwrap_or(key);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use everywrite_conflict::{
     Entry, First, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version, Writer,
 };
-use everywrite_node::replay::blindly::Coming;
+use everywrite_node::replay::blindly::{self, Coming};
 use everywrite_node::settle::{Intent, Lost};
 
 use crate::data::{self, Key, Op, Row, Transaction};
@@ -211,8 +211,8 @@ impl Group {
     /// Whether another origin's write of some key falls between the group's writes of it.
     pub(crate) fn spans(&self) -> bool {
         self.slots.iter().any(|s| {
-            let spans = |p: Entry| s.folded.spans(p.version);
-            s.image().is_some_and(|i| i.filled) && s.prior.is_some_and(spans)
+            let filled = s.image().is_some_and(|i| i.filled);
+            blindly::spans(&s.folded, filled, s.prior.as_ref())
         })
     }
 

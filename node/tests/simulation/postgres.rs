@@ -7,6 +7,7 @@ use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
 
 use crate::data::{self, Key, Op, Row, TABLES, Toast};
 use crate::rnd::Rnd;
+use crate::world::Shape;
 
 /// A row in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,13 +160,8 @@ impl Server {
     }
 
     /// A local transaction of a few changes that respects the constraints.
-    pub(crate) fn write_something(
-        &mut self,
-        time: Stamp,
-        rnd: &mut Rnd,
-        keys: usize,
-        values: usize,
-    ) {
+    pub(crate) fn write_something(&mut self, time: Stamp, rnd: &mut Rnd, shape: Shape) {
+        let Shape { keys, values, .. } = shape;
         let mut rows = self.now.rows.clone();
         let mut ops = Vec::new();
         for _ in 0..rnd.between(1, 3) {
@@ -262,6 +258,18 @@ impl Server {
         if ops.is_empty() {
             return;
         }
+        if shape.whole {
+            ops.iter_mut().for_each(|op| whole(op, &rows));
+        }
+        // Also what the transaction itself removes again: a crash may show it for a moment, when the TRUNCATE behind it
+        // is replayed anew while a later row of the key is on its way.
+        for op in &ops {
+            if let Op::Insert(key, row) | Op::Update(key, row) = op
+                && let Toast::Value(toast) = row.toast
+            {
+                self.written.insert((*key, row.plain), toast);
+            }
+        }
         let end = self.commit_local(time, ops, None);
         for (key, row) in &mut rows {
             let same =
@@ -275,8 +283,23 @@ impl Server {
         }
         self.now.rows = rows;
         // The others have `synchronous_commit = off`.
-        if rnd.chance(90) {
+        let unflushed = if shape.unflushed > 0 {
+            shape.unflushed
+        } else {
+            10
+        };
+        if rnd.chance(100 - unflushed) {
             self.flush();
         }
+    }
+}
+
+/// An operation that omits nothing of its row.
+fn whole(op: &mut Op, rows: &BTreeMap<Key, Stored>) {
+    if let Op::Insert(key, row) | Op::Update(key, row) | Op::Move(_, key, row) = op
+        && row.toast == Toast::Unchanged
+    {
+        let value = rows.get(key).map_or(0, |r| r.toast);
+        row.toast = Toast::Value(value);
     }
 }

@@ -26,6 +26,7 @@ impl Site {
         self.paths.servers += 1;
         tell!("the server of site {} crashes", site_of(self.me));
         self.server.crash();
+        self.daemon.noticed = false;
         self.daemon.capture_lost = true;
         for stream in self.daemon.streams.values_mut() {
             stream.lost = stream.connected;

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::rules::Rules;
-use crate::shapes::SHAPES;
+use crate::shapes::{self, SHAPES};
 use crate::site::Paths;
-use crate::world::run;
+use crate::world::{Shape, run};
+
+/// So many runs of a brisk shape, which are short, for one of each other.
+const OFTEN: u64 = 8;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|s| s.parse().ok())
@@ -29,7 +32,7 @@ fn failed(seed: u64, shape: usize, why: &str) -> String {
         "seed {seed} of shape {shape}: {why}\n  \
         EVERYWRITE_SEED={seed} EVERYWRITE_SHAPE={shape} cargo test -p everywrite-node --test simulation \
         one_run -- --nocapture\n  \
-        to keep it, in PINNED of node/tests/simulation/seeds.rs: ({seed}, {shape}),"
+        to keep it, in PINNED of node/tests/simulation/seeds.rs: ({seed}, SHAPES[{shape}]),"
     )
 }
 
@@ -83,7 +86,13 @@ fn dying_daemons_converge() {
 
 #[test]
 fn sites_with_policies_converge() {
-    first(&[9, 10, 11, 12, 13, 19], each(20));
+    first(&[9, 10, 11, 12, 13, 19], each(18));
+}
+
+#[test]
+fn brisk_sites_converge() {
+    let brisk = (0..SHAPES.len()).filter(|shape| SHAPES[*shape].brisk > 0);
+    first(&brisk.collect::<Vec<_>>(), each(20));
 }
 
 #[test]
@@ -94,7 +103,7 @@ fn slow_servers_converge() {
 
 #[test]
 fn indexes_that_spill_converge() {
-    let paths = first(&[20, 21, 22, 23, 24, 25], each(20));
+    let paths = first(&[20, 21, 22, 23, 24, 25], each(18));
     say(&format!(
         "files were asked for {} keys, and had {}",
         paths.asked, paths.found
@@ -103,20 +112,49 @@ fn indexes_that_spill_converge() {
 }
 
 /// Runs that have failed once, and what was mended.
-const PINNED: [(u64, usize); 2] = [
+const PINNED: [(u64, Shape); 7] = [
     // A row of a rank came before the policy it is of, and what was written over it inherited nothing.
-    (100_000_005, 11),
+    (100_000_005, SHAPES[11]),
     // A group was formed anew below a truncate, and what it had announced before stayed in flight.
-    (200_000_090, 21),
+    (200_000_090, SHAPES[21]),
+    // A row moved in a group and took along a value of before a write of another site.
+    (274, SHAPES[36]),
+    // It took it from a write that had lost to an earlier one of the group.
+    (1_920, shapes::THREE),
+    // A daemon died before it looked at what had landed behind a local truncate.
+    (4_088, shapes::READER),
+    // A write was left out for one on its way that had seen it, and both were taken back by a crash.
+    (3_929, shapes::CRASHES),
+    // Where an older row has landed was forgotten when a local insert took its place in the index.
+    (483, SHAPES[29]),
 ];
 
 #[test]
 fn what_has_failed_once_converges() {
     for (seed, shape) in PINNED {
-        if let Err(why) = run(seed, Rules::all(), SHAPES[shape]) {
-            panic!("{}", failed(seed, shape, &why));
+        if let Err(why) = run(seed, Rules::all(), shape) {
+            panic!("seed {seed} of {shape:?}: {why}");
         }
     }
+}
+
+/// Runs that fail, and what is not mended.
+const OPEN: [(u64, Shape); 3] = [
+    // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
+    // that; what comes behind the first write takes what it omits from the row that stands, which is older.
+    (1_691, shapes::OPEN),
+    // A daemon starts where all that was applied of an origin is cut from its journal and more is there: its clock
+    // is not raised above what was applied.
+    (9_143, SHAPES[31]),
+    // A row lands behind a local transaction that has inserted its key and truncated the table, and the daemon dies.
+    (7_787, shapes::DYING),
+];
+
+#[test]
+#[ignore = "known gaps: see docs/convergence.md"]
+fn what_is_open_converges() {
+    let failing = OPEN.map(|(seed, shape)| run(seed, Rules::all(), shape).err());
+    assert!(failing.iter().all(Option::is_none), "{failing:?}");
 }
 
 /// A run is its seed.
@@ -150,6 +188,10 @@ fn many(runs: u64, threads: usize) {
     let clock = clock.map_or(0, |now| now.as_micros() as u64 % 1_000_000_000);
     let start = number("EVERYWRITE_START").unwrap_or(clock);
     let limit = number("EVERYWRITE_SECONDS").map(Duration::from_secs);
+    let only = number("EVERYWRITE_SHAPE");
+    let often = |shape: usize, nth| nth == 0 || SHAPES[shape].brisk > 0;
+    let round = (0..OFTEN).flat_map(|nth| (0..SHAPES.len()).map(move |shape| (shape, nth)));
+    let round: Vec<_> = round.filter(|(shape, nth)| often(*shape, *nth)).collect();
     say(&format!(
         "simulation: {runs} runs from EVERYWRITE_START={start}"
     ));
@@ -163,8 +205,14 @@ fn many(runs: u64, threads: usize) {
             if number >= runs || late || stop.load(Ordering::Relaxed) {
                 return None;
             }
-            let shapes = SHAPES.len() as u64;
-            let (seed, shape) = (start + number / shapes, (number % shapes) as usize);
+            let (seed, shape) = match only {
+                Some(shape) => (start + number, shape as usize),
+                None => {
+                    let (shape, nth) = round[(number % round.len() as u64) as usize];
+                    let times = if SHAPES[shape].brisk > 0 { OFTEN } else { 1 };
+                    (start + number / round.len() as u64 * times + nth, shape)
+                }
+            };
             match run(seed, Rules::all(), SHAPES[shape]) {
                 Ok(end) => gone.lock().unwrap().add(&end.paths),
                 Err(why) => {

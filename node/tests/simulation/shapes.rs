@@ -25,6 +25,12 @@ const fn shape(
         away: 0,
         spills: 0,
         slow: 0,
+        late: 0,
+        readers: 0,
+        alone: 0,
+        unflushed: 0,
+        brisk: 0,
+        whole: false,
     }
 }
 
@@ -48,12 +54,40 @@ const fn slow(shape: Shape, slow: u64) -> Shape {
     Shape { slow, ..shape }
 }
 
+/// With capture that so often does not come to what was committed.
+const fn late(shape: Shape, late: u64) -> Shape {
+    Shape { late, ..shape }
+}
+
+/// With so many sites that never write, and servers that so often crash alone and with commits that are not flushed.
+const fn forgetful(shape: Shape, readers: usize, alone: u64, unflushed: u64) -> Shape {
+    Shape {
+        readers,
+        alone,
+        unflushed,
+        ..shape
+    }
+}
+
+/// With what goes all the way to others so often.
+const fn brisk(shape: Shape, brisk: u64) -> Shape {
+    Shape { brisk, ..shape }
+}
+
+/// Of rows that no stream omits anything of.
+const fn whole(shape: Shape) -> Shape {
+    Shape {
+        whole: true,
+        ..shape
+    }
+}
+
 /// With policies that are set so often.
 const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 29] = [
+pub(crate) const SHAPES: [Shape; 39] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -95,4 +129,28 @@ pub(crate) const SHAPES: [Shape; 29] = [
     slow(shape(3, 20, 700, 8, 30, 0, 80), 80),
     slow(shape(3, 20, 700, 6, 30, 3, 60), 70),
     slow(shape(4, 20, 900, 4, 30, 1, 60), 85),
+    // Where much happens to a row while it is on its way. Capture is far behind, the daemons live, and die.
+    brisk(late(slow(shape(2, 20, 200, 6, 30, 0, 80), 90), 95), 20),
+    brisk(late(slow(shape(2, 0, 60, 4, 30, 0, 0), 80), 98), 30),
+    whole(brisk(
+        late(slow(shape(2, 20, 200, 3, 30, 4, 80), 90), 80),
+        20,
+    )),
+    // Sites that only read, and do not flush; servers that crash alone.
+    brisk(forgetful(shape(3, 20, 200, 8, 30, 0, 0), 2, 0, 10), 20),
+    whole(READER),
+    brisk(forgetful(shape(3, 20, 200, 6, 30, 2, 80), 1, 100, 50), 20),
+    // Groups that are on their way for long, and rows that are written everywhere.
+    brisk(slow(shape(4, 20, 200, 4, 30, 0, 80), 85), 20),
+    brisk(shape(3, 20, 200, 4, 30, 0, 80), 20),
+    // Unique values that are taken again, and daemons that die before it is captured who has lost them.
+    whole(OPEN),
+    whole(brisk(late(shape(3, 20, 150, 4, 2, 2, 0), 90), 30)),
 ];
+
+// Of runs that are kept, see `seeds`; in the last ones what fails is known.
+pub(crate) const THREE: Shape = brisk(slow(shape(3, 20, 200, 4, 30, 0, 80), 85), 20);
+pub(crate) const READER: Shape = brisk(forgetful(shape(3, 20, 200, 8, 30, 1, 0), 1, 0, 50), 20);
+pub(crate) const CRASHES: Shape = brisk(forgetful(shape(3, 20, 200, 6, 30, 2, 80), 1, 80, 50), 20);
+pub(crate) const OPEN: Shape = brisk(late(shape(3, 20, 200, 6, 2, 3, 50), 85), 20);
+pub(crate) const DYING: Shape = whole(brisk(late(slow(shape(2, 20, 60, 3, 30, 4, 0), 90), 70), 30));

@@ -101,6 +101,8 @@ pub(crate) struct Daemon {
     pub(crate) next_record: usize,
     /// Its connection is gone, and it has not noticed.
     pub(crate) capture_lost: bool,
+    /// No session was made since the server crashed.
+    pub(crate) noticed: bool,
     pub(crate) barriers: VecDeque<Barrier>,
     /// Where the guard of the fast path was taken.
     pub(crate) horizon: Lsn,
@@ -418,6 +420,7 @@ impl Daemon {
             beats: Beats::default(),
             next_record: 0,
             capture_lost: false,
+            noticed: true,
             barriers: VecDeque::new(),
             horizon: Lsn::ZERO,
             ready: false,

@@ -185,6 +185,11 @@ impl Site {
         if stream.lost {
             self.daemon.ledger.broke(stream.generation);
         }
+        // A gap: the daemon has only what sessions notice that broke. One that was being made when the server crashed
+        // says nothing, and an answer that another one has not read yet is believed.
+        if !std::mem::replace(&mut self.daemon.noticed, true) {
+            self.daemon.ledger.server_started();
+        }
         (stream.lost, stream.connected) = (false, false);
         stream.generation = *self.daemon.ledger.watch_server().borrow();
         // If the server has crashed, every stream must know before one of them goes on.

@@ -38,6 +38,18 @@ pub(crate) struct Shape {
     pub(crate) spills: u64,
     /// How often, in percent, a server does not come to what it was sent.
     pub(crate) slow: u64,
+    /// How often, in percent, capture does not come to what was committed, at all sites but the first.
+    pub(crate) late: u64,
+    /// So many of the sites, the last ones, never write.
+    pub(crate) readers: usize,
+    /// How often, in percent, a crash is one of the server alone; 0: as all crashes are mixed.
+    pub(crate) alone: u64,
+    /// How often, in percent, a local commit does not wait for its flush; 0: now and then.
+    pub(crate) unflushed: u64,
+    /// How often, in percent of the steps, what a site has goes all the way to others.
+    pub(crate) brisk: u64,
+    /// Streams omit no values.
+    pub(crate) whole: bool,
 }
 
 /// Far from zero, whatever the clocks do.
@@ -118,7 +130,7 @@ impl World {
         let me = self.rnd.below(self.sites.len());
         tell!("site {me}");
         if shape.crashes > 1 && self.rnd.chance(shape.crashes) {
-            self.crash(me)?;
+            self.crash(me, shape.alone)?;
         }
         if shape.policies > 0 && self.rnd.chance(shape.policies) {
             let time = self.time(me);
@@ -136,6 +148,9 @@ impl World {
         if shape.spills > 0 && self.rnd.chance(shape.spills) {
             self.forget(me, false)?;
         }
+        if shape.brisk > 0 && self.rnd.chance(shape.brisk) {
+            self.hurries(me, shape)?;
+        }
         self.sites[me].borrow_mut().elapsed += Duration::from_millis(100);
         for _ in 0..self.rnd.below(4) {
             self.arrive();
@@ -143,10 +158,12 @@ impl World {
         match self.rnd.below(100) {
             0..22 => {
                 let time = self.time(me);
-                let mut site = self.sites[me].borrow_mut();
-                site.server
-                    .write_something(time, &mut self.rnd, shape.keys, shape.values);
+                if me + shape.readers < shape.sites {
+                    let mut site = self.sites[me].borrow_mut();
+                    site.server.write_something(time, &mut self.rnd, shape);
+                }
             }
+            22..32 if shape.late > 0 && me > 0 && self.rnd.chance(shape.late) => {}
             22..32 => {
                 let most = self.rnd.below(3) + 1;
                 self.sites[me].borrow_mut().capture(most);
@@ -183,7 +200,7 @@ impl World {
             91..94 => self.beat(me),
             94..96 => self.forget(me, false)?,
             96 => self.forget(me, true)?,
-            97 if shape.crashes > 0 => self.crash(me)?,
+            97 if shape.crashes > 0 => self.crash(me, shape.alone)?,
             98 if self.rnd.chance(shape.rests) => {
                 self.heal()?;
                 self.agree()?;
@@ -207,6 +224,35 @@ impl World {
     fn send_outbox(&mut self, me: usize, most: usize) {
         let time = self.time(me);
         self.sites[me].borrow_mut().send_outbox(time, most);
+    }
+
+    /// What a site has goes to some of the others, and as far there as it gets.
+    fn hurries(&mut self, me: usize, shape: Shape) -> Result<(), String> {
+        if me == 0 || !self.rnd.chance(shape.late) {
+            self.sites[me].borrow_mut().capture(usize::MAX);
+        }
+        self.sites[me].borrow_mut().fsync();
+        let others = (0..self.sites.len()).filter(|other| *other != me);
+        let hears: Vec<usize> = others.filter(|_| self.rnd.chance(60)).collect();
+        self.beat(me);
+        hears.iter().for_each(|other| self.link(*other));
+        (0..20).for_each(|_| self.arrive());
+        self.serve(me)?;
+        (0..20).for_each(|_| self.arrive());
+        for other in hears {
+            self.sites[other].borrow_mut().fsync_received();
+            self.dispatch(other, me, shape.jumps > 0)?;
+            if self.rnd.chance(50) && !self.rnd.chance(shape.slow) {
+                self.carry_out(other, me)?;
+            }
+            if self.rnd.chance(50) {
+                self.decide(other, me, true)?;
+            }
+            if self.rnd.chance(50) {
+                self.sites[other].borrow_mut().land(node(me));
+            }
+        }
+        Ok(())
     }
 
     /// A site's hub looks around.
@@ -377,8 +423,10 @@ impl World {
         Ok(())
     }
 
-    fn crash(&mut self, me: usize) -> Result<(), String> {
+    fn crash(&mut self, me: usize, alone: u64) -> Result<(), String> {
+        let alone = alone > 0 && self.rnd.chance(alone);
         let (server, daemon) = match self.rnd.below(10) {
+            _ if alone => (true, false),
             0..4 => (true, true),
             4..8 => (false, true),
             _ => (true, false),

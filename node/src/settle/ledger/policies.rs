@@ -110,6 +110,17 @@ impl Inner {
         version
     }
 
+    /// At start: what a journal says was written. Also below a truncate, behind which it may have landed: a second
+    /// look at the table asks for it, and the own journal, with the truncate, is read first.
+    pub(super) fn announce_again(&mut self, t: &Touched, entry: Entry, vector: &Arc<Vector>) {
+        let (_, announced) = self.announce(t, entry, || Arc::clone(vector));
+        if let (Some(key), Announced::Older(_)) = (t.key, announced)
+            && self.index.truncates(t.relation)
+        {
+            self.index.keep_below(t.relation, key, entry, vector);
+        }
+    }
+
     /// Announces a write to the index, by its rank if it has one.
     pub(super) fn announce(
         &mut self,

@@ -164,7 +164,7 @@ impl Ledger {
         let keys = below.filter_map(|(t, _)| t.key).collect();
         inner = self.recalled(inner, keys);
         for (t, entry) in touched {
-            inner.announce(&t, entry, || Arc::clone(vector));
+            inner.announce_again(&t, entry, vector);
         }
     }
 
