@@ -95,6 +95,8 @@ pub(crate) struct Site {
     durable: usize,
     /// Up to here nothing of the journals is left.
     released: Vector,
+    /// The clock's stamp, kept with that.
+    released_stamp: Stamp,
     barriers: Barriers,
     streams: BTreeMap<NodeId, Stream>,
     looks: Looks,
@@ -164,6 +166,7 @@ impl Site {
             journal: Vec::new(),
             durable: 0,
             released: Vector::new(),
+            released_stamp: Stamp::MIN,
             barriers: Barriers::default(),
             streams: BTreeMap::new(),
             looks: Looks::default(),

@@ -71,6 +71,8 @@ impl Site {
             };
             self.daemon.set_policy(&setting, at);
         }
+        let stamp = self.released_stamp;
+        self.daemon.ledger.rebuild(stamp, &Arc::default(), []);
         let mut looks = SecondLooks::default();
         // The own one first: the others are compared with what is recent in it.
         let me = site_of(self.me);

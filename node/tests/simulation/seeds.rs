@@ -112,7 +112,7 @@ fn indexes_that_spill_converge() {
 }
 
 /// Runs that have failed once, and what was mended.
-const PINNED: [(u64, Shape); 7] = [
+const PINNED: [(u64, Shape); 9] = [
     // A row of a rank came before the policy it is of, and what was written over it inherited nothing.
     (100_000_005, SHAPES[11]),
     // A group was formed anew below a truncate, and what it had announced before stayed in flight.
@@ -127,6 +127,11 @@ const PINNED: [(u64, Shape); 7] = [
     (3_929, shapes::CRASHES),
     // Where an older row has landed was forgotten when a local insert took its place in the index.
     (483, SHAPES[29]),
+    // A daemon starts where all that was applied of an origin is cut from its journal and more is there: its clock
+    // was not raised above what was applied.
+    (9_143, SHAPES[31]),
+    // A row lands behind a local transaction that has inserted its key and truncated the table, and the daemon dies.
+    (7_787, shapes::DYING),
 ];
 
 #[test]
@@ -139,15 +144,10 @@ fn what_has_failed_once_converges() {
 }
 
 /// Runs that fail, and what is not mended.
-const OPEN: [(u64, Shape); 3] = [
+const OPEN: [(u64, Shape); 1] = [
     // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
     // that; what comes behind the first write takes what it omits from the row that stands, which is older.
     (1_691, shapes::OPEN),
-    // A daemon starts where all that was applied of an origin is cut from its journal and more is there: its clock
-    // is not raised above what was applied.
-    (9_143, SHAPES[31]),
-    // A row lands behind a local transaction that has inserted its key and truncated the table, and the daemon dies.
-    (7_787, shapes::DYING),
 ];
 
 #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Site {
     pub(crate) numbers: u64,
     /// Up to where the journals are cut.
     pub(crate) released: Vector,
+    /// The clock's stamp, kept with that.
+    pub(crate) released_stamp: Stamp,
     /// The file of that name: up to where in the own journal no row is still to be looked at again.
     pub(crate) looked: Lsn,
     /// Barriers have other numbers in each run of the daemon.
@@ -157,6 +159,7 @@ impl Site {
             links: Links::new(node(me), sites),
             numbers: 0,
             released: Vector::new(),
+            released_stamp: Stamp::MIN,
             looked: Lsn::ZERO,
             tokens: 0,
             folder,

@@ -99,7 +99,10 @@ impl Site {
         }
         for origin in (0..self.sites).map(node) {
             let up_to = cut_up_to(origin, &found.released, stable);
-            self.paths.cut += usize::from(self.released.raise(origin, up_to));
+            if self.released.raise(origin, up_to) {
+                self.paths.cut += 1;
+                self.released_stamp = self.daemon.ledger.newest_stamp();
+            }
         }
     }
 

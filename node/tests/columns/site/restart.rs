@@ -92,6 +92,8 @@ impl Site {
             let is_here = |t: &&Transaction| t.at.origin == me || applied.covers(t.at);
             let journal: Vec<&Transaction> = journal.iter().filter(is_here).collect();
             let released = self.released.clone();
+            self.ledger
+                .rebuild(self.released_stamp, &Arc::default(), []);
             for t in journal.iter().filter(|t| !released.covers(t.at)) {
                 self.read(t, here, &mut recent);
                 if let Op::Update(..) = t.op {

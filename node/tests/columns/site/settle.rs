@@ -79,8 +79,9 @@ impl Site {
         for released in self.cutting.ends(found, round) {
             for (origin, lsn) in released.iter() {
                 let up_to = lsn.min(stable.get(origin));
-                // Only whole segments go.
+                // A note that says so may get lost; then only whole segments go.
                 if rnd.below(2) == 0 && self.released.raise(origin, up_to) {
+                    self.released_stamp = self.ledger.newest_stamp();
                     self.told.add(What::Cut, 1);
                 }
             }
