@@ -392,8 +392,10 @@ impl Index {
     /// `version` and has to go: the index knows it and is below. All other rows stay: the
     /// truncate itself has removed what was older, and what the index has forgotten is newer.
     pub fn behind_truncate(&self, key: KeyHash, version: Version) -> bool {
+        // What the transaction itself has written and truncated has its version, and is gone.
+        let below = |e: Entry| e.version < version || (e.deleted && e.version == version);
         self.own(key)
-            .is_some_and(|e| e.version < version && !self.behind(key, version))
+            .is_some_and(|e| below(e) && !self.behind(key, version))
     }
 
     /// Whether a decided delete has to leave now. To be asked when capture reads it, under the

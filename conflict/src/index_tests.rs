@@ -150,6 +150,13 @@ fn a_truncate_covers_what_is_below_it() {
         .map(|n| index.behind_truncate(key(n), version(5)))
         .collect();
     assert_eq!(behind, [true, false, false, false]);
+    // What the transaction has written before it truncated is gone; a row there was put behind it.
+    let gone = Entry {
+        deleted: true,
+        ..entry(5, 50)
+    };
+    index.announce(TABLE, key(8), gone);
+    assert!(index.behind_truncate(key(8), version(5)));
     assert!(matches!(
         index.announce(TABLE, key(4), entry(3, 30)),
         Announced::Older(e) if e.deleted

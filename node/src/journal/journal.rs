@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, NodeId};
+use everywrite_conflict::{Lsn, NodeId, Stamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::chain::Note;
 use super::record::{Frame, Header, decode};
 use super::recovery::recover;
+use super::released::Note as ReleasedNote;
 use super::segment::sync_dir;
 use super::shared::{Item, Shared, State};
 use super::{Error, Options, Reader};
@@ -78,6 +79,14 @@ impl Journal {
     /// Transactions behind this position are still here.
     pub fn first(&self) -> Lsn {
         self.shared().state.lock().first()
+    }
+
+    /// (Everything up to here was released, as far as that is known: what of it is still here nobody needs; no stamp
+    /// of what was released is above this one).
+    pub fn released(&self) -> (Lsn, Stamp) {
+        let known = self.shared().released.lock().known();
+        let position = known.position.min(self.end()).max(self.first());
+        (position, known.stamp)
     }
 
     /// Every durable shape.
@@ -220,11 +229,17 @@ impl Journal {
     }
 
     /// Deletes the segments whose every transaction is at or before `up_to`, never the active
-    /// one. Returns how many bytes that freed. Readers that are inside of one finish it.
-    pub fn release(&self, up_to: Lsn) -> Result<u64, Error> {
+    /// one. Returns how many bytes that freed. Readers that are inside of one finish it. `stamp`: none of these
+    /// transactions has a higher one.
+    pub fn release(&self, up_to: Lsn, stamp: Stamp) -> Result<u64, Error> {
         let shared = self.shared();
-        let _one_at_a_time = shared.releasing.lock();
+        let mut released = shared.released.lock();
         let mut freed = 0;
+        let position = up_to.min(shared.state.lock().durable.end);
+        // Until a segment goes it is for speed alone, at the next start.
+        if let Err(err) = released.note(ReleasedNote { position, stamp }) {
+            tracing::debug!(origin = self.origin().0, error = %err, "how far the journal is released could not be noted");
+        }
         loop {
             let segment = {
                 let mut state = shared.state.lock();
@@ -239,6 +254,10 @@ impl Journal {
                 state.segments.pop_front()
             };
             let Some(segment) = segment else { break };
+            if let Err(err) = released.sync() {
+                // A disk that stays full would be worse than a clock that may have to be raised later.
+                tracing::warn!(origin = self.origin().0, error = %err, "how far the journal is released could not be synced");
+            }
             if let Err(err) = std::fs::remove_file(&segment.path) {
                 let path = segment.path.clone();
                 shared.state.lock().segments.push_front(segment);

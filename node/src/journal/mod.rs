@@ -40,6 +40,7 @@ pub mod ranks;
 mod reader;
 pub mod record;
 mod recovery;
+mod released;
 mod segment;
 mod shared;
 mod walk;

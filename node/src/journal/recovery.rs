@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use super::chain::{Chain, Note};
 use super::mark::Mark;
 use super::record::Frame;
+use super::released::Released;
 use super::segment::{Place, Preamble, Segment, sync_dir};
 use super::shared::{Shared, State};
 use super::walk::{WalkError, read, walk};
@@ -80,7 +81,7 @@ pub(super) fn recover(
         room: Notify::new(),
         end: watch::Sender::default(),
         written: watch::Sender::default(),
-        releasing: Mutex::new(()),
+        released: Mutex::new(Released::open(dir)?),
     });
     let mut writer = Writer {
         shared: Arc::clone(&shared),

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Options;
 use super::chain::{Chain, Note};
+use super::released::Released;
 use super::segment::{Place, Segment};
 
 /// One frame on its way to the disk.
@@ -42,8 +43,8 @@ pub(super) struct Shared {
     pub(super) end: watch::Sender<Lsn>,
     /// Changes with every durable byte, and when the journal closes.
     pub(super) written: watch::Sender<u64>,
-    /// One release at a time.
-    pub(super) releasing: Mutex<()>,
+    /// How far it is released; one release at a time.
+    pub(super) released: Mutex<Released>,
 }
 
 #[derive(Debug)]

@@ -75,6 +75,8 @@ pub(super) struct Feed {
     after: Lsn,
     /// One transaction a group: to find the one that fails.
     pub single: bool,
+    /// A group has about so many changes at most.
+    pub most: u64,
 }
 
 /// What a feed is made of.
@@ -121,6 +123,7 @@ impl Feed {
             catalog: None,
             after,
             single: false,
+            most: u64::MAX,
         }
     }
 
@@ -288,7 +291,10 @@ impl Feed {
             } else {
                 self.limits.transactions
             };
-            if batch.alone || batch.transactions.len() >= limit || batch.bytes >= self.limits.bytes
+            if batch.alone
+                || batch.transactions.len() >= limit
+                || batch.bytes >= self.limits.bytes
+                || batch.changes >= self.most
             {
                 return Ok(!batch.is_empty());
             }

@@ -67,6 +67,8 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
         } else {
             start.applied.get(origin).min(journal.end())
         };
+        let (released, stamp) = journal.released();
+        ledger.rebuild(stamp, &Arc::default(), []);
         let mut pass = Pass {
             start: &start,
             keys: &mut keys,
@@ -79,7 +81,7 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             ranks: Ranks::default(),
             transactions: 0,
         };
-        pass.read(&journal).await?;
+        pass.read(&journal, released).await?;
         transactions += pass.transactions;
         // Also when everything of it is released: stamps only go up.
         if let Some(header) = journal.last_header().filter(|h| h.position <= up_to) {
@@ -229,8 +231,9 @@ struct Pass<'a, 'k> {
 }
 
 impl Pass<'_, '_> {
-    async fn read(&mut self, journal: &Journal) -> Result<(), Error> {
-        let mut reader = journal.reader(journal.first())?;
+    /// What is released is stable, and nothing of it is to be compared any more.
+    async fn read(&mut self, journal: &Journal, released: Lsn) -> Result<(), Error> {
+        let mut reader = journal.reader(released)?;
         while reader.position() < self.up_to || self.large.is_some() {
             // A chunk from an old segment is read elsewhere; the end is never waited for, because
             // everything up to `up_to` is there.

@@ -46,6 +46,10 @@ const DECIDING: Duration = Duration::from_millis(1);
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
+/// When the server has nothing to do it gets a group of so many changes at once, not one as large as the backlog.
+const FIRST_GROUP: u64 = 1_000;
+/// A group is at most so many times larger than the one before it that is on its way: it grows while that is written.
+const GROWTH: u64 = 4;
 
 /// What a stream is made of.
 pub struct Options {
@@ -230,6 +234,8 @@ impl Stream {
         let mut next = Batch::new(o.origin);
         let mut full = false;
         loop {
+            let on_way = self.on_way.back().map_or(0, |g| g.batch.changes);
+            feed.most = FIRST_GROUP.max(on_way.saturating_mul(GROWTH));
             if self.on_way.is_empty() && next.is_empty() {
                 let front = tokio::select! {
                     front = feed.ready() => front?,

@@ -200,6 +200,12 @@ impl Ledger {
         }
     }
 
+    /// The greatest stamp that was given here or that a local transaction has been, or will be, stamped above.
+    pub fn newest_stamp(&self) -> Stamp {
+        let clock = self.inner.lock().clock;
+        clock.last().max(clock.seen())
+    }
+
     /// A place that the local WAL is known to have reached.
     pub fn reached(&self) -> Lsn {
         self.inner.lock().reached

@@ -187,10 +187,12 @@ impl Steward {
     }
 
     fn cut(&self, released: &Vector, stable: &Vector) {
+        // What is stable is flushed here, so the clock is above it.
+        let stamp = self.ledger.newest_stamp();
         for journal in self.journals.all() {
             let origin = journal.origin();
             let up_to = cut_up_to(origin, released, stable);
-            match journal.release(up_to) {
+            match journal.release(up_to, stamp) {
                 Ok(0) => {}
                 Ok(bytes) => tracing::debug!(%origin, %up_to, bytes, "journal cut"),
                 Err(error) => {

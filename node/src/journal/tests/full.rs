@@ -26,12 +26,12 @@ async fn fill_and_go_on(dir: &Path, options: Options) {
         history.take(next(&mut reader).await);
     }
     assert!(
-        journal.release(reached).unwrap() > 0,
+        journal.release(reached, Stamp::MIN).unwrap() > 0,
         "segments small enough to make room"
     );
     while reader.position() < maker.end {
         history.take(next(&mut reader).await);
-        journal.release(reader.position()).unwrap();
+        journal.release(reader.position(), Stamp::MIN).unwrap();
     }
     assert_eq!(history, expected);
     // Said a moment after the last frame is shown.

@@ -135,10 +135,10 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
     let first = next(&mut inside).await;
     let before = journal.bytes();
     let middle = expected.transactions[50].0.position;
-    let freed = journal.release(middle).unwrap();
+    let freed = journal.release(middle, Stamp::MIN).unwrap();
     assert!(freed > 4 << 10);
     assert_eq!(journal.bytes(), before - freed);
-    assert_eq!(journal.release(middle).unwrap(), 0);
+    assert_eq!(journal.release(middle, Stamp::MIN).unwrap(), 0);
     assert!(journal.first() <= middle && journal.first() > Lsn::ZERO);
     let zeros = on_disk(dir.path()) - journal.bytes();
     assert!(zeros <= small().segment_size(), "{zeros}");
@@ -163,13 +163,67 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
         expected.transactions[..history.transactions.len()]
     );
 
-    journal.release(Lsn::MAX).unwrap();
+    journal.release(Lsn::MAX, Stamp::MIN).unwrap();
     assert_eq!(segments(dir.path()).len(), 1);
     drop(journal);
     let journal = open(dir.path(), small());
     assert_eq!(journal.end(), maker.end);
     assert!(journal.last_header().is_some());
     assert_eq!(journal.shapes().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_released_is_known_at_the_next_start_although_its_segment_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), Options::default());
+    let mut maker = Maker::default();
+    let mut expected = History::default();
+    for n in 0..20 {
+        let frames = if n == 3 {
+            maker.shape()
+        } else {
+            maker.transaction(200)
+        };
+        expected.take(frames.clone());
+        journal.append(frames).await.unwrap();
+        durable(&journal, maker.end).await;
+    }
+    let nothing = (Lsn::ZERO, Stamp::MIN);
+    assert_eq!(journal.released(), nothing);
+    let middle = expected.transactions[9].0.position;
+    assert_eq!(
+        journal.release(middle, Stamp(70)).unwrap(),
+        0,
+        "all is in one segment"
+    );
+    journal.release(Lsn(8), Stamp(80)).unwrap();
+    let known = (middle, Stamp(70));
+    assert_eq!(journal.released(), known, "it does not go back");
+    drop(journal);
+    let journal = open(dir.path(), Options::default());
+    assert_eq!(journal.released(), known);
+    let left = read_to_end(&journal, middle).await;
+    assert_eq!(left.transactions, expected.transactions[10..]);
+    assert_eq!(left.shapes, expected.shapes);
+    let whole = read_to_end(&journal, journal.first()).await;
+    assert_eq!(
+        whole.transactions, expected.transactions,
+        "for peers it is all there"
+    );
+
+    journal.release(Lsn::MAX, Stamp(60)).unwrap();
+    let all = (maker.end, Stamp(70));
+    assert_eq!(
+        journal.released(),
+        all,
+        "never more than there is, nor a lower stamp"
+    );
+    drop(journal);
+    // A note that was torn says nothing.
+    let note = dir.path().join("released");
+    std::fs::write(&note, &std::fs::read(&note).unwrap()[..19]).unwrap();
+    let journal = open(dir.path(), Options::default());
+    assert_eq!(journal.released(), (journal.first(), Stamp::MIN));
 }
 
 #[tokio::test]
@@ -234,7 +288,7 @@ async fn readers_follow_the_writer() {
             let mut freed = 0;
             while slowest.changed().await.is_ok() {
                 let up_to = *slowest.borrow_and_update().iter().min().unwrap();
-                freed += journal.release(up_to).unwrap();
+                freed += journal.release(up_to, Stamp::MIN).unwrap();
             }
             freed
         })

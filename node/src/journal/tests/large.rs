@@ -45,14 +45,14 @@ async fn a_large_transaction_stretches_over_segments() {
     assert_eq!(reader.position(), before, "handed out, but not finished");
 
     // It must stay whole, whatever is released.
-    journal.release(Lsn::MAX).unwrap();
+    journal.release(Lsn::MAX, Stamp::MIN).unwrap();
     journal.append(maker.finish(20)).await.unwrap();
     durable(&journal, maker.end).await;
     journal.append(maker.transaction(10)).await.unwrap();
     durable(&journal, maker.end).await;
     assert!(segments(dir.path()).len() >= segments_inside);
     let large = Lsn(before.0 + 8);
-    journal.release(Lsn(large.0 - 1)).unwrap();
+    journal.release(Lsn(large.0 - 1), Stamp::MIN).unwrap();
     assert_eq!(journal.first(), Lsn::ZERO);
     while reader.position() < maker.end {
         history.take(next(&mut reader).await);
@@ -72,7 +72,7 @@ async fn a_large_transaction_stretches_over_segments() {
     drop(journal);
     let journal = open(dir.path(), small());
     assert_eq!(read_to_end(&journal, Lsn::ZERO).await, history);
-    journal.release(large).unwrap();
+    journal.release(large, Stamp::MIN).unwrap();
     assert_eq!(journal.first(), large);
     assert_eq!(read_to_end(&journal, large).await.transactions.len(), 1);
     assert!(matches!(

@@ -122,7 +122,7 @@ impl Run {
             }
             Op::Release => {
                 durable(self.journal(), self.maker.end).await;
-                self.journal().release(self.maker.end).unwrap();
+                self.journal().release(self.maker.end, Stamp::MIN).unwrap();
                 self.released = self.journal().first();
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use everywrite_conflict::{Lsn, NodeId};
+use everywrite_conflict::{Lsn, NodeId, Stamp};
 
 use super::cluster::{Cluster, Node, PATIENCE, options, peer, wait_until};
 use super::proxy::Mode;
@@ -165,7 +165,7 @@ async fn a_slow_receiver_bounds_what_is_sent() {
     let began = Instant::now();
     while journal.end() < sender.end_of(ONE) {
         assert!(began.elapsed() < PATIENCE);
-        journal.release(journal.end()).unwrap();
+        journal.release(journal.end(), Stamp::MIN).unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
