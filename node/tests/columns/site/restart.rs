@@ -28,7 +28,10 @@ impl Site {
     pub(crate) fn stop(&mut self, rnd: &mut Rnd) {
         let mut streams = std::mem::take(&mut self.streams);
         for (origin, stream) in &mut streams {
+            // Not by a session that was gone before.
             if let Some(group) = &mut stream.group
+                && stream.connected
+                && !stream.lost
                 && group.step == Step::Committing
                 && rnd.below(2) == 0
             {

@@ -18,9 +18,9 @@ use crate::server::{Session, Set, Write};
 
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    connected: bool,
+    pub(super) connected: bool,
     /// The session is gone, and that was not noticed yet.
-    lost: bool,
+    pub(super) lost: bool,
     /// The server's when the session began.
     pub(super) generation: u64,
     /// Everything up to here was on its way before.
