@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One group is on its way and the next one grows meanwhile, so groups are as large as the
-//! backlog. When the next one can take no more, it is sent too, so that the server never waits for
+//! backlog, the first ones of a backlog less: the server shall have something to do. When the next one can take no more, it is sent too, so that the server never waits for
 //! this side; it is chained to the one before: unless that is committed, it fails. After any error the session is made anew and goes on behind the progress that the
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
