@@ -405,7 +405,8 @@ impl Stream {
                 Some(entry) if !own(entry, before) => Some(*entry),
                 _ => first,
             };
-            let foreign = |e: &Entry| e.source.is_none_or(|s| s.origin != origin);
+            // Not what an earlier part of the same transaction has decided, which is taken back if that fails.
+            let foreign = |e: &Entry| !e.undecided() && e.source.is_none_or(|s| s.origin != origin);
             if let Some(first) = first.filter(foreign) {
                 self.priors.insert((slot.hash(), slot.version()), first);
             }
