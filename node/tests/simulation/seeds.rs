@@ -146,10 +146,13 @@ fn what_has_failed_once_converges() {
 }
 
 /// Runs that fail, and what is not mended.
-const OPEN: [(u64, Shape); 1] = [
+const OPEN: [(u64, Shape); 2] = [
     // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
     // that; what comes behind the first write takes what it omits from the row that stands, which is older.
     (1_691, shapes::OPEN),
+    // A crash of the server takes back a group that is applied again in another shape; an update in it that omits a
+    // value takes that of the row which stands. Not understood yet.
+    (235_050_368, SHAPES[34]),
 ];
 
 #[test]
