@@ -33,13 +33,7 @@ pub(super) struct Mark {
 impl Mark {
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("durable");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
+        let file = open_note(&path)?;
         Ok(Mark {
             file,
             path,
@@ -101,6 +95,17 @@ impl Mark {
         self.note(place)?;
         self.file.sync_all()
     }
+}
+
+/// Opens a note beside the segments, or makes an empty one.
+pub(super) fn open_note(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(Error::io("open", path))
 }
 
 fn crc(place: Place) -> u32 {

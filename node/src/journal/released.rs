@@ -4,7 +4,7 @@
 //! builds the index again at start needs nothing of that but how high its stamps are (I6). The file is synced only
 //! before a segment goes: an old note means that more is read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -12,6 +12,7 @@ use std::path::Path;
 use everywrite_conflict::{Lsn, Stamp};
 
 use super::Error;
+use super::mark::open_note;
 
 /// The file `released` in a journal's folder: `u64 position | i64 stamp | u32 crc32c of both`.
 #[derive(Debug)]
@@ -36,13 +37,7 @@ const NOTHING: Note = Note {
 impl Released {
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("released");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
+        let file = open_note(&path)?;
         let known = read(&file).unwrap_or(NOTHING);
         // Room for the note, before a full disk makes it necessary to delete segments.
         if known == NOTHING {

@@ -115,13 +115,11 @@ async fn duplicates_are_skipped_and_gaps_refused() {
     assert!(matches!(orphan, Error::Orphan { .. }), "{orphan}");
 }
 
-#[tokio::test]
-async fn release_deletes_whole_segments_and_readers_survive_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = open(dir.path(), small());
+/// Appends so many frames: transactions, and a shape between them.
+async fn fill(journal: &Journal, frames: usize) -> (Maker, History) {
     let mut maker = Maker::default();
     let mut expected = History::default();
-    for n in 0..100 {
+    for n in 0..frames {
         let frames = if n == 3 {
             maker.shape()
         } else {
@@ -129,8 +127,16 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
         };
         expected.take(frames.clone());
         journal.append(frames).await.unwrap();
-        durable(&journal, maker.end).await;
+        durable(journal, maker.end).await;
     }
+    (maker, expected)
+}
+
+#[tokio::test]
+async fn release_deletes_whole_segments_and_readers_survive_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), small());
+    let (maker, expected) = fill(&journal, 100).await;
     let mut inside = journal.reader(Lsn::ZERO).unwrap();
     let first = next(&mut inside).await;
     let before = journal.bytes();
@@ -176,18 +182,7 @@ async fn release_deletes_whole_segments_and_readers_survive_it() {
 async fn what_is_released_is_known_at_the_next_start_although_its_segment_stays() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path(), Options::default());
-    let mut maker = Maker::default();
-    let mut expected = History::default();
-    for n in 0..20 {
-        let frames = if n == 3 {
-            maker.shape()
-        } else {
-            maker.transaction(200)
-        };
-        expected.take(frames.clone());
-        journal.append(frames).await.unwrap();
-        durable(&journal, maker.end).await;
-    }
+    let (maker, expected) = fill(&journal, 20).await;
     let nothing = (Lsn::ZERO, Stamp::MIN);
     assert_eq!(journal.released(), nothing);
     let middle = expected.transactions[9].0.position;
