@@ -69,17 +69,34 @@ fn touched(key: Option<u128>, deleted: bool) -> Touched {
 }
 
 fn landed(ledger: &Ledger, intent: Intent<'_>, generation: u64) -> Option<Vec<KeyHash>> {
-    let version = intent.entry.version;
     let group = Landed {
-        origin: version.origin,
+        generation,
+        ..alone(&intent)
+    };
+    lands_in(ledger, &group, intent, false)
+}
+
+/// Its group, which has landed.
+fn alone(intent: &Intent<'_>) -> Landed {
+    Landed {
+        origin: intent.entry.version.origin,
         last: intent.entry.source.unwrap().lsn,
         before: Lsn(1000),
         behind: Lsn(1000),
         after: Lsn(1001),
-        generation,
-    };
-    let key = (intent.relation, intent.key, version);
-    ledger.landed(&group, [key].into_iter(), &[], |_, _| false)
+        generation: 0,
+    }
+}
+
+/// `kept`: it was decided against.
+fn lands_in(
+    ledger: &Ledger,
+    group: &Landed,
+    intent: Intent<'_>,
+    kept: bool,
+) -> Option<Vec<KeyHash>> {
+    let key = (intent.relation, intent.key, intent.entry.version);
+    ledger.landed(group, [key].into_iter(), &[], |_, _| kept)
 }
 
 #[test]
@@ -302,21 +319,13 @@ fn a_group_that_comes_again_is_not_seen_before_it_is_back() {
 }
 
 fn lands(ledger: &Ledger, intent: Intent<'_>, behind: u64, (before, after): (u64, u64)) {
-    let version = intent.entry.version;
     let group = Landed {
-        origin: version.origin,
-        last: intent.entry.source.unwrap().lsn,
         before: Lsn(before),
         behind: Lsn(behind),
         after: Lsn(after),
-        generation: 0,
+        ..alone(&intent)
     };
-    let key = (intent.relation, intent.key, version);
-    assert!(
-        ledger
-            .landed(&group, [key].into_iter(), &[], |_, _| false)
-            .is_some()
-    );
+    assert!(lands_in(ledger, &group, intent, false).is_some());
 }
 
 /// Capture is behind: it meets a transaction that came between two groups when both have landed.
@@ -625,17 +634,7 @@ fn a_row_is_none_to_take_from_while_a_write_of_it_is_left_out() {
     announce(&ledger, newer).unwrap();
     announce(&ledger, older).unwrap();
     let lands = |intent: Intent<'_>, kept: bool| {
-        let version = intent.entry.version;
-        let group = Landed {
-            origin: version.origin,
-            last: intent.entry.source.unwrap().lsn,
-            before: Lsn(1000),
-            behind: Lsn(1000),
-            after: Lsn(1001),
-            generation: 0,
-        };
-        let key = (table(), intent.key, version);
-        ledger.landed(&group, [key].into_iter(), &[], |_, _| kept);
+        lands_in(&ledger, &alone(&intent), intent, kept).unwrap();
         ledger.left_out([KeyHash(7)].into_iter()).len()
     };
     assert_eq!(lands(older, true), 1);
