@@ -56,6 +56,8 @@ pub(crate) struct Decided {
     pub(crate) lost: Vec<(Key, Version)>,
     /// Changes that are not written, because something newer is known.
     pub(crate) kept: BTreeSet<(KeyHash, Version)>,
+    /// Rows that are older than writes that were left out, and where what those lost to stands.
+    pub(crate) left_out: Vec<(Key, Position)>,
     /// Of truncates whose entries land with the transaction.
     pub(crate) truncated: Vec<(u8, Version)>,
     /// The rows that go into the conflict history.

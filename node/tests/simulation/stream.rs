@@ -394,6 +394,7 @@ impl Site {
                 self.server.now.policy(setting);
             }
         }
+        self.server.now.left_out.extend(&group.decided.left_out);
         self.paths.lost += group.decided.outbox.len();
         if self.rules.has(Rule::Travel) {
             for lost in &group.decided.outbox {
