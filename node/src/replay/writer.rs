@@ -217,10 +217,7 @@ impl Writer {
 
     /// Keeps which rows are older than writes of them that were left out, and where what those lost to stands.
     pub(super) fn left_out(&mut self, rows: &[(KeyHash, Position)]) {
-        let (mut keys, mut origins) = (
-            Array::new(BYTEA, rows.len()),
-            Array::new(INT4, rows.len()),
-        );
+        let (mut keys, mut origins) = (Array::new(BYTEA, rows.len()), Array::new(INT4, rows.len()));
         let mut positions = Array::new(LSN, rows.len());
         for (key, newer) in rows {
             keys.push(Some(&key_bytes(*key)));

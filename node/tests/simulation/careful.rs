@@ -118,7 +118,9 @@ impl Site {
         for case in cases.iter().filter(|c| !c.decision.apply && !c.stands) {
             let source = case.stored.and_then(|e| e.source);
             let source = source.filter(|s| s.origin != self.me && case.present.is_some());
-            decided.left_out.extend(source.map(|s| (case.slot.key(), s)));
+            decided
+                .left_out
+                .extend(source.map(|s| (case.slot.key(), s)));
         }
     }
 

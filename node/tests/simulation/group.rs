@@ -7,6 +7,7 @@ use everywrite_conflict::{
     Entry, First, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version, Writer,
 };
 use everywrite_node::replay::blindly::{self, Coming};
+use everywrite_node::replay::priors::Change;
 use everywrite_node::settle::{Intent, Lost};
 
 use crate::data::{self, Key, Op, Row, Transaction};
@@ -167,6 +168,16 @@ impl Group {
         Position {
             origin: self.origin,
             lsn: self.of(slot.folded.last).position(),
+        }
+    }
+
+    /// What is remembered of a net change.
+    pub(crate) fn change(&self, slot: &Slot) -> Change {
+        Change {
+            key: slot.hash(),
+            version: slot.version(),
+            position: self.position(slot),
+            deleted: slot.image().is_none(),
         }
     }
 
