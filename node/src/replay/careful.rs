@@ -41,7 +41,7 @@ use super::travelling;
 use super::writer::{Guard, Writer};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, Ledger, Lost};
+use crate::settle::{Barriers, LeavesOut, Ledger, Lost};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(ctx, writer, batch, &table.mapping, &cases, decided)?;
-        left_out(ctx, writer, &cases);
+        left_out(ctx, writer, batch, &cases);
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -683,16 +683,23 @@ fn record(
     Ok(())
 }
 
-/// Keeps for the next start that a row is older than a write that was left out, because what it lost to is on its way.
-fn left_out(ctx: &Context, writer: &mut Writer, cases: &[Case<'_>]) {
-    let newer = |c: &Case<'_>| {
-        let source = c.stored.and_then(|e| e.source);
-        let source = source.filter(|s| s.origin != ctx.me && !c.decision.apply && c.present);
-        source.filter(|_| !c.stands).map(|s| (c.slot.hash(), s))
+/// Says which rows are older than a write that is left out, because what it lost to is on its way, also to the next start.
+fn left_out(ctx: &Context, writer: &mut Writer, batch: &Batch, cases: &[Case<'_>]) {
+    let before = ctx.ledger.applied().get(batch.origin);
+    let left = |c: &Case<'_>| {
+        let newer = c.stored.and_then(|e| e.source);
+        let newer = newer.filter(|s| s.origin != ctx.me && !c.decision.apply && !c.stands);
+        newer.filter(|_| c.present).map(|newer| LeavesOut {
+            key: c.slot.hash(),
+            origin: batch.origin,
+            before,
+            newer,
+        })
     };
-    let rows: Vec<_> = cases.iter().filter_map(newer).collect();
-    if !rows.is_empty() {
-        writer.left_out(&rows);
+    let left: Vec<_> = cases.iter().filter_map(left).collect();
+    if !left.is_empty() {
+        ctx.ledger.leaves_out(&left);
+        writer.left_out(&left);
     }
 }
 

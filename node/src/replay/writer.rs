@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{KeyHash, Lsn, NodeId, Position, Stamp, Vector, Version};
+use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -15,6 +15,7 @@ use crate::pg;
 use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
+use crate::settle::LeavesOut;
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
 const SET_ROWS: usize = 4;
@@ -216,18 +217,24 @@ impl Writer {
     }
 
     /// Keeps which rows are older than writes of them that were left out, and where what those lost to stands.
-    pub(super) fn left_out(&mut self, rows: &[(KeyHash, Position)]) {
-        let (mut keys, mut origins) = (Array::new(BYTEA, rows.len()), Array::new(INT4, rows.len()));
-        let mut positions = Array::new(LSN, rows.len());
-        for (key, newer) in rows {
-            keys.push(Some(&key_bytes(*key)));
-            origins.push(Some(&i32::from(newer.origin.0).to_be_bytes()));
-            positions.push(Some(&newer.lsn.0.to_be_bytes()));
+    pub(super) fn left_out(&mut self, left: &[LeavesOut]) {
+        let array = |oid| Array::new(oid, left.len());
+        let (mut keys, mut origins, mut befores) = (array(BYTEA), array(INT4), array(LSN));
+        let (mut newer_origins, mut newer_positions) = (array(INT4), array(LSN));
+        for one in left {
+            let node = |node: NodeId| i32::from(node.0).to_be_bytes();
+            keys.push(Some(&key_bytes(one.key)));
+            origins.push(Some(&node(one.origin)));
+            befores.push(Some(&one.before.0.to_be_bytes()));
+            newer_origins.push(Some(&node(one.newer.origin)));
+            newer_positions.push(Some(&one.newer.lsn.0.to_be_bytes()));
         }
         self.bind("left_out", INSERT_LEFT_OUT, &INSERT_LEFT_OUT_TYPES)
             .array(keys)
             .array(origins)
-            .array(positions)
+            .array(befores)
+            .array(newer_origins)
+            .array(newer_positions)
             .execute();
     }
 

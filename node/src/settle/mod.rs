@@ -19,8 +19,8 @@ pub use cutting::Stability;
 pub(crate) use elements::{Elements, object_of};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Outside, Stamped,
-    Touched, describe,
+    Announcement, Asked, Captured, Coming, Intent, Landed, LeavesOut, Ledger, Lost, Merged,
+    Outside, Stamped, Touched, describe,
 };
 pub use looked::LookedAt;
 pub use steward::Steward;
