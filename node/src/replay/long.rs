@@ -147,7 +147,7 @@ impl Stream {
                     writer,
                     &tables,
                     &work.header,
-                    self.options.origin,
+                    &self.priors,
                     decided,
                 )
                 .await?;

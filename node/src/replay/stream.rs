@@ -80,7 +80,7 @@ pub struct Stream {
     pub(super) options: Options,
     journal: Journal,
     /// What changes met when they were first announced.
-    priors: Priors,
+    pub(super) priors: Priors,
     /// Everything up to here was on its way before: decided with care when it comes again.
     pub(super) announced: Lsn,
     single: bool,

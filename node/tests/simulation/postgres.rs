@@ -264,15 +264,6 @@ impl Server {
         if shape.whole {
             ops.iter_mut().for_each(|op| whole(op, &rows));
         }
-        // Also what the transaction itself removes again: a crash may show it for a moment, when the TRUNCATE behind it
-        // is replayed anew while a later row of the key is on its way.
-        for op in &ops {
-            if let Op::Insert(key, row) | Op::Update(key, row) = op
-                && let Toast::Value(toast) = row.toast
-            {
-                self.written.insert((*key, row.plain), toast);
-            }
-        }
         let end = self.commit_local(time, ops, None);
         for (key, row) in &mut rows {
             let same =

@@ -30,6 +30,7 @@ impl Site {
         self.daemon.capture_lost = true;
         for stream in self.daemon.streams.values_mut() {
             stream.lost = stream.connected;
+            stream.dead = true;
         }
     }
 
