@@ -41,7 +41,7 @@ use super::travelling;
 use super::writer::{Guard, Writer};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, LeavesOut, Ledger, Lost};
+use crate::settle::{Barriers, LeavesOut, Ledger, Lifeline, Lost};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -50,6 +50,8 @@ pub struct Context {
     pub me: NodeId,
     /// Index, clock, vectors.
     pub ledger: Arc<Ledger>,
+    /// Whether the server is still the same.
+    pub lifeline: Arc<Lifeline>,
     /// Lets capture catch up.
     pub barriers: Barriers,
     /// The own journal.

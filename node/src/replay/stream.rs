@@ -38,7 +38,7 @@ use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Coming, Landed, Ledger, progress};
+use crate::settle::{Announcement, Coming, Landed, Ledger};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -214,7 +214,12 @@ impl Stream {
 
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
-        let mut server = self.options.context.ledger.watch_server();
+        let Context {
+            ledger, lifeline, ..
+        } = &self.options.context;
+        // If the server has crashed, every stream must know before one of them goes on.
+        lifeline.ask(&self.options.target, ledger).await?;
+        let mut server = ledger.watch_server();
         self.generation = *server.borrow_and_update();
         let (session, progress, here) = self.connect().await?;
         self.answered_by(progress, here)?;
@@ -286,8 +291,6 @@ impl Stream {
     async fn connect(&self) -> Result<(Session, Lsn, Lsn), Error> {
         let o = &self.options;
         let target = o.target.named(format!("everywrite replay {}", o.origin));
-        // If the server has crashed, every stream must know before one of them goes on.
-        progress(&target.client().await?, &o.context.ledger).await?;
         let mut session = session::open(&target, &origin_name(o.origin)).await?;
         for sql in session::APPLYING {
             session.query_simple(sql).await?;

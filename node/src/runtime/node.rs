@@ -264,6 +264,7 @@ impl Shared {
         let context = replay::Context {
             me: self.me,
             ledger: Arc::clone(&self.ledger),
+            lifeline: Arc::default(),
             barriers: barriers.clone(),
             journal: own,
             toast: rows,

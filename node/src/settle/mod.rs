@@ -7,6 +7,7 @@ pub mod cutting;
 mod elements;
 mod keys;
 mod ledger;
+mod lifeline;
 mod looked;
 mod spilled;
 mod steward;
@@ -22,5 +23,6 @@ pub use ledger::{
     Announcement, Asked, Captured, Coming, Intent, Landed, LeavesOut, Ledger, Lost, Merged,
     Outside, Stamped, Touched, describe,
 };
+pub use lifeline::Lifeline;
 pub use looked::LookedAt;
 pub use steward::Steward;

@@ -189,8 +189,7 @@ impl Site {
         if stream.lost {
             self.daemon.ledger.broke(stream.generation);
         }
-        // A gap: the daemon has only what sessions notice that broke. One that was being made when the server crashed
-        // says nothing, and an answer that another one has not read yet is believed.
+        // What `settle/lifeline.rs` asks.
         if !std::mem::replace(&mut self.daemon.noticed, true) {
             self.daemon.ledger.server_started();
         }
