@@ -240,6 +240,18 @@ impl Writer {
         Ok(wal_position(&self.run().await?))
     }
 
+    /// Asks how far the transactions are committed that two replication origins stand for.
+    pub(super) fn progress(&mut self, first: &str, second: &str) -> usize {
+        let sql = "select pg_catalog.max(pg_catalog.pg_replication_origin_progress(o.roname, false)) \
+                   from pg_catalog.pg_replication_origin o \
+                   where o.roname operator(pg_catalog.=) $1 or o.roname operator(pg_catalog.=) $2";
+        self.bind("progress", sql, &[TEXT, TEXT])
+            .text(Some(first.as_bytes()))
+            .text(Some(second.as_bytes()))
+            .text_rows()
+            .execute()
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&mut self) {
         self.bind("begin", "begin", &[]).execute();

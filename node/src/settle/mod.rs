@@ -8,6 +8,7 @@ mod elements;
 mod keys;
 mod ledger;
 mod looked;
+pub(crate) mod origins;
 mod spilled;
 mod steward;
 
