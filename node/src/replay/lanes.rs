@@ -187,7 +187,8 @@ impl Lanes {
         peers: usize,
     ) -> Result<(Self, Lsn, Lsn), Error> {
         let [first, second] = origins::names(origin);
-        let mut session = session::connect(target).await?;
+        let named = target.named(format!("everywrite replay {origin}"));
+        let mut session = session::connect(&named).await?;
         // What it has counts, also where it is not used any more.
         let progress = session::progress_of_none(&mut session, &second).await?;
         session::bear(&mut session, &first).await?;
@@ -201,7 +202,10 @@ impl Lanes {
         let here = lsn_text(here.first());
         let room = sessions > 1 && session::has_room(&mut session, peers).await?;
         let beside = match room {
-            true => open_second(target, &second).await?,
+            true => {
+                let target = target.named(format!("everywrite replay {origin} beside"));
+                open_second(&target, &second).await?
+            }
             false => None,
         };
         if sessions > 1 && beside.is_none() {
@@ -317,7 +321,9 @@ async fn open_second(target: &Target, origin: &str) -> Result<Option<Writer>, Er
     };
     match opened.await {
         Ok(writer) => Ok(Some(writer)),
-        Err(Error::Postgres(e)) if e.code().is_some_and(|c| c.starts_with(NO_RESOURCES)) => Ok(None),
+        Err(Error::Postgres(e)) if e.code().is_some_and(|c| c.starts_with(NO_RESOURCES)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -294,7 +294,7 @@ impl Stream {
         // If the server has crashed, every stream must know before one of them goes on.
         progress(&target.client().await?, &o.context.ledger).await?;
         let peers = o.names.len().saturating_sub(1);
-        Lanes::open(&target, o.origin, o.sessions, peers).await
+        Lanes::open(&o.target, o.origin, o.sessions, peers).await
     }
 
     /// The session is made anew, so the one before is gone: `progress` says what became of the

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use everywrite_conflict::Lsn;
 
+use super::Error;
 use super::batch::Batch;
 use super::beside::{self, Late};
 use super::blindly;
@@ -25,7 +26,6 @@ use super::known::{self, Part};
 use super::lanes::{Lanes, Place, Ready};
 use super::stream::{Group, Stream};
 use super::writer::{Failed, Writer};
-use super::Error;
 
 /// A session that decides about a row is done in a few round trips.
 const DECIDING: Duration = Duration::from_millis(1);
@@ -146,10 +146,13 @@ impl Stream {
     /// The first group on its way was begun beside one that is committed now: sends the rest of it, and its commit. Returns why
     /// it has failed, if it has.
     fn commit_begun(&mut self, lanes: &mut Lanes) -> Result<Option<Error>, Error> {
-        let Some(mut group) = self.on_way.pop_front_if(|g| g.late.is_some()) else {
+        let Some(mut group) = self.on_way.pop_front() else {
             return Ok(None);
         };
-        let late = group.late.take().unwrap_or_default();
+        let Some(late) = group.late.take() else {
+            self.on_way.push_front(group);
+            return Ok(None);
+        };
         match lanes.ready() {
             Ready::Failed(error) => {
                 self.on_way.push_front(group);
