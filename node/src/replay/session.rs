@@ -83,6 +83,8 @@ pub(super) async fn progress_of_none(session: &mut Session, origin: &str) -> Res
 
 /// `configuration_limit_exceeded`
 const NO_ROOM: &str = "53400";
+/// `insufficient_privilege`
+const NOT_ALLOWED: &str = "42501";
 
 /// Whether the server has room for the progress of two origins for each of `peers`, and of the one that repairs have.
 pub(super) async fn has_room(session: &mut Session, peers: usize) -> Result<bool, Error> {
@@ -93,7 +95,11 @@ pub(super) async fn has_room(session: &mut Session, peers: usize) -> Result<bool
             - (select count(*) from pg_show_replication_origin_status() s \
                 where s.external_id is null or s.external_id not like 'everywrite\\_%')"
     );
-    let answer = session.query_simple(&sql).await?;
+    let answer = match session.query_simple(&sql).await {
+        // The role may not see it.
+        Err(error) if error.code() == Some(NOT_ALLOWED) => return Ok(false),
+        answer => answer?,
+    };
     let cell = answer
         .first()
         .and_then(|o| o.rows.first())

@@ -75,7 +75,7 @@ async fn beside_each_other(cluster: &Cluster, transactions: [&str; 2]) {
     wait::until("the second group to be sent", wait::LIMIT, async || {
         (said(b, BESIDE) > before)
             .then_some(())
-            .ok_or("not said".to_owned())
+            .ok_or_else(|| "not said".to_owned())
     })
     .await
     .unwrap();
