@@ -41,7 +41,7 @@ use super::travelling;
 use super::writer::{Guard, Writer};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, LeavesOut, Ledger, Lifeline, Lost};
+use crate::settle::{Barriers, LeavesOut, Ledger, Lifeline, Lost, origins};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -496,9 +496,8 @@ pub(super) async fn committed(
         return Ok(committed);
     }
     let ask = |origin: &NodeId| {
-        writer.sql(&format!(
-            "select pg_replication_origin_progress('everywrite_{origin}', false)"
-        ))
+        let [first, second] = origins::names(*origin);
+        writer.progress(&first, &second)
     };
     let asked: Vec<usize> = origins.iter().map(ask).collect();
     let outcomes = writer.run().await?;

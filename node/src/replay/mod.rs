@@ -14,6 +14,9 @@
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
 //! | `priors`     | what announced changes met, for when they come again |
+//! | `under_way`  | groups of the fast path: sent, answered |
+//! | `lanes`      | its two sessions |
+//! | `beside`     | what may be written in both at once |
 //! | `long`       | transactions that are applied in parts |
 //! | `merging`    | rows that lost, merged by a function of the user's |
 //! | `outbox`     | deletes that travel, into the local stream |
@@ -23,6 +26,7 @@
 //! | `rows`       | answers of a site that is asked for a row |
 
 mod batch;
+pub mod beside;
 pub mod blindly;
 mod careful;
 mod columns;
@@ -33,6 +37,7 @@ mod feed;
 mod history;
 mod image;
 mod known;
+mod lanes;
 mod long;
 mod mapping;
 #[doc(hidden)]
@@ -52,6 +57,7 @@ mod table;
 mod toast;
 mod travelling;
 mod truncate;
+mod under_way;
 mod updates;
 pub mod waits;
 mod wal_position;

@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
+use everywrite_conflict::{KeyHash, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -47,14 +47,17 @@ pub(super) enum Failed {
 /// A replay session and the statements on their way to it.
 pub(super) struct Writer {
     session: Session,
+    /// The replication origin that it bears.
+    origin: String,
     out: pipeline::Batch,
 }
 
 impl Writer {
     /// Takes over a session that is set up.
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(session: Session, origin: impl Into<String>) -> Self {
         Writer {
             session,
+            origin: origin.into(),
             out: pipeline::Batch::new(),
         }
     }
@@ -77,6 +80,11 @@ impl Writer {
     /// Whether the session is lost.
     pub(super) fn is_broken(&self) -> bool {
         self.session.is_broken()
+    }
+
+    /// The server process behind the session.
+    pub(super) fn process_id(&self) -> i32 {
+        self.session.process_id().unwrap_or_default()
     }
 
     /// The outcomes of what was sent.
@@ -195,8 +203,9 @@ impl Writer {
 
     /// The commit was refused, and from PostgreSQL 16 on the origin's progress counts it all the
     /// same: sets it back to what is applied.
-    pub(super) async fn refused(&mut self, name: &str, applied: Lsn) -> Result<(), Error> {
+    pub(super) async fn refused(&mut self, applied: Lsn) -> Result<(), Error> {
         self.rollback().await?;
+        let name = self.origin.clone();
         if self.session.server_version() < 16 {
             return Ok(());
         }
@@ -264,6 +273,26 @@ impl Writer {
         Ok(wal_position(&self.run().await?))
     }
 
+    /// Asks whether somebody has a lock, or stands before it in the queue for one, that another server process waits for.
+    pub(super) fn is_blocked(&mut self, process: i32) {
+        let sql = "select pg_catalog.cardinality(pg_catalog.pg_blocking_pids($1)) operator(pg_catalog.>) 0";
+        self.bind("is_blocked", sql, &[INT4])
+            .binary(Some(&process.to_be_bytes()))
+            .execute();
+    }
+
+    /// Asks how far the transactions are committed that two replication origins stand for.
+    pub(super) fn progress(&mut self, first: &str, second: &str) -> usize {
+        let sql = "select pg_catalog.max(pg_catalog.pg_replication_origin_progress(o.roname, false)) \
+                   from pg_catalog.pg_replication_origin o \
+                   where o.roname operator(pg_catalog.=) $1 or o.roname operator(pg_catalog.=) $2";
+        self.bind("progress", sql, &[TEXT, TEXT])
+            .text(Some(first.as_bytes()))
+            .text(Some(second.as_bytes()))
+            .text_rows()
+            .execute()
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&mut self) {
         self.bind("begin", "begin", &[]).execute();
@@ -284,11 +313,17 @@ impl Writer {
         self.insert(mapping, inserts);
     }
 
-    /// All of a table's net changes as the fast path writes them.
-    pub(super) fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
+    /// A table's net changes as the fast path writes them, of the keys that are wanted and of rows that have none.
+    pub(super) fn write_fast(
+        &mut self,
+        table: &TableBatch,
+        horizon: u32,
+        wanted: impl Fn(KeyHash) -> bool,
+        appends: bool,
+    ) {
         use everywrite_conflict::Net;
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
-        for slot in &table.slots {
+        for slot in table.slots.iter().filter(|s| wanted(s.hash())) {
             match &slot.folded.net {
                 Net::Insert(image) => inserts.push(image),
                 Net::Update(image) | Net::Replace(image) => updates.push(image),
@@ -296,7 +331,9 @@ impl Writer {
                 Net::Nothing => {}
             }
         }
-        inserts.extend(&table.appends);
+        if appends {
+            inserts.extend(&table.appends);
+        }
         self.write(
             &table.mapping,
             &deletes,

@@ -339,6 +339,7 @@ impl Shared {
                         .unwrap_or(8 << 20),
                     max_clock_skew: self.settings.replication.max_clock_skew,
                 },
+                sessions: self.settings.replication.sessions,
                 journals: Arc::clone(&self.journals),
                 context: streams.context.clone(),
                 repairs: streams.repairs.clone(),

@@ -9,6 +9,7 @@ mod keys;
 mod ledger;
 mod lifeline;
 mod looked;
+pub(crate) mod origins;
 mod spilled;
 mod steward;
 
