@@ -491,9 +491,4 @@ impl Batch {
             appends: t.appends.len(),
         })
     }
-
-    /// Every slot.
-    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> + '_ {
-        self.tables.iter_mut().flat_map(|t| t.slots.iter_mut())
-    }
 }

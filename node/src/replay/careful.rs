@@ -41,7 +41,7 @@ use super::travelling;
 use super::writer::{Guard, Writer};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, Ledger, Lost, origins};
+use crate::settle::{Barriers, LeavesOut, Ledger, Lifeline, Lost, origins};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -50,6 +50,8 @@ pub struct Context {
     pub me: NodeId,
     /// Index, clock, vectors.
     pub ledger: Arc<Ledger>,
+    /// Whether the server is still the same.
+    pub lifeline: Arc<Lifeline>,
     /// Lets capture catch up.
     pub barriers: Barriers,
     /// The own journal.
@@ -141,6 +143,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(ctx, writer, batch, &table.mapping, &cases, decided)?;
+        left_out(ctx, writer, batch, &cases);
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -679,6 +682,26 @@ fn record(
     writer.histories(mapping, &entries);
     policy::decided(writer, ranked);
     Ok(())
+}
+
+/// Says which rows are older than a write that is left out, because what it lost to is on its way, also to the next start.
+fn left_out(ctx: &Context, writer: &mut Writer, batch: &Batch, cases: &[Case<'_>]) {
+    let before = ctx.ledger.applied().get(batch.origin);
+    let left = |c: &Case<'_>| {
+        let newer = c.stored.and_then(|e| e.source);
+        let newer = newer.filter(|s| s.origin != ctx.me && !c.decision.apply && !c.stands);
+        newer.filter(|_| c.present).map(|newer| LeavesOut {
+            key: c.slot.hash(),
+            origin: batch.origin,
+            before,
+            newer,
+        })
+    };
+    let left: Vec<_> = cases.iter().filter_map(left).collect();
+    if !left.is_empty() {
+        ctx.ledger.leaves_out(&left);
+        writer.left_out(&left);
+    }
 }
 
 /// What the history says of a change that met another version of its own key.

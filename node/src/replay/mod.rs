@@ -13,6 +13,7 @@
 //! | `truncate`   | TRUNCATE against newer rows |
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
+//! | `priors`     | what announced changes met, for when they come again |
 //! | `under_way`  | groups of the fast path: sent, answered |
 //! | `lanes`      | its two sessions |
 //! | `beside`     | what may be written in both at once |
@@ -45,6 +46,7 @@ pub mod meets;
 mod merging;
 mod outbox;
 mod policy;
+pub mod priors;
 mod rebuild;
 mod repair;
 mod rows;

@@ -13,16 +13,16 @@
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Position, Vector};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Batch;
+use super::batch::{Batch, Slot};
 use super::beside::Late;
 use super::blindly;
 use super::careful::{self, Context, Decided};
@@ -30,13 +30,15 @@ use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::known;
 use super::lanes::{Lanes, Place};
+use super::priors::{self, Priors};
 use super::writer::{Failed, Writer};
 use super::{Error, repair};
 use crate::capture::Repair;
+use crate::journal::record::Header;
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Coming, Landed, Ledger, progress};
+use crate::settle::{Announcement, Coming, Landed, Ledger};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
@@ -77,8 +79,8 @@ pub struct Options {
 pub struct Stream {
     pub(super) options: Options,
     journal: Journal,
-    /// What a key met when a change was first announced, for changes that are not applied yet.
-    pub(super) priors: BTreeMap<(KeyHash, Version), Entry>,
+    /// What changes met when they were first announced.
+    pub(super) priors: Priors,
     /// Everything up to here was on its way before: decided with care when it comes again.
     pub(super) announced: Lsn,
     pub(super) single: bool,
@@ -128,11 +130,12 @@ impl Group {
 impl Stream {
     /// Opens the origin's journal.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let journal = options.journals.get_or_open(options.origin)?;
+        let origin = options.origin;
+        let journal = options.journals.get_or_open(origin)?;
         Ok(Stream {
             options,
             journal,
-            priors: BTreeMap::new(),
+            priors: Priors::new(origin),
             announced: Lsn::ZERO,
             single: false,
             single_until: Lsn::ZERO,
@@ -220,7 +223,12 @@ impl Stream {
 
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
-        let mut server = self.options.context.ledger.watch_server();
+        let Context {
+            ledger, lifeline, ..
+        } = &self.options.context;
+        // If the server has crashed, every stream must know before one of them goes on.
+        lifeline.ask(&self.options.target, ledger).await?;
+        let mut server = ledger.watch_server();
         self.generation = *server.borrow_and_update();
         let (mut lanes, progress, here) = self.connect().await?;
         self.answered_by(progress, here)?;
@@ -290,9 +298,6 @@ impl Stream {
     /// Sessions with their origins set up, the progress, flushed, and where the local WAL is.
     async fn connect(&self) -> Result<(Lanes, Lsn, Lsn), Error> {
         let o = &self.options;
-        let target = o.target.named(format!("everywrite replay {}", o.origin));
-        // If the server has crashed, every stream must know before one of them goes on.
-        progress(&target.client().await?, &o.context.ledger).await?;
         let peers = o.names.len().saturating_sub(1);
         Lanes::open(&o.target, o.origin, o.sessions, peers).await
     }
@@ -372,7 +377,7 @@ impl Stream {
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
-                    let blindly = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
+                    let blindly = |(slot, prior): (&&Slot, &Option<Entry>)| {
                         coming
                             .blindly(&slot.folded, prior.as_ref())
                             .unwrap_or_else(|| {
@@ -387,27 +392,10 @@ impl Stream {
         };
         batch.conflicts = conflicts;
         self.announced = self.announced.max(batch.last());
-        for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
-            // A change of this origin that is not applied was announced before, in a group that
-            // did not land: what the key met then is what it meets now.
-            let own = |e: &Entry, behind: Lsn| {
-                e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn > behind)
-            };
-            let met = |e: &Entry| self.priors.get(&(slot.hash(), e.version)).copied();
-            let first = match prior {
-                Some(entry) if own(entry, applied) => met(entry),
-                prior => *prior,
-            };
-            slot.prior = match prior {
-                Some(entry) if !own(entry, before) => Some(*entry),
-                _ => first,
-            };
-            // Not what an earlier part of the same transaction has decided, which is taken back if that fails.
-            let foreign = |e: &Entry| !e.undecided() && e.source.is_none_or(|s| s.origin != origin);
-            if let Some(first) = first.filter(foreign) {
-                self.priors.insert((slot.hash(), slot.version()), first);
-            }
+        let slots = batch.tables.iter_mut().flat_map(|t| &mut t.slots);
+        for (slot, held) in slots.zip(&announcement.priors) {
+            let change = change(&batch.transactions, origin, slot);
+            slot.prior = self.priors.announced(&change, *held, applied, before);
         }
         Some(announcement)
     }
@@ -528,24 +516,10 @@ impl Stream {
         };
         decided.stands(&o.context.ledger);
         self.look_again(batch, &look_again);
-        if !self.priors.is_empty() {
-            for slot in batch.tables.iter().flat_map(|t| &t.slots) {
-                let (hash, version) = (slot.hash(), slot.version());
-                self.priors.remove(&(hash, version));
-                // What this one has won over stands no more for later ones of this origin to meet.
-                let later = (hash, version)..=(hash, Version::GREATEST);
-                for (_, met) in self.priors.range_mut(later) {
-                    if met.version < version {
-                        *met = Entry {
-                            version,
-                            source: Some(batch.position(slot)),
-                            deleted: slot.image().is_none(),
-                            local_lsn: before,
-                        };
-                    }
-                }
-            }
-        }
+        let slots = batch.tables.iter().flat_map(|t| &t.slots);
+        let changes = slots.map(|slot| change(&batch.transactions, batch.origin, slot));
+        let flushed = || ledger.flushed().get(batch.origin);
+        self.priors.landed(changes, before, flushed);
         let count = |n: usize| u64::try_from(n).unwrap_or(0);
         o.control
             .transactions
@@ -594,6 +568,18 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
     match feed.ready().await? {
         Front::Transaction => feed.grow(batch).await,
         Front::Steps | Front::Large => Ok(true),
+    }
+}
+
+/// What is remembered of a net change.
+fn change(transactions: &[Header], origin: NodeId, slot: &Slot) -> priors::Change {
+    let header = transactions.get(slot.folded.last.transaction as usize);
+    let lsn = header.map_or(Lsn::ZERO, |h| h.position);
+    priors::Change {
+        key: slot.hash(),
+        version: slot.version(),
+        position: Position { origin, lsn },
+        deleted: slot.image().is_none(),
     }
 }
 

@@ -252,21 +252,13 @@ impl Stream {
     /// A group that is decided while a later one is announced already finds that one in the index,
     /// not what came from elsewhere between the two.
     fn met_since(&self, group: &mut Group) {
-        let origin = group.batch.origin;
         let ledger = &self.options.context.ledger;
         for table in &mut group.batch.tables {
             let relation = table.mapping.identity.relation;
             for slot in &mut table.slots {
-                let later = ledger
-                    .known(relation, slot.hash())
-                    .filter(|e| e.version > slot.version())
-                    .filter(|e| e.source.is_some_and(|s| s.origin == origin));
-                let met = later.and_then(|e| self.priors.get(&(slot.hash(), e.version)));
-                slot.prior = slot
-                    .prior
-                    .into_iter()
-                    .chain(met.copied())
-                    .max_by_key(|e| e.version);
+                let now = ledger.known(relation, slot.hash());
+                let (key, version) = (slot.hash(), slot.version());
+                slot.prior = self.priors.since(key, version, slot.prior, now);
             }
         }
     }

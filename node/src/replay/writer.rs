@@ -10,10 +10,12 @@ use super::history::{self, set::Common};
 use super::image::Image;
 use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
+use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
-use crate::pg::oid::{INT4, LSN, TEXT};
+use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
+use crate::settle::LeavesOut;
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
 const SET_ROWS: usize = 4;
@@ -220,6 +222,28 @@ impl Writer {
     /// The transaction's commit is flushed.
     pub(super) fn flushed(&mut self) {
         self.bind("flushed", "set local synchronous_commit = local", &[])
+            .execute();
+    }
+
+    /// Keeps which rows are older than writes of them that were left out, and where what those lost to stands.
+    pub(super) fn left_out(&mut self, left: &[LeavesOut]) {
+        let array = |oid| Array::new(oid, left.len());
+        let (mut keys, mut origins, mut befores) = (array(BYTEA), array(INT4), array(LSN));
+        let (mut newer_origins, mut newer_positions) = (array(INT4), array(LSN));
+        for one in left {
+            let node = |node: NodeId| i32::from(node.0).to_be_bytes();
+            keys.push(Some(&key_bytes(one.key)));
+            origins.push(Some(&node(one.origin)));
+            befores.push(Some(&one.before.0.to_be_bytes()));
+            newer_origins.push(Some(&node(one.newer.origin)));
+            newer_positions.push(Some(&one.newer.lsn.0.to_be_bytes()));
+        }
+        self.bind("left_out", INSERT_LEFT_OUT, &INSERT_LEFT_OUT_TYPES)
+            .array(keys)
+            .array(origins)
+            .array(befores)
+            .array(newer_origins)
+            .array(newer_positions)
             .execute();
     }
 

@@ -264,6 +264,7 @@ impl Shared {
         let context = replay::Context {
             me: self.me,
             ledger: Arc::clone(&self.ledger),
+            lifeline: Arc::default(),
             barriers: barriers.clone(),
             journal: own,
             toast: rows,
@@ -284,6 +285,8 @@ impl Shared {
         tasks.spawn(retention::run(
             self.target.clone(),
             self.settings.conflicts.clone(),
+            Arc::clone(&self.names),
+            Arc::clone(&self.ledger),
             shutdown.clone(),
         ));
         let outbox = Arc::new(Notify::new());
@@ -431,6 +434,8 @@ impl Shared {
             looked_at: self.looked().read(),
         })
         .await?;
+        let left_out = schema::left_out(&client, &self.names, &applied).await?;
+        self.ledger.has_left_out(&left_out);
         tracing::info!(
             transactions = read,
             took_ms = began.elapsed().as_millis(),

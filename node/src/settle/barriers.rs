@@ -172,7 +172,7 @@ impl Setter {
             if passed.is_ok() {
                 self.horizon.store(first.oldest, Ordering::Release);
                 self.place.store(first.here.0, Ordering::Release);
-                self.ledger.flushed_is(&first.progress);
+                self.ledger.flushed_is(&first.progress, first.here);
                 tracing::debug!(place = %first.here, "a barrier is passed");
                 return Ok(());
             }

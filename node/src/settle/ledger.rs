@@ -44,6 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Asked, Coming, Intent, Landed, Lost, Stamped, Touched};
+pub use left_out::LeavesOut;
 pub use merged::Merged;
 pub use spill::Outside;
 
@@ -401,6 +402,24 @@ impl Ledger {
             .collect()
     }
 
+    /// Writes are about to be left out because newer ones are on their way. Until those have landed no local transaction
+    /// has surely seen them.
+    pub fn leaves_out(&self, left: &[LeavesOut]) {
+        let mut inner = self.inner.lock();
+        let (applied, reached) = (self.applied.borrow(), inner.reached);
+        for one in left {
+            // It may have landed since the server was asked.
+            let landed = applied.covers(one.newer).then_some(reached);
+            inner.left_out.leaves(one, landed);
+        }
+    }
+
+    /// A run before has left these writes out, and the newer ones are not here yet (at start).
+    pub fn has_left_out(&self, left: &[LeavesOut]) {
+        let mut inner = self.inner.lock();
+        left.iter().for_each(|left| inner.left_out.restore(left));
+    }
+
     /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
     /// none that the newer one may take anything from.
     pub fn left_out(
@@ -451,7 +470,7 @@ impl Ledger {
     pub fn announce<'a>(
         &self,
         group: Coming<'_>,
-        mut intents: impl Iterator<Item = Intent<'a>> + Clone,
+        intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
@@ -506,8 +525,11 @@ impl Ledger {
         let sighted = self.sighted.borrow();
         let plain = inner.hidden.sighted(&sighted) || {
             let hidden = &inner.hidden;
-            !intents.any(|i| hidden.covers(i.relation, i.key, origin, &sighted))
+            let covers = |i: Intent<'_>| hidden.covers(i.relation, i.key, origin, &sighted);
+            !intents.clone().any(covers)
         };
+        // What a change omits of such a row is not in it.
+        let plain = plain && inner.left_out.none(intents.map(|i| i.key));
         drop(sighted);
         let fast = fast(&priors) && plain;
         if fast {
@@ -679,22 +701,26 @@ impl Ledger {
             };
             beneath.truncated(*relation, *version, newer);
         }
+        inner.left_out.group_landed(origin, last, group.after);
         self.applied.send_if_modified(|v| v.raise(origin, last));
         drop(inner);
         self.sighted(origin, last);
         Some(look_again)
     }
 
-    /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
-    /// local transaction that is still to be stamped came before it.
-    pub fn flushed_is(&self, progress: &Vector) {
+    /// `progress`, read from the server, flushed, before a barrier that capture has met since, which stands behind
+    /// `place` of the local WAL: no local transaction that is still to be stamped came before it.
+    pub fn flushed_is(&self, progress: &Vector, place: Lsn) {
         let mut inner = self.inner.lock();
-        inner.flushed.merge(progress);
+        inner.left_out.passed(place);
+        let surely = inner.left_out.all_surely(progress);
+        // What is promised of it is that the local transactions behind it have seen it.
+        inner.flushed.merge(&surely);
         let Inner { marks, clock, .. } = &mut *inner;
         let named = marks.iter().filter(|m| m.last <= progress.get(m.origin));
         named.for_each(|m| clock.saw(m.newest));
         // The barrier stands behind all of that, and capture has passed it.
-        inner.seen.merge(progress);
+        inner.seen.merge(&surely);
         inner.dispatched.merge(progress);
     }
 

@@ -30,6 +30,7 @@ impl Site {
         self.daemon.capture_lost = true;
         for stream in self.daemon.streams.values_mut() {
             stream.lost = stream.connected;
+            stream.dead = true;
         }
     }
 
@@ -119,6 +120,10 @@ impl Site {
             let ledger = &self.daemon.ledger;
             ledger.rebuild(version.stamp, &Arc::default(), touched);
         }
+        let left_out = self.server.now.left_out.iter();
+        let left_out = left_out.filter(|left| !applied.covers(left.newer));
+        let left_out: Vec<_> = left_out.copied().collect();
+        self.daemon.ledger.has_left_out(&left_out);
         for ((table, key), version) in looks.asked(&self.daemon.ledger) {
             self.look_again(Look {
                 table,

@@ -1,11 +1,12 @@
 //! One origin's stream at one site, as `replay/stream.rs` has it: a session, groups on their way, what is
 //! decided with care, and what a session that is made anew makes of the one before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Stamp, Version, invariants};
+use everywrite_conflict::{Entry, Lsn, NodeId, Stamp, invariants};
+use everywrite_node::replay::priors::Priors;
 use everywrite_node::replay::{blindly, waits};
 use everywrite_node::settle::{Announcement, Coming, Landed};
 use futures_util::FutureExt as _;
@@ -24,13 +25,15 @@ pub(crate) struct Stream {
     pub(crate) connected: bool,
     /// It is gone, with its server, and has not noticed.
     pub(crate) lost: bool,
+    /// Its server is gone, also if the session had failed before: nothing of what was sent is carried out any more.
+    pub(crate) dead: bool,
     pub(crate) generation: u64,
     /// What the feed gives comes behind here.
     pub(crate) after: Lsn,
     /// Everything up to here was on its way before.
     pub(crate) announced: Lsn,
-    /// What a key met when a change was first announced, for changes that are not applied yet.
-    pub(crate) priors: BTreeMap<(KeyHash, Version), Entry>,
+    /// What changes met when they were first announced.
+    pub(crate) priors: Priors,
     single: bool,
     single_until: Lsn,
     /// Sent, and not answered yet, in order.
@@ -45,10 +48,11 @@ impl Stream {
             origin,
             connected: false,
             lost: false,
+            dead: false,
             generation: 0,
             after: Lsn::ZERO,
             announced: Lsn::ZERO,
-            priors: BTreeMap::new(),
+            priors: Priors::new(origin),
             single: false,
             single_until: Lsn::ZERO,
             on_way: VecDeque::new(),
@@ -185,12 +189,11 @@ impl Site {
         if stream.lost {
             self.daemon.ledger.broke(stream.generation);
         }
-        // A gap: the daemon has only what sessions notice that broke. One that was being made when the server crashed
-        // says nothing, and an answer that another one has not read yet is believed.
+        // What `settle/lifeline.rs` asks.
         if !std::mem::replace(&mut self.daemon.noticed, true) {
             self.daemon.ledger.server_started();
         }
-        (stream.lost, stream.connected) = (false, false);
+        (stream.lost, stream.dead, stream.connected) = (false, false, false);
         stream.generation = *self.daemon.ledger.watch_server().borrow();
         // If the server has crashed, every stream must know before one of them goes on.
         let progress = self.progress().get(stream.origin);
@@ -286,27 +289,10 @@ impl Site {
         drop(coming);
         group.conflicts = conflicts;
         stream.announced = stream.announced.max(group.last());
-        for (slot, prior) in group.slots.iter_mut().zip(&announcement.priors) {
-            // A change of this origin that is not applied was announced before, in a group that
-            // did not land: what the key met then is what it meets now.
-            let own = |e: &Entry, behind: Lsn| {
-                e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn > behind)
-            };
-            let met = |e: &Entry| stream.priors.get(&(slot.hash(), e.version)).copied();
-            let first = match prior {
-                Some(entry) if own(entry, applied) => met(entry),
-                prior => *prior,
-            };
-            slot.prior = match prior {
-                Some(entry) if !own(entry, before) => Some(*entry),
-                _ => first,
-            };
-            // Not what an earlier part of the same transaction has decided, which is taken back if that fails.
-            let foreign = |e: &Entry| !e.undecided() && e.source.is_none_or(|s| s.origin != origin);
-            if let Some(first) = first.filter(foreign) {
-                stream.priors.insert((slot.hash(), slot.version()), first);
-            }
+        let changes: Vec<_> = group.slots.iter().map(|s| group.change(s)).collect();
+        let held = announcement.priors.iter();
+        for ((slot, change), held) in group.slots.iter_mut().zip(&changes).zip(held) {
+            slot.prior = stream.priors.announced(change, *held, applied, before);
         }
         tell!(
             "  site {} announces {origin} up to {}, fast {}: {:?}",
@@ -355,7 +341,7 @@ impl Site {
         };
         let mut outcome = Ok(());
         let at = stream.on_way.iter().position(|g| g.state == State::Sent);
-        if let Some(at) = at.filter(|_| !stream.lost) {
+        if let Some(at) = at.filter(|_| !stream.dead) {
             let before = at.checked_sub(1).and_then(|b| stream.on_way.get(b));
             let failed = before.is_some_and(|b| b.state == State::Failed);
             let group = &mut stream.on_way[at];
@@ -394,6 +380,7 @@ impl Site {
                 self.server.now.policy(setting);
             }
         }
+        self.server.now.left_out.extend(&group.decided.left_out);
         self.paths.lost += group.decided.outbox.len();
         if self.rules.has(Rule::Travel) {
             for lost in &group.decided.outbox {
@@ -459,13 +446,9 @@ impl Site {
     fn met_since(&self, stream: &Stream, group: &mut Group) {
         for slot in &mut group.slots {
             let relation = data::relation(slot.key());
-            let later = self.daemon.ledger.known(relation, slot.hash());
-            let later = later
-                .filter(|e| e.version > slot.version())
-                .filter(|e| e.source.is_some_and(|s| s.origin == stream.origin));
-            let met = later.and_then(|e| stream.priors.get(&(slot.hash(), e.version)));
-            let met = met.copied();
-            slot.prior = slot.prior.into_iter().chain(met).max_by_key(|e| e.version);
+            let now = self.daemon.ledger.known(relation, slot.hash());
+            let (key, version) = (slot.hash(), slot.version());
+            slot.prior = stream.priors.since(key, version, slot.prior, now);
         }
     }
 
@@ -601,25 +584,9 @@ impl Site {
                 });
             }
         }
-        for slot in &group.slots {
-            let (hash, version) = (slot.hash(), slot.version());
-            stream.priors.remove(&(hash, version));
-            // What this one has won over stands no more for later ones of this origin to meet.
-            let later = (hash, version)..=(hash, Version::GREATEST);
-            for (_, met) in stream.priors.range_mut(later) {
-                if met.version < version {
-                    *met = Entry {
-                        version,
-                        source: Some(group.position(slot)),
-                        deleted: slot.image().is_none(),
-                        local_lsn: before,
-                    };
-                }
-            }
-        }
-        if group.transactions.iter().any(|t| t.truncates()) {
-            stream.priors.clear();
-        }
+        let changes = group.slots.iter().map(|s| group.change(s));
+        let flushed = || self.daemon.ledger.flushed().get(group.origin);
+        stream.priors.landed(changes, before, flushed);
         if stream.single && group.last() >= stream.single_until {
             stream.single = false;
         }

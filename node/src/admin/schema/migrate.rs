@@ -60,8 +60,13 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         version: 9,
+        name: "left_out",
+        sql: include_str!("sql/0009_left_out.sql"),
+    },
+    Migration {
+        version: 10,
         name: "origins",
-        sql: include_str!("sql/0009_origins.sql"),
+        sql: include_str!("sql/0010_origins.sql"),
     },
 ];
 
