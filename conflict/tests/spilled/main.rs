@@ -167,12 +167,13 @@ impl World {
     fn step(&mut self) {
         let other = 1 + self.rnd.below(SITES - 1);
         match self.rnd.below(100) {
-            0..16 => self.writes(other),
-            16..26 => {
+            0..20 => self.writes(other),
+            20..26 => {
                 let ops = self.some_ops(ME);
                 self.commits(ops);
             }
-            26..36 => self.captures(),
+            26..31 => self.captures(),
+            31..36 => self.forgets(),
             36..54 => self.dispatches(other),
             54..68 => self.lands(other),
             68..71 => self.breaks(other),
@@ -180,8 +181,7 @@ impl World {
             74..78 => self.sends(),
             78..84 => self.spills(),
             84..86 => self.known.merge_files(other),
-            86..91 => self.forgets(),
-            91..94 => self.flushed = self.applied.clone(),
+            86..94 => self.flushed = self.applied.clone(),
             94 => self.server_crashes(),
             95 => self.restarts(),
             _ => {
@@ -222,7 +222,8 @@ impl World {
             let there = self.origins[of].end().0;
             let from = self.origins[site].seen.get(node(of)).0;
             if there > from && self.rnd.chance(60) {
-                let up_to = Lsn(from + 1 + self.rnd.next() % (there - from));
+                let some = from + 1 + self.rnd.next() % (there - from);
+                let up_to = Lsn(if self.rnd.chance(50) { there } else { some });
                 let journal = self.origins[of].journal.iter();
                 let new = journal.filter(|t| t.at.lsn <= up_to).map(|t| t.stamp).max();
                 let origin = &mut self.origins[site];
