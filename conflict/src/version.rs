@@ -28,6 +28,15 @@ impl Version {
     /// Below every version that can still arrive: what a stable row counts as.
     pub const OLD: Version = Version::new(Stamp::MIN, NodeId(0));
 
+    /// Below every version.
+    pub const LEAST: Version = Version {
+        stamp: Stamp(i64::MIN),
+        origin: NodeId(0),
+        policy_origin: NodeId(0),
+        policy_number: 0,
+        height: i64::MIN,
+    };
+
     /// Above every version.
     pub const GREATEST: Version = Version {
         stamp: Stamp(i64::MAX),

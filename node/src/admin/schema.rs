@@ -3,6 +3,7 @@
 //! - `migrate` brings it to this program's version; nothing else creates objects in it.
 //! - `nodes` and `publish` write what the views show.
 //! - `retention` deletes old conflict history.
+//! - `left_out` keeps which rows are older than what was left out of them.
 //! - `outbox` has the statements that replay runs inside its own transactions; those of the conflict
 //!   history depend on the table, see `replay::history`.
 //!
@@ -17,6 +18,7 @@
 //! Trap: any role may call `pg_logical_emit_message` unless that is revoked, so what a message
 //! says proves nothing about who said it.
 
+mod left_out;
 mod migrate;
 mod nodes;
 mod outbox;
@@ -26,6 +28,7 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
+pub use left_out::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes, left_out};
 pub use migrate::migrate;
 pub use nodes::{Site, paused, register_nodes, skipped};
 pub use outbox::{EMIT_OUTBOX, INSERT_OUTBOX, INSERT_OUTBOX_TYPES};

@@ -469,9 +469,4 @@ impl Batch {
             seen: self.header(s.folded.last).map(|h| &h.seen),
         })
     }
-
-    /// Every slot.
-    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> + '_ {
-        self.tables.iter_mut().flat_map(|t| t.slots.iter_mut())
-    }
 }

@@ -141,6 +141,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(ctx, writer, batch, &table.mapping, &cases, decided)?;
+        left_out(ctx, writer, &cases);
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -680,6 +681,19 @@ fn record(
     writer.histories(mapping, &entries);
     policy::decided(writer, ranked);
     Ok(())
+}
+
+/// Keeps for the next start that a row is older than a write that was left out, because what it lost to is on its way.
+fn left_out(ctx: &Context, writer: &mut Writer, cases: &[Case<'_>]) {
+    let newer = |c: &Case<'_>| {
+        let source = c.stored.and_then(|e| e.source);
+        let source = source.filter(|s| s.origin != ctx.me && !c.decision.apply && c.present);
+        source.filter(|_| !c.stands).map(|s| (c.slot.hash(), s))
+    };
+    let rows: Vec<_> = cases.iter().filter_map(newer).collect();
+    if !rows.is_empty() {
+        writer.left_out(&rows);
+    }
 }
 
 /// What the history says of a change that met another version of its own key.

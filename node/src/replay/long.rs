@@ -73,10 +73,7 @@ impl Stream {
         };
         group.batch.changes = work.changes;
         match self.end(feed, writer, group, written).await? {
-            None => {
-                self.priors.clear();
-                Ok(())
-            }
+            None => Ok(()),
             // The stream begins anew: its beginning was read.
             Some((_, error)) => Err(error),
         }

@@ -13,6 +13,7 @@
 //! | `truncate`   | TRUNCATE against newer rows |
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
+//! | `priors`     | what announced changes met, for when they come again |
 //! | `long`       | transactions that are applied in parts |
 //! | `merging`    | rows that lost, merged by a function of the user's |
 //! | `outbox`     | deletes that travel, into the local stream |
@@ -40,6 +41,7 @@ pub mod meets;
 mod merging;
 mod outbox;
 mod policy;
+pub mod priors;
 mod rebuild;
 mod repair;
 mod rows;

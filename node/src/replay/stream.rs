@@ -12,26 +12,28 @@
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Vector, Version};
+use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Position, Vector};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::Batch;
+use super::batch::{Batch, Slot};
 use super::blindly;
 use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
 use super::image::Image;
 use super::known;
+use super::priors::{self, Priors};
 use super::wal_position::lsn_text;
 use super::writer::{Failed, Writer};
 use super::{Error, repair, session};
 use crate::capture::Repair;
+use crate::journal::record::Header;
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
 use crate::pg::pipeline::Session;
@@ -77,8 +79,8 @@ pub struct Options {
 pub struct Stream {
     pub(super) options: Options,
     journal: Journal,
-    /// What a key met when a change was first announced, for changes that are not applied yet.
-    pub(super) priors: BTreeMap<(KeyHash, Version), Entry>,
+    /// What changes met when they were first announced.
+    priors: Priors,
     /// Everything up to here was on its way before: decided with care when it comes again.
     pub(super) announced: Lsn,
     single: bool,
@@ -119,11 +121,12 @@ impl Group {
 impl Stream {
     /// Opens the origin's journal.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let journal = options.journals.get_or_open(options.origin)?;
+        let origin = options.origin;
+        let journal = options.journals.get_or_open(origin)?;
         Ok(Stream {
             options,
             journal,
-            priors: BTreeMap::new(),
+            priors: Priors::new(origin),
             announced: Lsn::ZERO,
             single: false,
             single_until: Lsn::ZERO,
@@ -374,7 +377,7 @@ impl Stream {
                 batch.intents(),
                 |relation, key, version| decided.has(relation, key, version),
                 |priors| {
-                    let blindly = |(slot, prior): (&&super::batch::Slot, &Option<Entry>)| {
+                    let blindly = |(slot, prior): (&&Slot, &Option<Entry>)| {
                         coming
                             .blindly(&slot.folded, prior.as_ref())
                             .unwrap_or_else(|| {
@@ -389,27 +392,10 @@ impl Stream {
         };
         batch.conflicts = conflicts;
         self.announced = self.announced.max(batch.last());
-        for (slot, prior) in batch.slots_mut().zip(&announcement.priors) {
-            // A change of this origin that is not applied was announced before, in a group that
-            // did not land: what the key met then is what it meets now.
-            let own = |e: &Entry, behind: Lsn| {
-                e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn > behind)
-            };
-            let met = |e: &Entry| self.priors.get(&(slot.hash(), e.version)).copied();
-            let first = match prior {
-                Some(entry) if own(entry, applied) => met(entry),
-                prior => *prior,
-            };
-            slot.prior = match prior {
-                Some(entry) if !own(entry, before) => Some(*entry),
-                _ => first,
-            };
-            // Not what an earlier part of the same transaction has decided, which is taken back if that fails.
-            let foreign = |e: &Entry| !e.undecided() && e.source.is_none_or(|s| s.origin != origin);
-            if let Some(first) = first.filter(foreign) {
-                self.priors.insert((slot.hash(), slot.version()), first);
-            }
+        let slots = batch.tables.iter_mut().flat_map(|t| &mut t.slots);
+        for (slot, held) in slots.zip(&announcement.priors) {
+            let change = change(&batch.transactions, origin, slot);
+            slot.prior = self.priors.announced(&change, *held, applied, before);
         }
         Some(announcement)
     }
@@ -540,21 +526,13 @@ impl Stream {
     /// A group that is decided while a later one is announced already finds that one in the index,
     /// not what came from elsewhere between the two.
     fn met_since(&self, group: &mut Group) {
-        let origin = group.batch.origin;
         let ledger = &self.options.context.ledger;
         for table in &mut group.batch.tables {
             let relation = table.mapping.identity.relation;
             for slot in &mut table.slots {
-                let later = ledger
-                    .known(relation, slot.hash())
-                    .filter(|e| e.version > slot.version())
-                    .filter(|e| e.source.is_some_and(|s| s.origin == origin));
-                let met = later.and_then(|e| self.priors.get(&(slot.hash(), e.version)));
-                slot.prior = slot
-                    .prior
-                    .into_iter()
-                    .chain(met.copied())
-                    .max_by_key(|e| e.version);
+                let now = ledger.known(relation, slot.hash());
+                let (key, version) = (slot.hash(), slot.version());
+                slot.prior = self.priors.since(key, version, slot.prior, now);
             }
         }
     }
@@ -676,24 +654,10 @@ impl Stream {
         };
         decided.stands(&o.context.ledger);
         self.look_again(batch, &look_again);
-        if !self.priors.is_empty() {
-            for slot in batch.tables.iter().flat_map(|t| &t.slots) {
-                let (hash, version) = (slot.hash(), slot.version());
-                self.priors.remove(&(hash, version));
-                // What this one has won over stands no more for later ones of this origin to meet.
-                let later = (hash, version)..=(hash, Version::GREATEST);
-                for (_, met) in self.priors.range_mut(later) {
-                    if met.version < version {
-                        *met = Entry {
-                            version,
-                            source: Some(batch.position(slot)),
-                            deleted: slot.image().is_none(),
-                            local_lsn: before,
-                        };
-                    }
-                }
-            }
-        }
+        let slots = batch.tables.iter().flat_map(|t| &t.slots);
+        let changes = slots.map(|slot| change(&batch.transactions, batch.origin, slot));
+        let flushed = || ledger.flushed().get(batch.origin);
+        self.priors.landed(changes, before, flushed);
         let count = |n: usize| u64::try_from(n).unwrap_or(0);
         o.control
             .transactions
@@ -749,11 +713,23 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
 /// later ones leave out is then in that write, not in the earlier ones: the transactions have to
 /// be replayed one by one.
 fn spans(batch: &Batch) -> bool {
-    let between = |s: &super::batch::Slot| {
+    let between = |s: &Slot| {
         let filled = s.image().is_some_and(Image::filled);
         blindly::spans(&s.folded, filled, s.prior.as_ref())
     };
     batch.tables.iter().flat_map(|t| &t.slots).any(between)
+}
+
+/// What is remembered of a net change.
+fn change(transactions: &[Header], origin: NodeId, slot: &Slot) -> priors::Change {
+    let header = transactions.get(slot.folded.last.transaction as usize);
+    let lsn = header.map_or(Lsn::ZERO, |h| h.position);
+    priors::Change {
+        key: slot.hash(),
+        version: slot.version(),
+        position: Position { origin, lsn },
+        deleted: slot.image().is_none(),
+    }
 }
 
 /// Somebody came in between: what failed may succeed the next time.

@@ -2,7 +2,7 @@
 //! usual group costs one write and one answer.
 
 use bytes::Bytes;
-use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
+use everywrite_conflict::{KeyHash, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
 use super::batch::{RowKey, TableBatch};
@@ -10,8 +10,9 @@ use super::history::{self, set::Common};
 use super::image::Image;
 use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
+use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
-use crate::pg::oid::{INT4, LSN, TEXT};
+use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 
@@ -211,6 +212,22 @@ impl Writer {
     /// The transaction's commit is flushed.
     pub(super) fn flushed(&mut self) {
         self.bind("flushed", "set local synchronous_commit = local", &[])
+            .execute();
+    }
+
+    /// Keeps which rows are older than writes of them that were left out, and where what those lost to stands.
+    pub(super) fn left_out(&mut self, rows: &[(KeyHash, Position)]) {
+        let (mut keys, mut origins) = (Array::new(BYTEA, rows.len()), Array::new(INT4, rows.len()));
+        let mut positions = Array::new(LSN, rows.len());
+        for (key, newer) in rows {
+            keys.push(Some(&key_bytes(*key)));
+            origins.push(Some(&i32::from(newer.origin.0).to_be_bytes()));
+            positions.push(Some(&newer.lsn.0.to_be_bytes()));
+        }
+        self.bind("left_out", INSERT_LEFT_OUT, &INSERT_LEFT_OUT_TYPES)
+            .array(keys)
+            .array(origins)
+            .array(positions)
             .execute();
     }
 

@@ -284,6 +284,7 @@ impl Shared {
         tasks.spawn(retention::run(
             self.target.clone(),
             self.settings.conflicts.clone(),
+            Arc::clone(&self.ledger),
             shutdown.clone(),
         ));
         let outbox = Arc::new(Notify::new());
@@ -430,6 +431,8 @@ impl Shared {
             looked_at: self.looked().read(),
         })
         .await?;
+        let left_out = schema::left_out(&client, &applied).await?;
+        self.ledger.leave_out(left_out);
         tracing::info!(
             transactions = read,
             took_ms = began.elapsed().as_millis(),

@@ -1,6 +1,7 @@
 //! Keeps the conflict history as short as `[conflicts]` says, in small batches: a batch is one short
-//! transaction, so neither replay nor vacuum waits for it.
+//! transaction, so neither replay nor vacuum waits for it. And deletes what is left out no more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use everywrite_config::Conflicts;
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::schema;
 use crate::pg::Target;
+use crate::settle::Ledger;
 
 /// How often old conflicts are looked for.
 const ROUND: Duration = Duration::from_secs(60);
@@ -17,12 +19,17 @@ const BATCH: i64 = 2_000;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Deletes what is too old or too much, until shutdown.
-pub(super) async fn run(target: Target, keep: Conflicts, shutdown: CancellationToken) {
+pub(super) async fn run(
+    target: Target,
+    keep: Conflicts,
+    ledger: Arc<Ledger>,
+    shutdown: CancellationToken,
+) {
     let target = target.named("everywrite retention");
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            done = round(&target, &keep) => if let Err(error) = done {
+            done = round(&target, &keep, &ledger) => if let Err(error) = done {
                 tracing::debug!(error = %error, "old conflict history could not be deleted");
             },
         }
@@ -33,8 +40,10 @@ pub(super) async fn run(target: Target, keep: Conflicts, shutdown: CancellationT
     }
 }
 
-async fn round(target: &Target, keep: &Conflicts) -> anyhow::Result<()> {
+async fn round(target: &Target, keep: &Conflicts, ledger: &Ledger) -> anyhow::Result<()> {
     let client = target.client().await?;
+    // What is applied is committed, and in the WAL before this: a crash does not take back the one without the other.
+    schema::left_out(&client, &ledger.applied()).await?;
     let rows = i64::try_from(keep.history_rows).unwrap_or(i64::MAX);
     let up_to = match rows {
         0 => None,

@@ -401,6 +401,14 @@ impl Ledger {
             .collect()
     }
 
+    /// A run before has left a write of these keys out because a newer one was on its way, which is not here yet.
+    pub fn leave_out(&self, keys: impl IntoIterator<Item = KeyHash>) {
+        let mut inner = self.inner.lock();
+        for key in keys {
+            inner.left_out.landed(key, true);
+        }
+    }
+
     /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
     /// none that the newer one may take anything from.
     pub fn left_out(
@@ -451,7 +459,7 @@ impl Ledger {
     pub fn announce<'a>(
         &self,
         group: Coming<'_>,
-        mut intents: impl Iterator<Item = Intent<'a>> + Clone,
+        intents: impl Iterator<Item = Intent<'a>> + Clone,
         mine: impl Fn(RelationHash, KeyHash, Version) -> bool,
         fast: impl FnOnce(&[Option<Entry>]) -> bool,
     ) -> Option<Announcement> {
@@ -506,8 +514,11 @@ impl Ledger {
         let sighted = self.sighted.borrow();
         let plain = inner.hidden.sighted(&sighted) || {
             let hidden = &inner.hidden;
-            !intents.any(|i| hidden.covers(i.relation, i.key, origin, &sighted))
+            let covers = |i: Intent<'_>| hidden.covers(i.relation, i.key, origin, &sighted);
+            !intents.clone().any(covers)
         };
+        // What a change omits of such a row is not in it.
+        let plain = plain && inner.left_out.none(intents.map(|i| i.key));
         drop(sighted);
         let fast = fast(&priors) && plain;
         if fast {

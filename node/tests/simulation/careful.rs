@@ -103,12 +103,25 @@ impl Site {
                     return Ok(Written::Again);
                 };
                 record(group, &cases, decided);
+                self.left_out(&cases, decided);
                 if !change(&mut rows, &cases, &lost, decided) {
                     return Ok(Written::Again);
                 }
             }
         }
         Ok(Written::Rows(rows))
+    }
+
+    /// Keeps for the next start that a row is older than a write that was left out, because what it lost to is on its
+    /// way.
+    fn left_out(&self, cases: &[Case<'_>], decided: &mut Decided) {
+        for case in cases.iter().filter(|c| !c.decision.apply && !c.stands) {
+            let source = case.stored.and_then(|e| e.source);
+            let source = source.filter(|s| s.origin != self.me && case.present.is_some());
+            decided
+                .left_out
+                .extend(source.map(|s| (case.slot.key(), s)));
+        }
     }
 
     /// Waits until the index is complete for the rows, and decides each by version. Nothing: somebody else

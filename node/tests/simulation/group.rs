@@ -7,6 +7,7 @@ use everywrite_conflict::{
     Entry, First, Fold, Folded, KeyHash, Lsn, Net, NodeId, Position, Stamp, Vector, Version, Writer,
 };
 use everywrite_node::replay::blindly::{self, Coming};
+use everywrite_node::replay::priors::Change;
 use everywrite_node::settle::{Intent, Lost};
 
 use crate::data::{self, Key, Op, Row, Transaction};
@@ -56,6 +57,8 @@ pub(crate) struct Decided {
     pub(crate) lost: Vec<(Key, Version)>,
     /// Changes that are not written, because something newer is known.
     pub(crate) kept: BTreeSet<(KeyHash, Version)>,
+    /// Rows that are older than writes that were left out, and where what those lost to stands.
+    pub(crate) left_out: Vec<(Key, Position)>,
     /// Of truncates whose entries land with the transaction.
     pub(crate) truncated: Vec<(u8, Version)>,
     /// The rows that go into the conflict history.
@@ -165,6 +168,16 @@ impl Group {
         Position {
             origin: self.origin,
             lsn: self.of(slot.folded.last).position(),
+        }
+    }
+
+    /// What is remembered of a net change.
+    pub(crate) fn change(&self, slot: &Slot) -> Change {
+        Change {
+            key: slot.hash(),
+            version: slot.version(),
+            position: self.position(slot),
+            deleted: slot.image().is_none(),
         }
     }
 

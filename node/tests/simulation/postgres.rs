@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use everywrite_conflict::policy::{Epoch, Policy, Setting};
-use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use crate::data::{self, Key, Op, Row, TABLES, Toast};
 use crate::rnd::Rnd;
@@ -26,6 +26,8 @@ pub(crate) struct State {
     /// Of the replication origins.
     pub(crate) progress: Vector,
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
+    /// Rows of which a write was left out, and where the newer one stands that was on its way.
+    pub(crate) left_out: Vec<(Key, Position)>,
     /// What is set, by table.
     pub(crate) policies: BTreeMap<u8, Setting>,
     /// Where the WAL ends.

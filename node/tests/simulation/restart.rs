@@ -119,6 +119,10 @@ impl Site {
             let ledger = &self.daemon.ledger;
             ledger.rebuild(version.stamp, &Arc::default(), touched);
         }
+        let left_out = self.server.now.left_out.iter();
+        let left_out = left_out.filter(|(_, newer)| !applied.covers(*newer));
+        let left_out: Vec<_> = left_out.map(|(key, _)| data::hash(*key)).collect();
+        self.daemon.ledger.leave_out(left_out);
         for ((table, key), version) in looks.asked(&self.daemon.ledger) {
             self.look_again(Look {
                 table,

@@ -112,7 +112,7 @@ fn indexes_that_spill_converge() {
 }
 
 /// Runs that have failed once, and what was mended.
-const PINNED: [(u64, Shape); 10] = [
+const PINNED: [(u64, Shape); 12] = [
     // A row of a rank came before the policy it is of, and what was written over it inherited nothing.
     (100_000_005, SHAPES[11]),
     // A group was formed anew below a truncate, and what it had announced before stayed in flight.
@@ -134,6 +134,12 @@ const PINNED: [(u64, Shape); 10] = [
     (7_787, shapes::DYING),
     // What a part of a transaction had decided was remembered as what a later part met, and was taken back.
     (160_892_304, SHAPES[35]),
+    // A write was left out for another site's newer one that was only on its way. The daemon died and knew no more of
+    // that; what came behind the first write took what it omits from the row that stood, which was older.
+    (1_691, shapes::OPEN),
+    // A crash of the server took back a group that had met another site's write; it came again in smaller ones, of
+    // which the first had not seen that write and met nothing.
+    (235_050_368, SHAPES[34]),
 ];
 
 #[test]
@@ -143,23 +149,6 @@ fn what_has_failed_once_converges() {
             panic!("seed {seed} of {shape:?}: {why}");
         }
     }
-}
-
-/// Runs that fail, and what is not mended.
-const OPEN: [(u64, Shape); 2] = [
-    // A write is left out for another site's newer one that is only on its way. The daemon dies and knows no more of
-    // that; what comes behind the first write takes what it omits from the row that stands, which is older.
-    (1_691, shapes::OPEN),
-    // A crash of the server takes back a group that is applied again in another shape; an update in it that omits a
-    // value takes that of the row which stands. Not understood yet.
-    (235_050_368, SHAPES[34]),
-];
-
-#[test]
-#[ignore = "known gaps: see docs/convergence.md"]
-fn what_is_open_converges() {
-    let failing = OPEN.map(|(seed, shape)| run(seed, Rules::all(), shape).err());
-    assert!(failing.iter().all(Option::is_none), "{failing:?}");
 }
 
 /// A run is its seed.

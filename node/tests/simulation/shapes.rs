@@ -87,7 +87,7 @@ const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 39] = [
+pub(crate) const SHAPES: [Shape; 42] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -146,9 +146,13 @@ pub(crate) const SHAPES: [Shape; 39] = [
     // Unique values that are taken again, and daemons that die before it is captured who has lost them.
     whole(OPEN),
     whole(brisk(late(shape(3, 20, 150, 4, 2, 2, 0), 90), 30)),
+    // The same with values that streams omit, and daemons that die while much is on its way.
+    OPEN,
+    READER,
+    brisk(late(slow(shape(3, 20, 200, 4, 30, 4, 50), 80), 60), 20),
 ];
 
-// Of runs that are kept, see `seeds`; in the last ones what fails is known.
+// Of runs that are kept, see `seeds`.
 pub(crate) const THREE: Shape = brisk(slow(shape(3, 20, 200, 4, 30, 0, 80), 85), 20);
 pub(crate) const READER: Shape = brisk(forgetful(shape(3, 20, 200, 8, 30, 1, 0), 1, 0, 50), 20);
 pub(crate) const CRASHES: Shape = brisk(forgetful(shape(3, 20, 200, 6, 30, 2, 80), 1, 80, 50), 20);

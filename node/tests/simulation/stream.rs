@@ -1,11 +1,12 @@
 //! One origin's stream at one site, as `replay/stream.rs` has it: a session, groups on their way, what is
 //! decided with care, and what a session that is made anew makes of the one before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Stamp, Version, invariants};
+use everywrite_conflict::{Entry, Lsn, NodeId, Stamp, invariants};
+use everywrite_node::replay::priors::Priors;
 use everywrite_node::replay::{blindly, waits};
 use everywrite_node::settle::{Announcement, Coming, Landed};
 use futures_util::FutureExt as _;
@@ -29,8 +30,8 @@ pub(crate) struct Stream {
     pub(crate) after: Lsn,
     /// Everything up to here was on its way before.
     pub(crate) announced: Lsn,
-    /// What a key met when a change was first announced, for changes that are not applied yet.
-    pub(crate) priors: BTreeMap<(KeyHash, Version), Entry>,
+    /// What changes met when they were first announced.
+    pub(crate) priors: Priors,
     single: bool,
     single_until: Lsn,
     /// Sent, and not answered yet, in order.
@@ -48,7 +49,7 @@ impl Stream {
             generation: 0,
             after: Lsn::ZERO,
             announced: Lsn::ZERO,
-            priors: BTreeMap::new(),
+            priors: Priors::new(origin),
             single: false,
             single_until: Lsn::ZERO,
             on_way: VecDeque::new(),
@@ -286,27 +287,10 @@ impl Site {
         drop(coming);
         group.conflicts = conflicts;
         stream.announced = stream.announced.max(group.last());
-        for (slot, prior) in group.slots.iter_mut().zip(&announcement.priors) {
-            // A change of this origin that is not applied was announced before, in a group that
-            // did not land: what the key met then is what it meets now.
-            let own = |e: &Entry, behind: Lsn| {
-                e.source
-                    .is_some_and(|s| s.origin == origin && s.lsn > behind)
-            };
-            let met = |e: &Entry| stream.priors.get(&(slot.hash(), e.version)).copied();
-            let first = match prior {
-                Some(entry) if own(entry, applied) => met(entry),
-                prior => *prior,
-            };
-            slot.prior = match prior {
-                Some(entry) if !own(entry, before) => Some(*entry),
-                _ => first,
-            };
-            // Not what an earlier part of the same transaction has decided, which is taken back if that fails.
-            let foreign = |e: &Entry| !e.undecided() && e.source.is_none_or(|s| s.origin != origin);
-            if let Some(first) = first.filter(foreign) {
-                stream.priors.insert((slot.hash(), slot.version()), first);
-            }
+        let changes: Vec<_> = group.slots.iter().map(|s| group.change(s)).collect();
+        let held = announcement.priors.iter();
+        for ((slot, change), held) in group.slots.iter_mut().zip(&changes).zip(held) {
+            slot.prior = stream.priors.announced(change, *held, applied, before);
         }
         tell!(
             "  site {} announces {origin} up to {}, fast {}: {:?}",
@@ -394,6 +378,7 @@ impl Site {
                 self.server.now.policy(setting);
             }
         }
+        self.server.now.left_out.extend(&group.decided.left_out);
         self.paths.lost += group.decided.outbox.len();
         if self.rules.has(Rule::Travel) {
             for lost in &group.decided.outbox {
@@ -459,13 +444,9 @@ impl Site {
     fn met_since(&self, stream: &Stream, group: &mut Group) {
         for slot in &mut group.slots {
             let relation = data::relation(slot.key());
-            let later = self.daemon.ledger.known(relation, slot.hash());
-            let later = later
-                .filter(|e| e.version > slot.version())
-                .filter(|e| e.source.is_some_and(|s| s.origin == stream.origin));
-            let met = later.and_then(|e| stream.priors.get(&(slot.hash(), e.version)));
-            let met = met.copied();
-            slot.prior = slot.prior.into_iter().chain(met).max_by_key(|e| e.version);
+            let now = self.daemon.ledger.known(relation, slot.hash());
+            let (key, version) = (slot.hash(), slot.version());
+            slot.prior = stream.priors.since(key, version, slot.prior, now);
         }
     }
 
@@ -601,25 +582,9 @@ impl Site {
                 });
             }
         }
-        for slot in &group.slots {
-            let (hash, version) = (slot.hash(), slot.version());
-            stream.priors.remove(&(hash, version));
-            // What this one has won over stands no more for later ones of this origin to meet.
-            let later = (hash, version)..=(hash, Version::GREATEST);
-            for (_, met) in stream.priors.range_mut(later) {
-                if met.version < version {
-                    *met = Entry {
-                        version,
-                        source: Some(group.position(slot)),
-                        deleted: slot.image().is_none(),
-                        local_lsn: before,
-                    };
-                }
-            }
-        }
-        if group.transactions.iter().any(|t| t.truncates()) {
-            stream.priors.clear();
-        }
+        let changes = group.slots.iter().map(|s| group.change(s));
+        let flushed = || self.daemon.ledger.flushed().get(group.origin);
+        stream.priors.landed(changes, before, flushed);
         if stream.single && group.last() >= stream.single_until {
             stream.single = false;
         }

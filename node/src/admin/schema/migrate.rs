@@ -58,6 +58,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "sets",
         sql: include_str!("sql/0008_sets.sql"),
     },
+    Migration {
+        version: 9,
+        name: "left_out",
+        sql: include_str!("sql/0009_left_out.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.

@@ -5,9 +5,10 @@
 //!      └─ fast ──────────────────────────────────────────────┘ (guard failed: Announced, with care)
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use everywrite_conflict::{Entry, First, KeyHash, Lsn, NodeId, Position, Vector, Version};
+use everywrite_node::replay::priors::{Change, Priors};
 use everywrite_node::settle::{Announcement, Coming, Intent, Landed};
 use futures_util::FutureExt as _;
 
@@ -16,7 +17,7 @@ use super::{Site, What};
 use crate::data::{Event, Key, Op, Rule, TABLE, Transaction, hash};
 use crate::server::{Session, Set, Write};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stream {
     pub(super) connected: bool,
     /// The session is gone, and that was not noticed yet.
@@ -26,7 +27,7 @@ pub(super) struct Stream {
     /// Everything up to here was on its way before.
     announced: Lsn,
     /// What a key met when a change was first announced.
-    priors: BTreeMap<(KeyHash, Version), Entry>,
+    priors: Priors,
     pub(super) group: Option<Group>,
 }
 
@@ -85,6 +86,17 @@ impl Group {
 }
 
 impl Stream {
+    fn new(origin: NodeId) -> Self {
+        Stream {
+            connected: false,
+            lost: false,
+            generation: 0,
+            announced: Lsn::ZERO,
+            priors: Priors::new(origin),
+            group: None,
+        }
+    }
+
     pub(super) fn session_lost(&mut self) {
         self.lost = self.connected;
     }
@@ -128,7 +140,8 @@ impl Site {
         next: Option<&Transaction>,
         rarely: bool,
     ) -> bool {
-        let mut stream = self.streams.remove(&origin).unwrap_or_default();
+        let stream = self.streams.remove(&origin);
+        let mut stream = stream.unwrap_or_else(|| Stream::new(origin));
         let done = self.step(origin, &mut stream, next, rarely);
         self.streams.insert(origin, stream);
         done
@@ -303,27 +316,10 @@ impl Site {
         priors: &[Option<Entry>],
         applied: Lsn,
     ) -> Vec<Option<Entry>> {
-        let origin = t.at.origin;
-        let own = |e: &Entry| {
-            e.source
-                .is_some_and(|s| s.origin == origin && s.lsn > applied)
-        };
-        let foreign = |e: &Entry| e.source.is_none_or(|s| s.origin != origin);
         let mut all = Vec::new();
-        for (event, prior) in t.events().iter().zip(priors) {
-            let met = match prior {
-                Some(entry) if own(entry) => stream
-                    .priors
-                    .get(&(hash(event.key), entry.version))
-                    .copied(),
-                prior => *prior,
-            };
-            if let Some(first) = met.filter(foreign) {
-                stream
-                    .priors
-                    .insert((hash(event.key), event.version), first);
-            }
-            all.push(met);
+        for (event, held) in t.events().iter().zip(priors) {
+            let change = change(t, event);
+            all.push(stream.priors.announced(&change, *held, applied, applied));
         }
         all
     }
@@ -507,24 +503,18 @@ impl Site {
                 self.look_again(Look { key, version });
             }
         }
-        if truncated.is_some() {
-            stream.priors.clear();
-        }
-        for event in t.events() {
-            let (key, version) = (hash(event.key), event.version);
-            stream.priors.remove(&(key, version));
-            // What this one has won over stands no more for later ones of this origin to meet.
-            let later = (key, version)..=(key, Version::GREATEST);
-            for (_, met) in stream.priors.range_mut(later) {
-                if met.version < version {
-                    *met = Entry {
-                        version,
-                        source: Some(t.at),
-                        deleted: event.row.is_none(),
-                        local_lsn: before,
-                    };
-                }
-            }
-        }
+        let changes = t.events().iter().map(|event| change(t, event));
+        let flushed = || self.ledger.flushed().get(t.at.origin);
+        stream.priors.landed(changes, before, flushed);
+    }
+}
+
+/// What is remembered of an event.
+fn change(t: &Transaction, event: &Event) -> Change {
+    Change {
+        key: hash(event.key),
+        version: event.version,
+        position: t.at,
+        deleted: event.row.is_none(),
     }
 }
