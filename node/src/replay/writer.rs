@@ -281,22 +281,28 @@ impl Writer {
     pub(super) fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
         use everywrite_conflict::Net;
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut removes = Vec::new();
+        let may_lose = !table.mapping.second_unique.is_empty();
         for slot in &table.slots {
             match &slot.folded.net {
                 Net::Insert(image) => inserts.push(image),
                 Net::Update(image) | Net::Replace(image) => updates.push(image),
                 Net::Delete => deletes.push(&slot.folded.key),
+                Net::Nothing if may_lose => removes.push(&slot.folded.key),
                 Net::Nothing => {}
             }
         }
         inserts.extend(&table.appends);
-        self.write(
-            &table.mapping,
-            &deletes,
-            &updates,
-            &inserts,
-            Guard::Horizon(horizon),
-        );
+        let guard = Guard::Horizon(horizon);
+        self.remove(&table.mapping, &removes, guard);
+        self.write(&table.mapping, &deletes, &updates, &inserts, guard);
+    }
+
+    /// Removes what is there of rows that a group has brought and taken again. Where they were inserted no row stood,
+    /// but one may stand here: a row that has lost its second unique value there goes by a delete that travels, and
+    /// that one does not leave any more when its key was written again.
+    pub(super) fn remove(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
+        self.delete_by(mapping, rows, guard, false);
     }
 
     fn insert(&mut self, mapping: &Mapping, rows: &[&Image]) {
@@ -426,19 +432,30 @@ impl Writer {
     }
 
     fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
+        self.delete_by(mapping, rows, guard, true);
+    }
+
+    /// `all`: each of them must be there.
+    fn delete_by(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard, all: bool) {
+        let (one, set) = match all {
+            true => (Statement::Delete, Statement::DeleteSet),
+            false => (Statement::Remove, Statement::RemoveSet),
+        };
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
             let images: Vec<&Image> = rows.iter().map(|r| &r.image).collect();
             let arrays = Arrays::of(mapping, &key, &images);
-            let bind = arrays.bind(self.statement(mapping, &Statement::DeleteSet));
-            bind_guard(bind, guard)
-                .binary(Some(&(rows.len() as i64).to_be_bytes()))
-                .execute();
+            let bind = bind_guard(arrays.bind(self.statement(mapping, &set)), guard);
+            let count = (rows.len() as i64).to_be_bytes();
+            match all {
+                true => bind.binary(Some(&count)).execute(),
+                false => bind.execute(),
+            };
             return;
         }
         for row in rows {
             let cells: Vec<Cell<'_>> = row.image.tuple().iter().collect();
-            let bind = self.statement(mapping, &Statement::Delete);
+            let bind = self.statement(mapping, &one);
             bind_guard(bind_cells(bind, mapping, &key, &cells), guard).execute();
         }
     }
