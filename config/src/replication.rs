@@ -41,5 +41,14 @@ crate::section::section! {
         group_bytes: Size,
             Kind::Size { min: Size::kib(64), max: Size::mib(256) },
             Default("\"8MiB\"");
+
+        /// In how many sessions of the local server each peer's transactions are applied.
+        ///
+        /// With two, the server works on two groups of a backlog at once, on a processor each; they
+        /// are committed in their order all the same. It costs a connection and a replication
+        /// origin for each peer. With one, groups are written one after the other.
+        ///
+        /// Since 0.2.0.
+        sessions: u32, Kind::Integer { min: 1, max: 2 }, Default("2");
     }
 }

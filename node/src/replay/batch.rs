@@ -11,6 +11,7 @@ use everywrite_conflict::{
 use rustc_hash::FxHashMap;
 
 use super::Error;
+use super::beside::Writes;
 use super::blindly::Coming;
 use super::image::Image;
 use super::mapping::Mapping;
@@ -467,6 +468,27 @@ impl Batch {
                 false => None,
             },
             seen: self.header(s.folded.last).map(|h| &h.seen),
+        })
+    }
+
+    /// What it writes, as far as it tells whether the group before it, which is of the same origin and begins at `before`, may be
+    /// written at the same time.
+    pub(super) fn writes(
+        &self,
+        before: Lsn,
+    ) -> impl Iterator<Item = Writes<impl Iterator<Item = (KeyHash, bool)> + '_>> + '_ {
+        let shared = move |prior: &Entry| {
+            let of = |s: Position| s.origin == self.origin && s.lsn >= before;
+            prior.source.is_some_and(of)
+        };
+        self.tables.iter().map(move |t| Writes {
+            table: t.mapping.identity.relation,
+            bound: t.mapping.bound(),
+            rows: t
+                .slots
+                .iter()
+                .map(move |s| (s.hash(), s.prior.as_ref().is_some_and(shared))),
+            appends: t.appends.len(),
         })
     }
 }

@@ -41,7 +41,7 @@ use super::travelling;
 use super::writer::{Guard, Writer};
 use crate::journal::Journal;
 use crate::pg::pgoutput::Cell;
-use crate::settle::{Barriers, Ledger, Lost};
+use crate::settle::{Barriers, LeavesOut, Ledger, Lifeline, Lost, origins};
 
 /// What deciding needs.
 #[derive(Clone)]
@@ -50,6 +50,8 @@ pub struct Context {
     pub me: NodeId,
     /// Index, clock, vectors.
     pub ledger: Arc<Ledger>,
+    /// Whether the server is still the same.
+    pub lifeline: Arc<Lifeline>,
     /// Lets capture catch up.
     pub barriers: Barriers,
     /// The own journal.
@@ -141,7 +143,7 @@ pub(super) async fn write(
                 second_unique(ctx, writer, batch, &table.mapping, &mut cases, decided).await?
             };
         record(ctx, writer, batch, &table.mapping, &cases, decided)?;
-        left_out(ctx, writer, &cases);
+        left_out(ctx, writer, batch, &cases);
         policy::stop(ctx, &table.mapping, decided, left)?;
         change(writer, &table.mapping, &cases, &lost, decided)?;
         let appends: Vec<&Image> = table.appends.iter().collect();
@@ -494,9 +496,8 @@ pub(super) async fn committed(
         return Ok(committed);
     }
     let ask = |origin: &NodeId| {
-        writer.sql(&format!(
-            "select pg_replication_origin_progress('everywrite_{origin}', false)"
-        ))
+        let [first, second] = origins::names(*origin);
+        writer.progress(&first, &second)
     };
     let asked: Vec<usize> = origins.iter().map(ask).collect();
     let outcomes = writer.run().await?;
@@ -683,16 +684,23 @@ fn record(
     Ok(())
 }
 
-/// Keeps for the next start that a row is older than a write that was left out, because what it lost to is on its way.
-fn left_out(ctx: &Context, writer: &mut Writer, cases: &[Case<'_>]) {
-    let newer = |c: &Case<'_>| {
-        let source = c.stored.and_then(|e| e.source);
-        let source = source.filter(|s| s.origin != ctx.me && !c.decision.apply && c.present);
-        source.filter(|_| !c.stands).map(|s| (c.slot.hash(), s))
+/// Says which rows are older than a write that is left out, because what it lost to is on its way, also to the next start.
+fn left_out(ctx: &Context, writer: &mut Writer, batch: &Batch, cases: &[Case<'_>]) {
+    let before = ctx.ledger.applied().get(batch.origin);
+    let left = |c: &Case<'_>| {
+        let newer = c.stored.and_then(|e| e.source);
+        let newer = newer.filter(|s| s.origin != ctx.me && !c.decision.apply && !c.stands);
+        newer.filter(|_| c.present).map(|newer| LeavesOut {
+            key: c.slot.hash(),
+            origin: batch.origin,
+            before,
+            newer,
+        })
     };
-    let rows: Vec<_> = cases.iter().filter_map(newer).collect();
-    if !rows.is_empty() {
-        writer.left_out(&rows);
+    let left: Vec<_> = cases.iter().filter_map(left).collect();
+    if !left.is_empty() {
+        ctx.ledger.leaves_out(&left);
+        writer.left_out(&left);
     }
 }
 

@@ -16,9 +16,10 @@
 
 use std::collections::BTreeMap;
 
-use everywrite_conflict::{Decision, Entry, Kind, Net, decide};
+use everywrite_conflict::{Decision, Entry, KeyHash, Kind, Net, decide};
 
 use super::batch::{Batch, RowKey, Slot, TableBatch};
+use super::beside::Late;
 use super::blindly::Site;
 use super::careful::{self, Context, Decided};
 use super::image::Image;
@@ -48,14 +49,61 @@ fn decision(batch: &Batch, slot: &Slot) -> Option<(Decision, Entry)> {
     Some((decision, prior))
 }
 
+/// What of a group is written at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part<'a> {
+    /// All of it.
+    Whole,
+    /// All but what waits for the group before it.
+    Early(&'a Late),
+    /// The rest.
+    Late(&'a Late),
+}
+
 /// Writes a group whose conflicts, if there are any, the index decides.
-pub(super) fn write(writer: &mut Writer, batch: &Batch, horizon: u32, decided: &mut Decided) {
+pub(super) fn write(
+    writer: &mut Writer,
+    batch: &Batch,
+    part: Part<'_>,
+    horizon: u32,
+    decided: &mut Decided,
+) {
     for table in &batch.tables {
-        if batch.conflicts {
-            decide_and_write(writer, batch, table, horizon, decided);
-        } else {
-            writer.write_fast(table, horizon);
+        let of = table.mapping.identity.relation;
+        match part {
+            Part::Whole => write_table(writer, batch, table, |_| true, true, horizon, decided),
+            // By far the most tables have nothing that waits.
+            Part::Early(late) if late.is_empty() => {
+                write_table(writer, batch, table, |_| true, true, horizon, decided);
+            }
+            Part::Late(late) if late.is_empty() => {}
+            Part::Early(late) => {
+                let early = |key| !late.has(of, key);
+                let appends = !late.has_all(of);
+                write_table(writer, batch, table, early, appends, horizon, decided);
+            }
+            Part::Late(late) => {
+                let late_one = |key| late.has(of, key);
+                let appends = late.has_all(of);
+                write_table(writer, batch, table, late_one, appends, horizon, decided);
+            }
         }
+    }
+}
+
+fn write_table(
+    writer: &mut Writer,
+    batch: &Batch,
+    table: &TableBatch,
+    wanted: impl Fn(KeyHash) -> bool,
+    appends: bool,
+    horizon: u32,
+    decided: &mut Decided,
+) {
+    if batch.conflicts {
+        decide_and_write(writer, batch, table, wanted, appends, horizon, decided);
+    } else {
+        writer.write_fast(table, horizon, wanted, appends);
     }
 }
 
@@ -63,6 +111,8 @@ fn decide_and_write(
     writer: &mut Writer,
     batch: &Batch,
     table: &TableBatch,
+    wanted: impl Fn(KeyHash) -> bool,
+    appends: bool,
     horizon: u32,
     decided: &mut Decided,
 ) {
@@ -75,7 +125,7 @@ fn decide_and_write(
     );
     let mut removes = Vec::<&RowKey>::new();
     let may_lose = !table.mapping.second_unique.is_empty();
-    for slot in &table.slots {
+    for slot in table.slots.iter().filter(|s| wanted(s.hash())) {
         let met = decision(batch, slot);
         if let Some((Decision { apply, conflict }, prior)) = met {
             if let Some(kind) = conflict {
@@ -108,7 +158,9 @@ fn decide_and_write(
             }
         }
     }
-    inserts.extend(&table.appends);
+    if appends {
+        inserts.extend(&table.appends);
+    }
     decided.conflicts.add_all(&table.mapping.table, kinds);
     writer.histories(&table.mapping, &entries);
     let guard = Guard::Horizon(horizon);

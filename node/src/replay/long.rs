@@ -9,7 +9,7 @@ use super::Error;
 use super::batch::Batch;
 use super::careful::{self, Decided};
 use super::feed::{Feed, Front};
-use super::known;
+use super::known::{self, Part};
 use super::stream::{Group, Stream};
 use super::truncate;
 use super::writer::Writer;
@@ -147,7 +147,7 @@ impl Stream {
                     writer,
                     &tables,
                     &work.header,
-                    self.options.origin,
+                    &self.priors,
                     decided,
                 )
                 .await?;
@@ -191,7 +191,7 @@ impl Stream {
         let (ledger, last) = (&context.ledger, batch.last());
         ledger.commits_after(batch.origin, last, work.reached, self.generation);
         if announcement.fast {
-            known::write(writer, &batch, horizon, decided);
+            known::write(writer, &batch, Part::Whole, horizon, decided);
             // The next parts are made ready while the server works on this one. A TRUNCATE may come
             // with nothing before or behind it: then there is nothing to be answered.
             if !writer.is_empty() {

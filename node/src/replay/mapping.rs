@@ -184,6 +184,11 @@ impl Mapping {
         Some(Cow::Owned(own))
     }
 
+    /// Whether rows may wait for each other's values, whatever their keys are.
+    pub(super) fn bound(&self) -> bool {
+        self.table.excludes || !self.second_unique.is_empty()
+    }
+
     /// The table's name for people.
     pub fn name(&self) -> String {
         format!("{}.{}", self.table.schema, self.table.name)

@@ -105,6 +105,7 @@ fn local(relation: &OwnedRelation) -> Table {
         primary_key,
         unique: Vec::new(),
         fires_triggers: false,
+        excludes: false,
     }
 }
 
@@ -153,7 +154,7 @@ impl Applying {
         let horizon = number(session.query_simple(next).await?);
         let applying = Applying {
             origin,
-            writer: Writer::new(session),
+            writer: Writer::new(session, name),
             catalog: target.client().await?,
             mappings: FxHashMap::default(),
             horizon,
@@ -196,7 +197,7 @@ impl Applying {
         self.writer.chain(self.before, batch.last());
         for table in &batch.tables {
             match inserts {
-                Inserts::Usual => self.writer.write_fast(table, self.horizon),
+                Inserts::Usual => self.writer.write_fast(table, self.horizon, |_| true, true),
                 Inserts::Arrays => {
                     let rows: Vec<_> = table.slots.iter().filter_map(|s| s.image()).collect();
                     self.writer.insert_set(&table.mapping, &rows);

@@ -6,6 +6,7 @@
 //! | `batch`      | transactions folded into one net change a key |
 //! | `mapping`    | an origin's relation over the local table: statements |
 //! | `writer`     | batches → one write of a session |
+//! | `arrays`     | rows as parameters of one statement |
 //! | `careful`    | rows locked, decided, recorded |
 //! | `columns`    | updates of rows that are merged by columns |
 //! | `history`    | an entry of the conflict history |
@@ -14,6 +15,9 @@
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
 //! | `priors`     | what announced changes met, for when they come again |
+//! | `under_way`  | groups of the fast path: sent, answered |
+//! | `lanes`      | its two sessions |
+//! | `beside`     | what may be written in both at once |
 //! | `long`       | transactions that are applied in parts |
 //! | `merging`    | rows that lost, merged by a function of the user's |
 //! | `outbox`     | deletes that travel, into the local stream |
@@ -22,7 +26,9 @@
 //! | `second_looks` | what `repair` had not done before a restart |
 //! | `rows`       | answers of a site that is asked for a row |
 
+mod arrays;
 mod batch;
+pub mod beside;
 pub mod blindly;
 mod careful;
 mod columns;
@@ -33,6 +39,7 @@ mod feed;
 mod history;
 mod image;
 mod known;
+mod lanes;
 mod long;
 mod mapping;
 #[doc(hidden)]
@@ -52,6 +59,7 @@ mod table;
 mod toast;
 mod travelling;
 mod truncate;
+mod under_way;
 mod updates;
 pub mod waits;
 mod wal_position;

@@ -12,7 +12,8 @@ use everywrite_conflict::{Entry, KeyHash, Lsn, NodeId, Position, Version};
 /// Of one origin.
 #[derive(Debug)]
 pub struct Priors {
-    origin: NodeId,
+    /// Whose.
+    pub origin: NodeId,
     met: BTreeMap<(KeyHash, Version), Prior>,
     /// Everything up to here is forgotten.
     flushed: Lsn,
@@ -105,6 +106,23 @@ impl Priors {
         let met = later.and_then(|e| self.met.get(&(key, e.version)));
         let met = met.map(|p| p.met);
         prior.into_iter().chain(met).max_by_key(|e| e.version)
+    }
+
+    /// What stands of a key of which the index says `entry`, for a TRUNCATE at `position`: a later change of this origin is
+    /// only announced, and stands on what it met. `beneath`: an own row under what is on its way.
+    pub fn standing(
+        &self,
+        key: KeyHash,
+        entry: Entry,
+        position: Position,
+        applied: Lsn,
+        beneath: Option<Entry>,
+    ) -> Option<Entry> {
+        if !self.behind(&entry, position.lsn) {
+            return Some(entry);
+        }
+        let met = self.of(key, applied);
+        met.into_iter().chain(beneath).max_by_key(|e| e.version)
     }
 
     /// A group of these changes is committed, before a place of the local WAL. `flushed`: up to where no crash takes
@@ -217,6 +235,21 @@ mod tests {
         // The first one has not.
         let first = announced(&mut priors, 6, entry(B, 9, 90), 5);
         assert_eq!(first, Some(entry(C, 4, 60)));
+    }
+
+    #[test]
+    fn a_truncate_finds_what_later_changes_have_met() {
+        let mut priors = Priors::new(B);
+        announced(&mut priors, 9, entry(C, 4, 60), 5);
+        let truncate = change(8, 80).position;
+        let later = entry(B, 9, 90);
+        let standing = |entry| priors.standing(KEY, entry, truncate, Lsn(5), None);
+        assert_eq!(standing(later), Some(entry(C, 4, 60)));
+        assert_eq!(standing(entry(C, 7, 95)), Some(entry(C, 7, 95)));
+        let none = Priors::new(B);
+        let own = entry(NodeId(1), 3, 70);
+        let standing = |own| none.standing(KEY, later, truncate, Lsn(5), own);
+        assert_eq!((standing(None), standing(Some(own))), (None, Some(own)));
     }
 
     #[test]

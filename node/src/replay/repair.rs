@@ -171,7 +171,7 @@ impl Looks {
 
     async fn session(&self) -> Result<Writer, Error> {
         let target = self.target.named("everywrite repair");
-        Ok(Writer::new(session::open(&target, ORIGIN).await?))
+        Ok(Writer::new(session::open(&target, ORIGIN).await?, ORIGIN))
     }
 
     /// All rows that replay put behind a local TRUNCATE of this version.

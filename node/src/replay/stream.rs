@@ -8,7 +8,8 @@
 //!
 //! One group is on its way and the next one grows meanwhile, so groups are as large as the
 //! backlog, the first ones of a backlog less: the server shall have something to do. When the next one can take no more, it is sent too, so that the server never waits for
-//! this side; it is chained to the one before: unless that is committed, it fails. After any error the session is made anew and goes on behind the progress that the
+//! this side: in a second session, if the two can be written at once, else chained to the one before. Unless that is committed, it is not (`under_way`, `lanes`).
+//! After any error the sessions are made anew and go on behind the progress that the
 //! server has (I1); what was announced stays announced, and `priors` remembers what each key met,
 //! so that a conflict is recorded although the index has the change itself by then.
 
@@ -22,29 +23,26 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Slot};
+use super::beside::Late;
 use super::blindly;
 use super::careful::{self, Context, Decided};
 use super::control::Control;
 use super::feed::{Feed, Front, Limits, Parts};
-use super::image::Image;
 use super::known;
+use super::lanes::{Lanes, Place};
 use super::priors::{self, Priors};
-use super::wal_position::lsn_text;
 use super::writer::{Failed, Writer};
-use super::{Error, repair, session};
+use super::{Error, repair};
 use crate::capture::Repair;
 use crate::journal::record::Header;
 use crate::journal::{Journal, Journals};
 use crate::pg::Target;
-use crate::pg::pipeline::Session;
 use crate::pg::sqlstate::Class;
-use crate::settle::{Announcement, Coming, Landed, Ledger, progress};
+use crate::settle::{Announcement, Coming, Landed, Ledger};
 use crate::telemetry::OriginState;
 
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
-/// A session that decides about a row is done in a few round trips.
-const DECIDING: Duration = Duration::from_millis(1);
 /// How often the careful path begins anew because somebody came in between, before the stream
 /// takes a pause.
 const ATTEMPTS: u32 = 40;
@@ -63,6 +61,8 @@ pub struct Options {
     pub target: Target,
     /// Sizes of a group.
     pub limits: Limits,
+    /// In how many sessions, 1 or 2.
+    pub sessions: u32,
     /// All journals.
     pub journals: Arc<Journals>,
     /// What deciding needs.
@@ -80,27 +80,33 @@ pub struct Stream {
     pub(super) options: Options,
     journal: Journal,
     /// What changes met when they were first announced.
-    priors: Priors,
+    pub(super) priors: Priors,
     /// Everything up to here was on its way before: decided with care when it comes again.
     pub(super) announced: Lsn,
-    single: bool,
+    pub(super) single: bool,
     single_until: Lsn,
     /// The first transaction of what is being applied.
     current: Lsn,
     /// The server's generation when the session began.
     pub(super) generation: u64,
-    /// Sent, and not answered yet, in order: more than one only if each is chained to the one before.
+    /// Sent, and not answered yet, in order: one stands only if those before it do.
     /// If the session breaks, the next one learns what became of them.
-    on_way: VecDeque<Group>,
+    pub(super) on_way: VecDeque<Group>,
 }
 
 /// A group on its way, or about to be.
 pub(super) struct Group {
     pub(super) batch: Batch,
-    blind_before: Vector,
-    fast: bool,
+    pub(super) blind_before: Vector,
+    pub(super) fast: bool,
     /// Its transaction names itself, so that the next one can be chained to it.
-    named: bool,
+    pub(super) named: bool,
+    /// Rows that a local transaction from this id on wrote are not touched.
+    pub(super) horizon: u32,
+    /// Its session.
+    pub(super) place: Place,
+    /// Its commit is not sent yet, and of its rows not these.
+    pub(super) late: Option<Late>,
     /// What was decided about it with care.
     pub(super) decided: Decided,
 }
@@ -113,6 +119,9 @@ impl Group {
             blind_before: Vector::new(),
             fast: false,
             named: false,
+            horizon: 0,
+            place: Place::First,
+            late: None,
             decided: Decided::default(),
         }
     }
@@ -207,16 +216,21 @@ impl Stream {
     }
 
     /// Up to `last` one transaction a group.
-    fn one_by_one(&mut self, last: Lsn) {
+    pub(super) fn one_by_one(&mut self, last: Lsn) {
         self.single = true;
         self.single_until = self.single_until.max(last);
     }
 
     /// Connects, and applies until something fails.
     async fn session(&mut self) -> Result<(), Error> {
-        let mut server = self.options.context.ledger.watch_server();
+        let Context {
+            ledger, lifeline, ..
+        } = &self.options.context;
+        // If the server has crashed, every stream must know before one of them goes on.
+        lifeline.ask(&self.options.target, ledger).await?;
+        let mut server = ledger.watch_server();
         self.generation = *server.borrow_and_update();
-        let (session, progress, here) = self.connect().await?;
+        let (mut lanes, progress, here) = self.connect().await?;
         self.answered_by(progress, here)?;
         self.wait_for_journal(progress).await?;
         let o = &self.options;
@@ -233,7 +247,6 @@ impl Stream {
         };
         let mut feed = Feed::new(parts, self.journal.reader(progress)?, progress);
         feed.single = self.single;
-        let mut writer = Writer::new(session);
         let mut next = Batch::new(o.origin);
         let mut full = false;
         loop {
@@ -247,7 +260,7 @@ impl Stream {
                 };
                 self.current = feed.position();
                 if front != Front::Transaction {
-                    self.long(&mut feed, &mut writer, front).await?;
+                    self.long(&mut feed, lanes.first(), front).await?;
                     continue;
                 }
                 full = feed.grow(&mut next).await?;
@@ -258,22 +271,22 @@ impl Stream {
                     .first()
                     .map_or(self.current, |h| h.position);
                 let batch = std::mem::replace(&mut next, Batch::new(self.options.origin));
-                self.dispatch(&mut feed, &mut writer, batch, full).await?;
+                self.dispatch(&mut feed, &mut lanes, batch, full).await?;
                 full = false;
             }
-            if self.on_way.is_empty() {
+            let Some(place) = self.on_way.front().map(|g| g.place) else {
                 continue;
-            }
+            };
             let body = tokio::select! {
                 biased;
-                body = writer.receive() => body,
+                body = lanes.body(place) => body,
                 grown = grow(&mut feed, &mut next), if !full => {
                     full = grown?;
                     continue;
                 }
             };
-            let outcome = writer.committed(body).await;
-            self.arrived(&mut feed, &mut writer, outcome).await?;
+            let outcome = lanes.at(place).committed(body).await;
+            self.arrived(&mut feed, &mut lanes, outcome).await?;
         }
     }
 
@@ -282,24 +295,11 @@ impl Stream {
         !next.is_empty() && blindly::may_go(&self.on_way, |g| g.named, self.single, full)
     }
 
-    /// A session with the origin set up, the origin's progress, flushed, and where the local WAL is.
-    async fn connect(&self) -> Result<(Session, Lsn, Lsn), Error> {
+    /// Sessions with their origins set up, the progress, flushed, and where the local WAL is.
+    async fn connect(&self) -> Result<(Lanes, Lsn, Lsn), Error> {
         let o = &self.options;
-        let target = o.target.named(format!("everywrite replay {}", o.origin));
-        // If the server has crashed, every stream must know before one of them goes on.
-        progress(&target.client().await?, &o.context.ledger).await?;
-        let mut session = session::open(&target, &origin_name(o.origin)).await?;
-        for sql in session::APPLYING {
-            session.query_simple(sql).await?;
-        }
-        let outcome = session
-            .query_simple("select pg_replication_origin_session_progress(true)")
-            .await?;
-        let progress = lsn_text(outcome.first());
-        let outcome = session
-            .query_simple("select pg_current_wal_insert_lsn()")
-            .await?;
-        Ok((session, progress, lsn_text(outcome.first())))
+        let peers = o.names.len().saturating_sub(1);
+        Lanes::open(&o.target, o.origin, o.sessions, peers).await
     }
 
     /// The session is made anew, so the one before is gone: `progress` says what became of the
@@ -400,152 +400,8 @@ impl Stream {
         Some(announcement)
     }
 
-    /// Announces a batch and sends it, or decides it with care.
-    async fn dispatch(
-        &mut self,
-        feed: &mut Feed,
-        writer: &mut Writer,
-        mut batch: Batch,
-        full: bool,
-    ) -> Result<(), Error> {
-        batch.close();
-        // What was announced before finds itself in the index, not what it met.
-        let first = batch.transactions.first().map_or(Lsn::ZERO, |h| h.position);
-        let fresh = first > self.announced;
-        // Before the announcement: what is captured behind it is not behind this guard.
-        let horizon = self.options.context.barriers.horizon();
-        let announcement = loop {
-            match self.announce(&mut batch, fresh, &Decided::default()) {
-                Some(announcement) => break announcement,
-                // Nothing is locked here that it could be waiting for.
-                None => tokio::time::sleep(DECIDING).await,
-            }
-        };
-        if spans(&batch) {
-            self.one_by_one(batch.last());
-            return Err(Error::Again(
-                "another site's write falls between those of a group",
-            ));
-        }
-        let mut group = Group {
-            batch,
-            blind_before: announcement.blind_before,
-            fast: announcement.fast,
-            named: full,
-            decided: Decided::default(),
-        };
-        if !group.fast {
-            while !self.on_way.is_empty() {
-                let body = writer.receive().await;
-                let outcome = writer.committed(body).await;
-                self.arrived(feed, writer, outcome).await?;
-            }
-            return self.careful(feed, writer, group).await;
-        }
-        writer.clear();
-        writer.begin();
-        if full {
-            let before = self.on_way.back().map(|g| g.batch.last());
-            writer.chain(before, group.batch.last());
-        }
-        known::write(writer, &group.batch, horizon, &mut group.decided);
-        if group.batch.writes_nothing() {
-            writer.force_xid();
-        }
-        if group.decided.binds() {
-            writer.flushed();
-        }
-        writer.wal_position();
-        // After the commit: what is captured from there on has seen the group.
-        writer.commit(group.batch.last(), group.batch.newest());
-        let (origin, last) = (group.batch.origin, group.batch.last());
-        self.options.context.ledger.commits(origin, last);
-        // From here on only an answer, or the next session, tells what became of it.
-        self.on_way.push_back(group);
-        let sent = writer.send_behind();
-        if self.on_way.len() > 1 {
-            tracing::debug!(%origin, "a group is at the server behind another");
-        }
-        sent
-    }
-
-    /// The answer to a group of the fast path.
-    async fn arrived(
-        &mut self,
-        feed: &mut Feed,
-        writer: &mut Writer,
-        outcome: Result<(Lsn, Lsn), Failed>,
-    ) -> Result<(), Error> {
-        let Some(group) = self.on_way.pop_front() else {
-            return Ok(());
-        };
-        let (origin, last) = (group.batch.origin, group.batch.last());
-        let ledger = Arc::clone(&self.options.context.ledger);
-        let error = match outcome {
-            Ok(places) => {
-                let groups = &self.options.control.fast_groups;
-                groups.fetch_add(1, Ordering::Relaxed);
-                self.landed(group, places.0, places)?;
-                self.goes_on(feed, last);
-                return Ok(());
-            }
-            Err(Failed::Unknown(error)) => {
-                self.on_way.push_front(group);
-                return Err(error);
-            }
-            Err(Failed::Before(error) | Failed::Refused(error)) if writer.is_broken() => {
-                return Err(error);
-            }
-            Err(failed) => failed,
-        };
-        // What was chained to it has failed with it.
-        let behind = std::mem::take(&mut self.on_way);
-        for _ in &behind {
-            writer.failed().await?;
-        }
-        match error {
-            Failed::Before(Error::Guard) => {}
-            Failed::Refused(error) => {
-                self.refused(writer).await?;
-                return Err(error);
-            }
-            Failed::Before(error) | Failed::Unknown(error) => return Err(error),
-        }
-        // Nothing of them was written: they are not on their way blindly any more.
-        ledger.commits_not(origin, last);
-        let last = behind.back().map_or(last, |g| g.batch.last());
-        ledger.sighted(origin, last);
-        for mut group in std::iter::once(group).chain(behind) {
-            self.met_since(&mut group);
-            group.decided = Decided::default();
-            self.careful(feed, writer, group).await?;
-        }
-        Ok(())
-    }
-
-    /// A group that is decided while a later one is announced already finds that one in the index,
-    /// not what came from elsewhere between the two.
-    fn met_since(&self, group: &mut Group) {
-        let ledger = &self.options.context.ledger;
-        for table in &mut group.batch.tables {
-            let relation = table.mapping.identity.relation;
-            for slot in &mut table.slots {
-                let now = ledger.known(relation, slot.hash());
-                let (key, version) = (slot.hash(), slot.version());
-                slot.prior = self.priors.since(key, version, slot.prior, now);
-            }
-        }
-    }
-
-    /// A commit was refused: the origin's progress is what is applied.
-    async fn refused(&self, writer: &mut Writer) -> Result<(), Error> {
-        let origin = self.options.origin;
-        let applied = self.options.context.ledger.applied().get(origin);
-        writer.refused(&origin_name(origin), applied).await
-    }
-
     /// Decides a group with care, in one transaction, again if somebody came in between.
-    async fn careful(
+    pub(super) async fn careful(
         &mut self,
         feed: &mut Feed,
         writer: &mut Writer,
@@ -593,7 +449,7 @@ impl Stream {
                 }
                 Err(Failed::Before(error)) => error,
                 Err(Failed::Refused(error)) => {
-                    self.refused(writer).await?;
+                    writer.refused(self.applied()).await?;
                     error
                 }
                 Err(Failed::Unknown(error)) => {
@@ -613,15 +469,21 @@ impl Stream {
         }
     }
 
+    /// How far the origin is applied.
+    pub(super) fn applied(&self) -> Lsn {
+        let applied = self.options.context.ledger.applied();
+        applied.get(self.options.origin)
+    }
+
     /// Everything up to `last` is applied.
-    fn goes_on(&mut self, feed: &mut Feed, last: Lsn) {
+    pub(super) fn goes_on(&mut self, feed: &mut Feed, last: Lsn) {
         feed.applied(last);
         feed.single = self.single;
     }
 
     /// A group is committed behind a place of the local WAL; its rows, and then its commit, stand before
     /// two others.
-    fn landed(
+    pub(super) fn landed(
         &mut self,
         group: Group,
         behind: Lsn,
@@ -709,17 +571,6 @@ async fn grow(feed: &mut Feed, batch: &mut Batch) -> Result<bool, Error> {
     }
 }
 
-/// Whether another origin's write of some key falls between the batch's writes of it. What the
-/// later ones leave out is then in that write, not in the earlier ones: the transactions have to
-/// be replayed one by one.
-fn spans(batch: &Batch) -> bool {
-    let between = |s: &Slot| {
-        let filled = s.image().is_some_and(Image::filled);
-        blindly::spans(&s.folded, filled, s.prior.as_ref())
-    };
-    batch.tables.iter().flat_map(|t| &t.slots).any(between)
-}
-
 /// What is remembered of a net change.
 fn change(transactions: &[Header], origin: NodeId, slot: &Slot) -> priors::Change {
     let header = transactions.get(slot.folded.last.transaction as usize);
@@ -739,11 +590,6 @@ fn again(error: &Error) -> bool {
         Error::Postgres(e) => e.code().is_some_and(|c| c.starts_with("40")),
         _ => false,
     }
-}
-
-/// The replication origin of a node's transactions.
-fn origin_name(origin: NodeId) -> String {
-    format!("everywrite_{origin}")
 }
 
 /// Ends a careful transaction: (the WAL position before its commit, one after it).

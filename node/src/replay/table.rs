@@ -22,6 +22,8 @@ pub struct Table {
     pub unique: Vec<UniqueIndex>,
     /// Whether a trigger fires for what replay writes: then changes are not folded over transactions.
     pub fires_triggers: bool,
+    /// Whether it has exclusion constraints.
+    pub excludes: bool,
 }
 
 /// A column of a local table.
@@ -88,7 +90,8 @@ impl Table {
         let quoted = format!("{}.{}", identifier(schema), identifier(name));
         let found = client
             .query_opt(
-                "select c.oid, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R'))
+                "select c.oid, exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgenabled in ('A', 'R')),
+                        exists (select from pg_index x where x.indrelid = c.oid and x.indisexclusion)
                    from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')",
                 &[&schema, &name],
@@ -140,6 +143,7 @@ impl Table {
             primary_key,
             unique,
             fires_triggers: found.get(1),
+            excludes: found.get(2),
         }))
     }
 

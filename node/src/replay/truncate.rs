@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use everywrite_conflict::{Entry, First, Index, KeyHash, Kind, Lsn, NodeId, Position, Version};
+use everywrite_conflict::{Entry, First, Index, KeyHash, Kind, Lsn, Position, Version};
 
 use super::Error;
 use super::batch::RowKey;
@@ -11,6 +11,7 @@ use super::careful::{self, Context, Decided};
 use super::history;
 use super::mapping::{Mapping, OWN};
 use super::policy;
+use super::priors::Priors;
 use super::writer::{Guard, Writer};
 use crate::journal::record::Header;
 
@@ -21,9 +22,10 @@ pub(super) async fn write(
     writer: &mut Writer,
     tables: &[(Arc<Mapping>, Version)],
     header: &Header,
-    origin: NodeId,
+    priors: &Priors,
     decided: &mut Decided,
 ) -> Result<(), Error> {
+    let origin = priors.origin;
     let position = Position {
         origin,
         lsn: header.position,
@@ -100,6 +102,15 @@ pub(super) async fn write(
         // Own rows that were captured since the announcement, and such that the index does not name
         // any more because something else is on its way to their place.
         let mut beneath = ctx.ledger.beneath(mapping.identity.relation);
+        let applied = ctx.ledger.applied().get(origin);
+        interesting = interesting
+            .into_iter()
+            .filter_map(|(key, entry)| {
+                let own = beneath.get(&key).copied();
+                let standing = priors.standing(key, entry, position, applied, own)?;
+                Some((key, standing))
+            })
+            .collect();
         beneath.retain(|_, e| e.version < version && !seen(header, position, e));
         // But what the transaction itself has written over it has recorded.
         ctx.ledger.with_index(|index| {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use everywrite_conflict::{KeyHash, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
+use super::arrays::Arrays;
 use super::batch::{RowKey, TableBatch};
 use super::history::{self, set::Common};
 use super::image::Image;
@@ -14,7 +15,8 @@ use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
 use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
+use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
+use crate::settle::LeavesOut;
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
 const SET_ROWS: usize = 4;
@@ -46,14 +48,17 @@ pub(super) enum Failed {
 /// A replay session and the statements on their way to it.
 pub(super) struct Writer {
     session: Session,
+    /// The replication origin that it bears.
+    origin: String,
     out: pipeline::Batch,
 }
 
 impl Writer {
     /// Takes over a session that is set up.
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(session: Session, origin: impl Into<String>) -> Self {
         Writer {
             session,
+            origin: origin.into(),
             out: pipeline::Batch::new(),
         }
     }
@@ -76,6 +81,11 @@ impl Writer {
     /// Whether the session is lost.
     pub(super) fn is_broken(&self) -> bool {
         self.session.is_broken()
+    }
+
+    /// The server process behind the session.
+    pub(super) fn process_id(&self) -> i32 {
+        self.session.process_id().unwrap_or_default()
     }
 
     /// The outcomes of what was sent.
@@ -194,8 +204,9 @@ impl Writer {
 
     /// The commit was refused, and from PostgreSQL 16 on the origin's progress counts it all the
     /// same: sets it back to what is applied.
-    pub(super) async fn refused(&mut self, name: &str, applied: Lsn) -> Result<(), Error> {
+    pub(super) async fn refused(&mut self, applied: Lsn) -> Result<(), Error> {
         self.rollback().await?;
+        let name = self.origin.clone();
         if self.session.server_version() < 16 {
             return Ok(());
         }
@@ -216,18 +227,24 @@ impl Writer {
     }
 
     /// Keeps which rows are older than writes of them that were left out, and where what those lost to stands.
-    pub(super) fn left_out(&mut self, rows: &[(KeyHash, Position)]) {
-        let (mut keys, mut origins) = (Array::new(BYTEA, rows.len()), Array::new(INT4, rows.len()));
-        let mut positions = Array::new(LSN, rows.len());
-        for (key, newer) in rows {
-            keys.push(Some(&key_bytes(*key)));
-            origins.push(Some(&i32::from(newer.origin.0).to_be_bytes()));
-            positions.push(Some(&newer.lsn.0.to_be_bytes()));
+    pub(super) fn left_out(&mut self, left: &[LeavesOut]) {
+        let array = |oid| Array::new(oid, left.len());
+        let (mut keys, mut origins, mut befores) = (array(BYTEA), array(INT4), array(LSN));
+        let (mut newer_origins, mut newer_positions) = (array(INT4), array(LSN));
+        for one in left {
+            let node = |node: NodeId| i32::from(node.0).to_be_bytes();
+            keys.push(Some(&key_bytes(one.key)));
+            origins.push(Some(&node(one.origin)));
+            befores.push(Some(&one.before.0.to_be_bytes()));
+            newer_origins.push(Some(&node(one.newer.origin)));
+            newer_positions.push(Some(&one.newer.lsn.0.to_be_bytes()));
         }
         self.bind("left_out", INSERT_LEFT_OUT, &INSERT_LEFT_OUT_TYPES)
             .array(keys)
             .array(origins)
-            .array(positions)
+            .array(befores)
+            .array(newer_origins)
+            .array(newer_positions)
             .execute();
     }
 
@@ -257,6 +274,26 @@ impl Writer {
         Ok(wal_position(&self.run().await?))
     }
 
+    /// Asks whether somebody has a lock, or stands before it in the queue for one, that another server process waits for.
+    pub(super) fn is_blocked(&mut self, process: i32) {
+        let sql = "select pg_catalog.cardinality(pg_catalog.pg_blocking_pids($1)) operator(pg_catalog.>) 0";
+        self.bind("is_blocked", sql, &[INT4])
+            .binary(Some(&process.to_be_bytes()))
+            .execute();
+    }
+
+    /// Asks how far the transactions are committed that two replication origins stand for.
+    pub(super) fn progress(&mut self, first: &str, second: &str) -> usize {
+        let sql = "select pg_catalog.max(pg_catalog.pg_replication_origin_progress(o.roname, false)) \
+                   from pg_catalog.pg_replication_origin o \
+                   where o.roname operator(pg_catalog.=) $1 or o.roname operator(pg_catalog.=) $2";
+        self.bind("progress", sql, &[TEXT, TEXT])
+            .text(Some(first.as_bytes()))
+            .text(Some(second.as_bytes()))
+            .text_rows()
+            .execute()
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&mut self) {
         self.bind("begin", "begin", &[]).execute();
@@ -272,18 +309,24 @@ impl Writer {
         inserts: &[&Image],
         guard: Guard,
     ) {
-        self.delete(mapping, deletes, guard);
+        self.delete(mapping, deletes, guard, true);
         self.update(mapping, updates, guard);
         self.insert(mapping, inserts);
     }
 
-    /// All of a table's net changes as the fast path writes them.
-    pub(super) fn write_fast(&mut self, table: &TableBatch, horizon: u32) {
+    /// A table's net changes as the fast path writes them, of the keys that are wanted and of rows that have none.
+    pub(super) fn write_fast(
+        &mut self,
+        table: &TableBatch,
+        horizon: u32,
+        wanted: impl Fn(KeyHash) -> bool,
+        appends: bool,
+    ) {
         use everywrite_conflict::Net;
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
         let mut removes = Vec::new();
         let may_lose = !table.mapping.second_unique.is_empty();
-        for slot in &table.slots {
+        for slot in table.slots.iter().filter(|s| wanted(s.hash())) {
             match &slot.folded.net {
                 Net::Insert(image) => inserts.push(image),
                 Net::Update(image) | Net::Replace(image) => updates.push(image),
@@ -292,17 +335,18 @@ impl Writer {
                 Net::Nothing => {}
             }
         }
-        inserts.extend(&table.appends);
+        if appends {
+            inserts.extend(&table.appends);
+        }
         let guard = Guard::Horizon(horizon);
         self.remove(&table.mapping, &removes, guard);
         self.write(&table.mapping, &deletes, &updates, &inserts, guard);
     }
 
-    /// Removes what is there of rows that a group has brought and taken again. Where they were inserted no row stood,
-    /// but one may stand here: a row that has lost its second unique value there goes by a delete that travels, and
-    /// that one does not leave any more when its key was written again.
+    /// Removes what is there of rows that a group has brought and taken. None stood where they were inserted, but one may
+    /// here: one that had lost a second unique value there goes by a delete that does not leave if its key is written again.
     pub(super) fn remove(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
-        self.delete_by(mapping, rows, guard, false);
+        self.delete(mapping, rows, guard, false);
     }
 
     fn insert(&mut self, mapping: &Mapping, rows: &[&Image]) {
@@ -431,12 +475,8 @@ impl Writer {
             .execute();
     }
 
-    fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
-        self.delete_by(mapping, rows, guard, true);
-    }
-
     /// `all`: each of them must be there.
-    fn delete_by(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard, all: bool) {
+    fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard, all: bool) {
         let (one, set) = match all {
             true => (Statement::Delete, Statement::DeleteSet),
             false => (Statement::Remove, Statement::RemoveSet),
@@ -445,12 +485,11 @@ impl Writer {
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
             let images: Vec<&Image> = rows.iter().map(|r| &r.image).collect();
             let arrays = Arrays::of(mapping, &key, &images);
-            let bind = bind_guard(arrays.bind(self.statement(mapping, &set)), guard);
-            let count = (rows.len() as i64).to_be_bytes();
-            match all {
-                true => bind.binary(Some(&count)).execute(),
-                false => bind.execute(),
-            };
+            let mut bind = bind_guard(arrays.bind(self.statement(mapping, &set)), guard);
+            if all {
+                bind = bind.binary(Some(&(rows.len() as i64).to_be_bytes()));
+            }
+            bind.execute();
             return;
         }
         for row in rows {
@@ -732,39 +771,4 @@ fn bind_cells<'a>(
         };
     }
     bind
-}
-
-/// Columns of many rows as array parameters.
-struct Arrays(Vec<Array>);
-
-impl Arrays {
-    fn of(mapping: &Mapping, wanted: &[usize], rows: &[&Image]) -> Self {
-        let oid = |&i: &usize| mapping.columns.get(i).map_or(0, |c| c.type_oid);
-        let mut columns: Vec<Array> = wanted
-            .iter()
-            .map(|i| Array::new(oid(i), rows.len()))
-            .collect();
-        let mut place = vec![usize::MAX; mapping.columns.len()];
-        for (n, &i) in wanted.iter().enumerate() {
-            if let Some(p) = place.get_mut(i) {
-                *p = n;
-            }
-        }
-        for row in rows {
-            for (cell, &n) in row.tuple().iter().zip(&place) {
-                let Some(column) = columns.get_mut(n) else {
-                    continue;
-                };
-                match cell {
-                    Cell::Binary(bytes) | Cell::Text(bytes) => column.push(Some(bytes)),
-                    Cell::Null | Cell::Unchanged => column.push(None),
-                }
-            }
-        }
-        Arrays(columns)
-    }
-
-    fn bind(self, bind: Bind<'_>) -> Bind<'_> {
-        self.0.into_iter().fold(bind, Bind::array)
-    }
 }

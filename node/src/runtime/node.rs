@@ -264,6 +264,7 @@ impl Shared {
         let context = replay::Context {
             me: self.me,
             ledger: Arc::clone(&self.ledger),
+            lifeline: Arc::default(),
             barriers: barriers.clone(),
             journal: own,
             toast: rows,
@@ -284,6 +285,7 @@ impl Shared {
         tasks.spawn(retention::run(
             self.target.clone(),
             self.settings.conflicts.clone(),
+            Arc::clone(&self.names),
             Arc::clone(&self.ledger),
             shutdown.clone(),
         ));
@@ -337,6 +339,7 @@ impl Shared {
                         .unwrap_or(8 << 20),
                     max_clock_skew: self.settings.replication.max_clock_skew,
                 },
+                sessions: self.settings.replication.sessions,
                 journals: Arc::clone(&self.journals),
                 context: streams.context.clone(),
                 repairs: streams.repairs.clone(),
@@ -431,8 +434,8 @@ impl Shared {
             looked_at: self.looked().read(),
         })
         .await?;
-        let left_out = schema::left_out(&client, &applied).await?;
-        self.ledger.leave_out(left_out);
+        let left_out = schema::left_out(&client, &self.names, &applied).await?;
+        self.ledger.has_left_out(&left_out);
         tracing::info!(
             transactions = read,
             took_ms = began.elapsed().as_millis(),

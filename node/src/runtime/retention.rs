@@ -1,10 +1,12 @@
 //! Keeps the conflict history as short as `[conflicts]` says, in small batches: a batch is one short
 //! transaction, so neither replay nor vacuum waits for it. And deletes what is left out no more.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use everywrite_config::Conflicts;
+use everywrite_conflict::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::schema;
@@ -22,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) async fn run(
     target: Target,
     keep: Conflicts,
+    members: Arc<HashMap<NodeId, String>>,
     ledger: Arc<Ledger>,
     shutdown: CancellationToken,
 ) {
@@ -29,7 +32,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            done = round(&target, &keep, &ledger) => if let Err(error) = done {
+            done = round(&target, &keep, &members, &ledger) => if let Err(error) = done {
                 tracing::debug!(error = %error, "old conflict history could not be deleted");
             },
         }
@@ -40,10 +43,15 @@ pub(super) async fn run(
     }
 }
 
-async fn round(target: &Target, keep: &Conflicts, ledger: &Ledger) -> anyhow::Result<()> {
+async fn round(
+    target: &Target,
+    keep: &Conflicts,
+    members: &HashMap<NodeId, String>,
+    ledger: &Ledger,
+) -> anyhow::Result<()> {
     let client = target.client().await?;
     // What is applied is committed, and in the WAL before this: a crash does not take back the one without the other.
-    schema::left_out(&client, &ledger.applied()).await?;
+    schema::left_out(&client, members, &ledger.applied()).await?;
     let rows = i64::try_from(keep.history_rows).unwrap_or(i64::MAX);
     let up_to = match rows {
         0 => None,

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use everywrite_conflict::{Lsn, NodeId, Vector};
+use everywrite_conflict::{Lsn, Vector};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::Ledger;
+use super::{Ledger, origins};
 use crate::admin::message::WalMessage;
 use crate::pg::Target;
 
@@ -172,7 +172,7 @@ impl Setter {
             if passed.is_ok() {
                 self.horizon.store(first.oldest, Ordering::Release);
                 self.place.store(first.here.0, Ordering::Release);
-                self.ledger.flushed_is(&first.progress);
+                self.ledger.flushed_is(&first.progress, first.here);
                 tracing::debug!(place = %first.here, "a barrier is passed");
                 return Ok(());
             }
@@ -236,11 +236,8 @@ impl Written {
             let [Some(name), Some(lsn)] = row[..] else {
                 continue;
             };
-            let node = name
-                .strip_prefix("everywrite_")
-                .and_then(|n| n.parse().ok());
-            if let Some(node) = node {
-                progress.set(NodeId(node), lsn.parse().ok()?);
+            if origins::node_of(name).is_some() {
+                origins::raise(&mut progress, name, lsn.parse().ok()?);
             }
         }
         Some(Written {
@@ -269,11 +266,8 @@ pub(crate) async fn progress(
         let mut progress = Vector::new();
         for row in rows {
             let (name, lsn): (String, Option<i64>) = (row.get(0), row.get(1));
-            let node = name
-                .strip_prefix("everywrite_")
-                .and_then(|n| n.parse().ok());
-            if let (Some(node), Some(lsn)) = (node, lsn) {
-                progress.set(NodeId(node), Lsn(lsn.unsigned_abs()));
+            if let Some(lsn) = lsn {
+                origins::raise(&mut progress, &name, Lsn(lsn.unsigned_abs()));
             }
         }
         if ledger.reconcile(&asked, &progress) {
@@ -284,6 +278,8 @@ pub(crate) async fn progress(
 
 #[cfg(test)]
 mod tests {
+    use everywrite_conflict::NodeId;
+
     use super::*;
 
     #[test]
@@ -302,12 +298,13 @@ mod tests {
     fn an_answer_is_read_whole_or_not_at_all() {
         let rows = [
             vec![Some("everywrite_2"), Some("0/16B3748")],
+            vec![Some("everywrite_2_2"), Some("0/16B3749")],
             vec![Some("everywrite_3"), None],
             vec![Some("everywrite_x"), Some("0/1")],
             vec![Some("4294967999")],
             vec![Some("1/A0")],
         ];
-        let progress = [(NodeId(2), Lsn(0x16_B3748))].into_iter().collect();
+        let progress = [(NodeId(2), Lsn(0x16_B3749))].into_iter().collect();
         let read = Written::from_rows(&rows).unwrap();
         let here = Lsn(0x1_0000_00A0);
         let expected = Written {
@@ -316,7 +313,7 @@ mod tests {
             here,
         };
         assert_eq!(read, expected);
-        assert_eq!(Written::from_rows(&rows[..4]), None);
+        assert_eq!(Written::from_rows(&rows[..5]), None);
         assert_eq!(Written::from_rows(&[]), None);
     }
 }

@@ -44,6 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use facts::{Announcement, Asked, Coming, Intent, Landed, Lost, Stamped, Touched};
+pub use left_out::LeavesOut;
 pub use merged::Merged;
 pub use spill::Outside;
 
@@ -401,12 +402,22 @@ impl Ledger {
             .collect()
     }
 
-    /// A run before has left a write of these keys out because a newer one was on its way, which is not here yet.
-    pub fn leave_out(&self, keys: impl IntoIterator<Item = KeyHash>) {
+    /// Writes are about to be left out because newer ones are on their way. Until those have landed no local transaction
+    /// has surely seen them.
+    pub fn leaves_out(&self, left: &[LeavesOut]) {
         let mut inner = self.inner.lock();
-        for key in keys {
-            inner.left_out.landed(key, true);
+        let (applied, reached) = (self.applied.borrow(), inner.reached);
+        for one in left {
+            // It may have landed since the server was asked.
+            let landed = applied.covers(one.newer).then_some(reached);
+            inner.left_out.leaves(one, landed);
         }
+    }
+
+    /// A run before has left these writes out, and the newer ones are not here yet (at start).
+    pub fn has_left_out(&self, left: &[LeavesOut]) {
+        let mut inner = self.inner.lock();
+        left.iter().for_each(|left| inner.left_out.restore(left));
     }
 
     /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
@@ -690,22 +701,26 @@ impl Ledger {
             };
             beneath.truncated(*relation, *version, newer);
         }
+        inner.left_out.group_landed(origin, last, group.after);
         self.applied.send_if_modified(|v| v.raise(origin, last));
         drop(inner);
         self.sighted(origin, last);
         Some(look_again)
     }
 
-    /// `progress`, read from the server, flushed, before a barrier that capture has met since: no
-    /// local transaction that is still to be stamped came before it.
-    pub fn flushed_is(&self, progress: &Vector) {
+    /// `progress`, read from the server, flushed, before a barrier that capture has met since, which stands behind
+    /// `place` of the local WAL: no local transaction that is still to be stamped came before it.
+    pub fn flushed_is(&self, progress: &Vector, place: Lsn) {
         let mut inner = self.inner.lock();
-        inner.flushed.merge(progress);
+        inner.left_out.passed(place);
+        let surely = inner.left_out.all_surely(progress);
+        // What is promised of it is that the local transactions behind it have seen it.
+        inner.flushed.merge(&surely);
         let Inner { marks, clock, .. } = &mut *inner;
         let named = marks.iter().filter(|m| m.last <= progress.get(m.origin));
         named.for_each(|m| clock.saw(m.newest));
         // The barrier stands behind all of that, and capture has passed it.
-        inner.seen.merge(progress);
+        inner.seen.merge(&surely);
         inner.dispatched.merge(progress);
     }
 

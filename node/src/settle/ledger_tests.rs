@@ -193,7 +193,7 @@ fn a_restart_promises_nothing_before_the_first_barrier() {
     let applied: Vector = [(B, Lsn(100))].into_iter().collect();
     ledger.restore(None, &applied);
     assert_eq!(ledger.promise().0, Vector::new());
-    ledger.flushed_is(&applied);
+    ledger.flushed_is(&applied, Lsn(0));
     assert_eq!(ledger.promise().0, applied);
 }
 

@@ -7,7 +7,9 @@ pub mod cutting;
 mod elements;
 mod keys;
 mod ledger;
+mod lifeline;
 mod looked;
+pub(crate) mod origins;
 mod spilled;
 mod steward;
 
@@ -19,8 +21,9 @@ pub use cutting::Stability;
 pub(crate) use elements::{Elements, object_of};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
-    Announcement, Asked, Captured, Coming, Intent, Landed, Ledger, Lost, Merged, Outside, Stamped,
-    Touched, describe,
+    Announcement, Asked, Captured, Coming, Intent, Landed, LeavesOut, Ledger, Lost, Merged,
+    Outside, Stamped, Touched, describe,
 };
+pub use lifeline::Lifeline;
 pub use looked::LookedAt;
 pub use steward::Steward;

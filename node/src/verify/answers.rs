@@ -29,7 +29,7 @@ use crate::journal::Journal;
 use crate::link::QuestionSource;
 use crate::pg::Target;
 use crate::replay::key_of;
-use crate::settle::Ledger;
+use crate::settle::{Ledger, origins};
 
 /// The session: read only; one backend without helpers; ranges by way of the key's index, in its
 /// order, whatever the planner believes of the table; texts that are alike everywhere and lose nothing. It is closed by the server when nobody has asked for a minute. A statement that takes
@@ -332,9 +332,9 @@ impl Answers {
         let origin: Option<&str> = found.try_get(4)?;
         let ours: Option<bool> = found.try_get(5)?;
         let named = origin
-            .and_then(|name| name.strip_prefix("everywrite_"))
-            .and_then(|node| node.parse::<u16>().ok())
-            .filter(|&node| self.members.contains(&NodeId(node)));
+            .and_then(origins::node_of)
+            .filter(|node| self.members.contains(node))
+            .map(|node| node.0);
         let origin = match ours {
             Some(true) => Some(self.me.0),
             _ => named,
@@ -446,9 +446,8 @@ async fn progress(client: &Client) -> Result<Vector, Error> {
     let mut progress = Vector::new();
     for row in rows {
         let (name, lsn): (String, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-        let node = name.strip_prefix("everywrite_");
-        if let (Some(Ok(node)), Some(lsn)) = (node.map(str::parse), lsn) {
-            progress.set(NodeId(node), Lsn(lsn.unsigned_abs()));
+        if let Some(lsn) = lsn {
+            origins::raise(&mut progress, &name, Lsn(lsn.unsigned_abs()));
         }
     }
     Ok(progress)

@@ -9,6 +9,7 @@ use everywrite_conflict::{
 };
 
 use everywrite_node::replay::meets::{self, Base};
+use everywrite_node::settle::LeavesOut;
 
 use crate::data::{self, Key, Row, TABLES, Toast};
 use crate::group::{Decided, Group, Slot, State};
@@ -103,7 +104,7 @@ impl Site {
                     return Ok(Written::Again);
                 };
                 record(group, &cases, decided);
-                self.left_out(&cases, decided);
+                self.left_out(group, &cases, decided);
                 if !change(&mut rows, &cases, &lost, decided) {
                     return Ok(Written::Again);
                 }
@@ -112,16 +113,24 @@ impl Site {
         Ok(Written::Rows(rows))
     }
 
-    /// Keeps for the next start that a row is older than a write that was left out, because what it lost to is on its
-    /// way.
-    fn left_out(&self, cases: &[Case<'_>], decided: &mut Decided) {
-        for case in cases.iter().filter(|c| !c.decision.apply && !c.stands) {
-            let source = case.stored.and_then(|e| e.source);
-            let source = source.filter(|s| s.origin != self.me && case.present.is_some());
-            decided
-                .left_out
-                .extend(source.map(|s| (case.slot.key(), s)));
-        }
+    /// Says which rows are older than a write that is left out, because what it lost to is on its way.
+    fn left_out(&self, group: &Group, cases: &[Case<'_>], decided: &mut Decided) {
+        let before = self.daemon.ledger.applied().get(group.origin);
+        let left = |c: &Case<'_>| {
+            let newer = c.stored.and_then(|e| e.source);
+            let newer = newer.filter(|s| s.origin != self.me && !c.decision.apply && !c.stands);
+            newer
+                .filter(|_| c.present.is_some())
+                .map(|newer| LeavesOut {
+                    key: c.slot.hash(),
+                    origin: group.origin,
+                    before,
+                    newer,
+                })
+        };
+        let left: Vec<_> = cases.iter().filter_map(left).collect();
+        self.daemon.ledger.leaves_out(&left);
+        decided.left_out.extend(left);
     }
 
     /// Waits until the index is complete for the rows, and decides each by version. Nothing: somebody else

@@ -8,7 +8,7 @@ use everywrite_conflict::{
 };
 use everywrite_node::replay::blindly::{self, Coming};
 use everywrite_node::replay::priors::Change;
-use everywrite_node::settle::{Intent, Lost};
+use everywrite_node::settle::{Intent, LeavesOut, Lost};
 
 use crate::data::{self, Key, Op, Row, Transaction};
 
@@ -57,8 +57,8 @@ pub(crate) struct Decided {
     pub(crate) lost: Vec<(Key, Version)>,
     /// Changes that are not written, because something newer is known.
     pub(crate) kept: BTreeSet<(KeyHash, Version)>,
-    /// Rows that are older than writes that were left out, and where what those lost to stands.
-    pub(crate) left_out: Vec<(Key, Position)>,
+    /// Rows that are older than writes that were left out.
+    pub(crate) left_out: Vec<LeavesOut>,
     /// Of truncates whose entries land with the transaction.
     pub(crate) truncated: Vec<(u8, Version)>,
     /// The rows that go into the conflict history.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use everywrite_conflict::policy::{Epoch, Policy, Setting};
-use everywrite_conflict::{Lsn, NodeId, Position, Stamp, Vector, Version};
+use everywrite_conflict::{Lsn, NodeId, Stamp, Vector, Version};
+use everywrite_node::settle::LeavesOut;
 
 use crate::data::{self, Key, Op, Row, TABLES, Toast};
 use crate::rnd::Rnd;
@@ -26,8 +27,8 @@ pub(crate) struct State {
     /// Of the replication origins.
     pub(crate) progress: Vector,
     pub(crate) outbox: BTreeMap<u64, (Key, Version)>,
-    /// Rows of which a write was left out, and where the newer one stands that was on its way.
-    pub(crate) left_out: Vec<(Key, Position)>,
+    /// Rows of which a write was left out for a newer one that was on its way.
+    pub(crate) left_out: Vec<LeavesOut>,
     /// What is set, by table.
     pub(crate) policies: BTreeMap<u8, Setting>,
     /// Where the WAL ends.
@@ -262,15 +263,6 @@ impl Server {
         }
         if shape.whole {
             ops.iter_mut().for_each(|op| whole(op, &rows));
-        }
-        // Also what the transaction itself removes again: a crash may show it for a moment, when the TRUNCATE behind it
-        // is replayed anew while a later row of the key is on its way.
-        for op in &ops {
-            if let Op::Insert(key, row) | Op::Update(key, row) = op
-                && let Toast::Value(toast) = row.toast
-            {
-                self.written.insert((*key, row.plain), toast);
-            }
         }
         let end = self.commit_local(time, ops, None);
         for (key, row) in &mut rows {

@@ -30,6 +30,7 @@ impl Site {
         self.daemon.capture_lost = true;
         for stream in self.daemon.streams.values_mut() {
             stream.lost = stream.connected;
+            stream.dead = true;
         }
     }
 
@@ -120,9 +121,9 @@ impl Site {
             ledger.rebuild(version.stamp, &Arc::default(), touched);
         }
         let left_out = self.server.now.left_out.iter();
-        let left_out = left_out.filter(|(_, newer)| !applied.covers(*newer));
-        let left_out: Vec<_> = left_out.map(|(key, _)| data::hash(*key)).collect();
-        self.daemon.ledger.leave_out(left_out);
+        let left_out = left_out.filter(|left| !applied.covers(left.newer));
+        let left_out: Vec<_> = left_out.copied().collect();
+        self.daemon.ledger.has_left_out(&left_out);
         for ((table, key), version) in looks.asked(&self.daemon.ledger) {
             self.look_again(Look {
                 table,

@@ -238,7 +238,9 @@ impl Site {
         self.daemon.ledger.barrier(token);
         while let Some(barrier) = self.daemon.barriers.front().filter(|b| b.token <= token) {
             self.daemon.horizon = barrier.here;
-            self.daemon.ledger.flushed_is(&barrier.progress);
+            self.daemon
+                .ledger
+                .flushed_is(&barrier.progress, barrier.here);
             self.daemon.ready = true;
             self.daemon.barriers.pop_front();
         }

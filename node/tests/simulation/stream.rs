@@ -25,6 +25,8 @@ pub(crate) struct Stream {
     pub(crate) connected: bool,
     /// It is gone, with its server, and has not noticed.
     pub(crate) lost: bool,
+    /// Its server is gone, also if the session had failed before: nothing of what was sent is carried out any more.
+    pub(crate) dead: bool,
     pub(crate) generation: u64,
     /// What the feed gives comes behind here.
     pub(crate) after: Lsn,
@@ -46,6 +48,7 @@ impl Stream {
             origin,
             connected: false,
             lost: false,
+            dead: false,
             generation: 0,
             after: Lsn::ZERO,
             announced: Lsn::ZERO,
@@ -186,12 +189,11 @@ impl Site {
         if stream.lost {
             self.daemon.ledger.broke(stream.generation);
         }
-        // A gap: the daemon has only what sessions notice that broke. One that was being made when the server crashed
-        // says nothing, and an answer that another one has not read yet is believed.
+        // What `settle/lifeline.rs` asks.
         if !std::mem::replace(&mut self.daemon.noticed, true) {
             self.daemon.ledger.server_started();
         }
-        (stream.lost, stream.connected) = (false, false);
+        (stream.lost, stream.dead, stream.connected) = (false, false, false);
         stream.generation = *self.daemon.ledger.watch_server().borrow();
         // If the server has crashed, every stream must know before one of them goes on.
         let progress = self.progress().get(stream.origin);
@@ -339,7 +341,7 @@ impl Site {
         };
         let mut outcome = Ok(());
         let at = stream.on_way.iter().position(|g| g.state == State::Sent);
-        if let Some(at) = at.filter(|_| !stream.lost) {
+        if let Some(at) = at.filter(|_| !stream.dead) {
             let before = at.checked_sub(1).and_then(|b| stream.on_way.get(b));
             let failed = before.is_some_and(|b| b.state == State::Failed);
             let group = &mut stream.on_way[at];

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use everywrite_conflict::{Entry, First, Fold, Index, KeyHash, Lsn, Position, Version};
 
+use everywrite_node::replay::priors::Priors;
+
 use crate::careful::{Fetch, Rows, write_fast};
 use crate::data::{self, KEYS, Key, Op, Row, TABLES, Transaction};
 use crate::group::{Decided, Group};
@@ -76,7 +78,7 @@ impl Site {
                 other => return Ok(other),
             }
             let version = ranks.pass_truncate(data::table(*table), plain);
-            if !self.truncate(*table, version, work, decided) {
+            if !self.truncate(&stream.priors, *table, version, work, decided) {
                 return Ok(Written::Again);
             }
         }
@@ -126,6 +128,7 @@ impl Site {
     /// by row. False: groups of others are on their way.
     fn truncate(
         &mut self,
+        priors: &Priors,
         table: u8,
         version: Version,
         work: &mut Long,
@@ -184,6 +187,13 @@ impl Site {
             ledger.with_keys(keys.into_iter(), interesting)
         });
         let mut beneath = ledger.beneath(relation);
+        let applied = ledger.applied().get(origin);
+        let standing = |(key, entry): (KeyHash, Entry)| {
+            let own = beneath.get(&key).copied();
+            let standing = priors.standing(key, entry, position, applied, own)?;
+            Some((key, standing))
+        };
+        let known: BTreeMap<_, _> = known.into_iter().filter_map(standing).collect();
         beneath.retain(|_, e| e.version < version && !seen(e));
         // But what the transaction itself has written over it has recorded.
         ledger.with_index(|index| {

@@ -22,6 +22,8 @@ const TICK_MS: f64 = 50.0;
 const INT8: u32 = 20;
 /// Connections of a pair of nodes: each dials the other.
 const CONNECTIONS_PER_PAIR: usize = 2;
+/// Sessions in which one peer's transactions are applied.
+const SESSIONS_PER_PEER: usize = 2;
 
 /// One line of the table. Names end in their units.
 #[derive(Clone, Debug, Serialize)]
@@ -104,7 +106,7 @@ pub(crate) fn of(sites: usize, per_s: f64) -> Cost {
         vectors_kib: vectors_bytes(sites) as f64 / 1024.0,
         connections_node: CONNECTIONS_PER_PAIR * others,
         connections_cluster: others * sites,
-        replay_sessions_node: others,
+        replay_sessions_node: SESSIONS_PER_PEER * others,
         merge_ns: times.merge_ns,
         covers_ns: times.covers_ns,
         encode_ns: times.encode_ns,

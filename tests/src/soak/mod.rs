@@ -46,6 +46,9 @@ pub async fn run(options: &Options, mut say: impl FnMut(String)) -> anyhow::Resu
             .on_machines()
             .configure("replication", "max-clock-skew", "\"5s\"");
     }
+    if options.small_groups {
+        plan = plan.configure("replication", "group-transactions", "2");
+    }
     let mut cluster = plan.start().await?;
     say(format!("{} sites are up", options.sites));
     for table in &tables {

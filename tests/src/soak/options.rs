@@ -23,6 +23,8 @@ pub struct Options {
     pub chaos: bool,
     /// Only faults whose name has this in it.
     pub faults: String,
+    /// Two transactions fill a group of replay: there are two on the way, and in both sessions, all the time.
+    pub small_groups: bool,
 }
 
 impl Options {
@@ -36,6 +38,7 @@ impl Options {
             patience: wait::LIMIT * 2,
             chaos: false,
             faults: String::new(),
+            small_groups: false,
         }
     }
 
@@ -60,6 +63,9 @@ impl Options {
         );
         if !self.faults.is_empty() {
             line.push_str(&format!(" FAULTS=\"{}\"", self.faults));
+        }
+        if self.small_groups {
+            line.push_str(" GROUPS=small");
         }
         line
     }

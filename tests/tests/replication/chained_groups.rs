@@ -5,10 +5,11 @@ use everywrite_tests::cluster::{Cluster, Plan};
 
 use crate::crash_of_the_daemon::{REFUSES_THE_COMMIT, held_before_and_after_a_crash};
 
-/// Every transaction is a group.
+/// Every transaction is a group, and there is one session for all of them.
 async fn start() -> Cluster {
     let plan = Plan::default()
         .configure("replication", "group-transactions", "1")
+        .configure("replication", "sessions", "1")
         .configure("log", "filter", "\"info,everywrite_node::replay=debug\"");
     plan.start().await.unwrap()
 }

@@ -52,6 +52,7 @@ mod stop_by_signal;
 mod strangers;
 mod toast;
 mod truncate_against_insert;
+mod two_sessions;
 mod update_against_update;
 mod update_before_its_insert;
 mod verify;

@@ -48,6 +48,17 @@ async fn chaos_with_five_sites() {
     soak(chaos(2, 5)).await;
 }
 
+/// A group on its way, another one beside it or behind it, all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn chaos_with_small_groups() {
+    let small_groups = true;
+    soak(Options {
+        small_groups,
+        ..chaos(4, 3)
+    })
+    .await;
+}
+
 /// Between whole rows and columns, and back, while everything is written. Columns are merged again once all sites have
 /// come to know of it, so there is a rest between two halves.
 #[tokio::test(flavor = "multi_thread")]

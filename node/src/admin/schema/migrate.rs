@@ -63,6 +63,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "left_out",
         sql: include_str!("sql/0009_left_out.sql"),
     },
+    Migration {
+        version: 10,
+        name: "origins",
+        sql: include_str!("sql/0010_origins.sql"),
+    },
 ];
 
 /// The advisory lock that one migrating session holds: "evrywrte" in ASCII.

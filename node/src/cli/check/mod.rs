@@ -66,6 +66,8 @@ pub struct Site {
     pub node: Option<u16>,
     /// The other nodes' numbers.
     pub peers: Vec<u16>,
+    /// In how many sessions each peer's transactions are applied.
+    pub sessions: u32,
 }
 
 /// A look at the server failed.
@@ -115,6 +117,7 @@ async fn check(args: &CheckArgs) -> Result<Report, String> {
             let site = Site {
                 node: Some(settings.node.id),
                 peers: settings.peers.iter().map(|peer| peer.id).collect(),
+                sessions: settings.replication.sessions,
             };
             (settings.postgres, site)
         }

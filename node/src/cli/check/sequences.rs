@@ -113,6 +113,7 @@ mod tests {
             step(&Site {
                 node,
                 peers: peers.to_vec(),
+                sessions: 2,
             })
         };
         assert_eq!(of(None, &[]), 10);

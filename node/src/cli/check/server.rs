@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use everywrite_conflict::NodeId;
 use tokio_postgres::Client;
 
 use super::{Error, Finding, Site};
+use crate::settle::origins;
 
 /// The oldest and the newest major that is known to work.
 const MAJORS: std::ops::RangeInclusive<i32> = 15..=18;
@@ -252,16 +254,18 @@ async fn capacity(client: &Client, server: &Server, site: &Site) -> Result<Vec<F
     let (slots, own_slot): (i64, i64) = (row.get(0), row.get(1));
     let (senders, own_sender): (i64, i64) = (row.get(2), row.get(3));
     let (origins, names): (i64, Vec<String>) = (row.get(4), row.get(5));
-    // Each peer's transactions have one, and so have repairs.
+    // Each peer's transactions have one or two, and repairs have one.
+    let lacking = |wanted: &mut dyn Iterator<Item = String>| {
+        let lacking = wanted.filter(|name| !names.contains(name)).count();
+        i64::try_from(lacking).unwrap_or(i64::MAX)
+    };
+    let mut of_peers = site.peers.iter().map(|peer| origins::names(NodeId(*peer)));
     let repair = format!("{NAME}_repair");
-    let lacking_origins = site
-        .peers
-        .iter()
-        .map(|peer| format!("{NAME}_{peer}"))
-        .chain([repair])
-        .filter(|name| !names.contains(name))
-        .count();
-    let lacking_origins = i64::try_from(lacking_origins).unwrap_or(i64::MAX);
+    let lacking_firsts = lacking(&mut of_peers.clone().map(|[first, _]| first).chain([repair]));
+    let lacking_seconds = match site.sessions {
+        ..=1 => 0,
+        _ => lacking(&mut of_peers.by_ref().map(|[_, second]| second)),
+    };
     // Since 18 origins have a limit of their own.
     let origin_limit = if server.version >= 180_000 {
         "max_active_replication_origins"
@@ -283,17 +287,41 @@ async fn capacity(client: &Client, server: &Server, site: &Site) -> Result<Vec<F
             senders,
             1 - own_sender,
         ),
-        Finding {
-            object: "replication origins".to_owned(),
-            ..room(
-                server,
-                origin_limit,
-                "origins (one for each peer, one for repairs)",
-                origins,
-                lacking_origins,
-            )
-        },
+        room_of_origins(
+            server,
+            origin_limit,
+            origins,
+            lacking_firsts,
+            lacking_seconds,
+        ),
     ])
+}
+
+/// Without the second ones the daemon works, but slower.
+fn room_of_origins(
+    server: &Server,
+    setting: &str,
+    used: i64,
+    firsts: i64,
+    seconds: i64,
+) -> Finding {
+    let what = "origins (for each peer as many as [replication] sessions, one for repairs)";
+    let all = room(server, setting, what, used, firsts + seconds);
+    let free = server.number(setting) - used;
+    let found = match free >= firsts && free < firsts + seconds {
+        false => all,
+        true => Finding::warning(setting, all.what)
+            .why("there is no room for second sessions: the peers' transactions are applied in one each")
+            .mend(format!(
+                "alter system set {setting} = {};",
+                used + firsts + seconds + 5
+            ))
+            .restart(),
+    };
+    Finding {
+        object: "replication origins".to_owned(),
+        ..found
+    }
 }
 
 fn room(server: &Server, setting: &str, what: &str, used: i64, needed: i64) -> Finding {

@@ -48,8 +48,10 @@ impl Inner {
             clock,
             dispatched,
             seen,
+            left_out,
             ..
         } = self;
+        left_out.passed(position);
         marks.retain_mut(|mark| {
             if mark.merges && !mark.committing && mark.before.is_none() {
                 // What is captured is committed; what is not even sent to be committed comes behind it.
@@ -62,7 +64,7 @@ impl Inner {
             dispatched.raise(mark.origin, mark.last);
             let surely = mark.before.is_some_and(|before| before <= position);
             if surely {
-                seen.raise(mark.origin, mark.last);
+                seen.raise(mark.origin, left_out.surely(mark.origin, mark.last));
             }
             !surely
         });

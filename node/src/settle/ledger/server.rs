@@ -15,6 +15,7 @@ impl Ledger {
         for mark in &mut inner.marks {
             mark.after = mark.after.min(here);
         }
+        inner.left_out.begins_at(here);
     }
 
     /// Sets what is applied to what the server says, before anything of `origin` is on its way.
@@ -86,6 +87,9 @@ impl Ledger {
 impl Inner {
     /// The server has lost the end of its WAL, and of these origins what is behind the places named.
     pub(super) fn forgotten_by_server(&mut self, lost: &[(NodeId, Lsn)]) {
+        for (origin, lsn) in lost {
+            self.left_out.forgotten_by_server(*origin, *lsn);
+        }
         // What is gone was seen by nobody who is still to be captured, and is announced again.
         self.marks.retain(|mark| {
             let left = lost.iter().find(|(origin, _)| *origin == mark.origin);

@@ -80,7 +80,7 @@ impl Site {
         if let Some(barrier) = self.barriers.waiting.take_if(|b| b.token <= met) {
             self.barriers.passed = barrier.token;
             self.barriers.horizon = barrier.here;
-            self.ledger.flushed_is(&barrier.progress);
+            self.ledger.flushed_is(&barrier.progress, barrier.here);
         } else if self.barriers.waiting.is_none() {
             let asked = self.ledger.asks();
             let (progress, here) = (self.server.now.applied.clone(), self.server.now.wal);

@@ -2,18 +2,21 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A session that writes as replay does: as origin b.
-async fn replay(server: &Server, database: &str) -> Client {
+/// The replication origins of the two sessions that b's transactions may be applied in.
+const ORIGINS: [&str; 2] = ["everywrite_2", "everywrite_2_2"];
+
+/// A session that writes as replay does: one of b's transactions.
+async fn replay(server: &Server, database: &str, origin: &str) -> Client {
     let client = server.connect("postgres", database).await;
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "create table if not exists t (id bigint primary key);
              set synchronous_commit = off;
              set session_replication_role = replica;
-             select pg_replication_origin_create('everywrite_2')
-              where not exists (select from pg_replication_origin where roname = 'everywrite_2');
-             select pg_replication_origin_session_setup('everywrite_2')",
-        )
+             select pg_replication_origin_create('{origin}')
+              where not exists (select from pg_replication_origin where roname = '{origin}');
+             select pg_replication_origin_session_setup('{origin}')"
+        ))
         .await
         .expect("replay session");
     client
@@ -45,8 +48,8 @@ async fn returns_once_the_position_is_applied() {
         );
         assert!(started.elapsed() >= Duration::from_millis(60));
 
-        let replay = replay(&server, "shop").await;
-        replay
+        let first = replay(&server, "shop", ORIGINS[0]).await;
+        first
             .batch_execute(&transaction(99))
             .await
             .expect("replays");
@@ -56,7 +59,7 @@ async fn returns_once_the_position_is_applied() {
         let started = Instant::now();
         let later = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            replay
+            first
                 .batch_execute(&transaction(100))
                 .await
                 .expect("replays");
@@ -69,6 +72,21 @@ async fn returns_once_the_position_is_applied() {
             "{took:?}"
         );
         assert!(one::<bool>(&client, "select exists (select from t where id = 100)").await);
+
+        // What comes next is applied in the second session.
+        let never = "select everywrite.wait_for('b', '0/C8', '60 ms')";
+        assert!(!one::<bool>(&client, never).await);
+        let second = replay(&server, "shop", ORIGINS[1]).await;
+        assert!(
+            !one::<bool>(&client, never).await,
+            "an origin without progress"
+        );
+        second
+            .batch_execute(&transaction(200))
+            .await
+            .expect("replays");
+        assert!(one::<bool>(&client, "select everywrite.wait_for('b', '0/C8')").await);
+        assert!(one::<bool>(&client, wait).await, "and what came before");
     }
 }
 
@@ -149,18 +167,20 @@ async fn hanging_commit(client: &Client, replay: Client) -> (u64, tokio::task::J
 
 #[tokio::test]
 async fn a_commit_that_is_not_visible_yet_is_waited_for() {
-    for server in own_servers() {
+    for (server, origin) in ORIGINS
+        .iter()
+        .flat_map(|origin| own_servers().map(move |server| (server, origin)))
+    {
         let client = set_up(&server, "shop").await;
-        let replay = replay(&server, "shop").await;
+        let replay = replay(&server, "shop", origin).await;
         client
             .batch_execute("set synchronous_commit = off")
             .await
             .expect("set");
         let (number, commit) = hanging_commit(&client, replay).await;
 
-        let progress = format!(
-            "select pg_replication_origin_progress('everywrite_2', false) = '0/{number:X}'"
-        );
+        let progress =
+            format!("select pg_replication_origin_progress('{origin}', false) = '0/{number:X}'");
         assert!(one::<bool>(&client, &progress).await, "progress has moved");
         let there = format!("select exists (select from t where id = {number})");
         assert!(!one::<bool>(&client, &there).await, "the row is invisible");
@@ -181,13 +201,12 @@ async fn a_commit_that_is_not_visible_yet_is_waited_for() {
 async fn what_was_waited_for_can_be_read() {
     for server in own_servers() {
         let client = set_up(&server, "shop").await;
-        let replay = replay(&server, "shop").await;
+        let first = replay(&server, "shop", ORIGINS[0]).await;
+        let second = replay(&server, "shop", ORIGINS[1]).await;
         let transactions = async {
             for n in 1..=300 {
-                replay
-                    .batch_execute(&transaction(n))
-                    .await
-                    .expect("replays");
+                let turn = if n % 3 == 0 { &second } else { &first };
+                turn.batch_execute(&transaction(n)).await.expect("replays");
             }
         };
         let waits = async {
