@@ -53,12 +53,11 @@ test: postgres ## format, lints, unit, property and integration tests, instructi
 	$(MAKE) counts ACCEPT=
 	CARGO="$(CARGO)" TEST_THREADS=$(TEST_THREADS) tests/stories.sh
 
-sim: ## N= simulated clusters from SEED= on: the daemon's real cores, any network, any clocks, crashes
-	EVERYWRITE_N=$(N) EVERYWRITE_START=$(SEED) $(CARGO) test -q --profile sim -p everywrite-conflict --test simulation many_seeds -- --ignored
-	EVERYWRITE_N=$$(($(N) / 4)) EVERYWRITE_START=$(SEED) $(CARGO) test -q --profile sim -p everywrite-node --test simulation many_seeds -- --ignored
+sim: ## N= simulated clusters from SEED= on: the daemon's real code, any network, any clocks, crashes
+	EVERYWRITE_N=$(N) EVERYWRITE_START=$(SEED) $(CARGO) test -q --profile sim -p everywrite-node --test simulation many_seeds -- --ignored
 
-mutations: ## breaks the cores one way after the other: some simulated cluster has to fail within a minute (ONLY=name)
-	@ONLY="$(ONLY)" EVERYWRITE_START=$(SEED) CARGO="$(CARGO)" conflict/tests/mutations/run.sh
+mutations: ## breaks the code in one way after the other: some simulated cluster has to fail within a minute (ONLY=name)
+	@ONLY="$(ONLY)" EVERYWRITE_START=$(SEED) CARGO="$(CARGO)" node/tests/mutations/run.sh
 
 soak: postgres ## random transactions, kill -9 of random processes, then every write accounted for (SEED=, SECONDS=)
 	$(CARGO) build --release -p everywrite-node -p everywrite-tests --bin everywrite --bin soak

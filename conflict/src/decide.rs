@@ -144,8 +144,11 @@ pub fn decide(
     };
     let seen = stored.source.is_some_and(covers);
     let ranked = version.is_ranked();
+    // A decided delete has the version of the row that won. It may leave when a truncate above it is forgotten where that
+    // was decided, and meet the truncate elsewhere: no row either way.
+    let gone = operation == Operation::Delete && stored.deleted;
     debug_assert!(
-        !seen || version >= stored.version || ranked,
+        !seen || version >= stored.version || ranked || gone,
         "I6: {version:?} has seen {stored:?}"
     );
     // What stands higher than a write that claims it was stable where that was written.

@@ -246,6 +246,23 @@ fn a_decided_delete_waits_for_its_source() {
 }
 
 #[test]
+fn a_decided_delete_stays_until_it_has_left() {
+    let mut index = Index::new();
+    let _ = index.lose(TABLE, key(1), version(9));
+    index.landed(TABLE, key(1), version(9), Lsn(5));
+    index.announce(TABLE, key(2), entry(8, 80));
+    assert_eq!(index.forget(&stable(200), Lsn(200)), 1);
+    assert!(index.travels(TABLE, key(1), version(9)));
+    let left = Entry {
+        deleted: true,
+        ..entry(9, 90)
+    };
+    index.announce(TABLE, key(1), left);
+    assert_eq!(index.forget(&stable(200), Lsn(200)), 1);
+    assert!(index.is_empty());
+}
+
+#[test]
 fn a_decided_delete_that_is_overtaken_does_not_travel() {
     let mut index = Index::new();
     let _ = index.lose(TABLE, key(1), version(9));

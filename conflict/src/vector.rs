@@ -87,3 +87,28 @@ impl fmt::Debug for Vector {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vector() -> impl Strategy<Value = Vector> {
+        let one = (1u16..5, 0u64..9).prop_map(|(n, lsn)| (NodeId(n), Lsn(lsn)));
+        proptest::collection::vec(one, 0..5).prop_map(|all| all.into_iter().collect())
+    }
+
+    proptest! {
+        /// What two vectors have between them is the least that covers both.
+        #[test]
+        fn merging_never_goes_back(a in vector(), b in vector()) {
+            let mut both = a.clone();
+            both.merge(&b);
+            prop_assert!(both.covers_all(&a) && both.covers_all(&b));
+            for (origin, lsn) in both.iter() {
+                prop_assert_eq!(lsn, a.get(origin).max(b.get(origin)));
+            }
+        }
+    }
+}

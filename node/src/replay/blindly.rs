@@ -34,9 +34,9 @@ impl<C: Fn(Writer, Position) -> bool> Coming<C> {
         prior: Option<&Entry>,
     ) -> Option<bool> {
         let whole = folded.net.row().is_none_or(Image::complete);
-        // What the group leaves out is in the row that its first writer saw. And of
-        // a row that it both brings and takes nothing is written: none must be
-        // there but those that the first writer knew to be gone.
+        // What the group leaves out is in the row that its first writer saw. And what
+        // a row that it both brings and takes finds here is removed: it must be one
+        // that the first writer knew to be gone.
         let first = !whole || matches!(folded.net, Net::Nothing);
         let by = if first { folded.first } else { folded.last };
         // What of this origin is neither was only announced.

@@ -123,6 +123,8 @@ fn decide_and_write(
         Vec::<&Image>::new(),
         Vec::<&Image>::new(),
     );
+    let mut removes = Vec::<&RowKey>::new();
+    let may_lose = !table.mapping.second_unique.is_empty();
     for slot in table.slots.iter().filter(|s| wanted(s.hash())) {
         let met = decision(batch, slot);
         if let Some((Decision { apply, conflict }, prior)) = met {
@@ -144,6 +146,7 @@ fn decide_and_write(
         }
         let gone = met.map(|(_, prior)| prior.deleted);
         match (&slot.folded.net, gone) {
+            (Net::Nothing, _) if may_lose => removes.push(&slot.folded.key),
             (Net::Nothing, _) => {}
             (Net::Delete, _) => deletes.push(&slot.folded.key),
             (Net::Insert(image), None) => inserts.push(image),
@@ -161,5 +164,6 @@ fn decide_and_write(
     decided.conflicts.add_all(&table.mapping.table, kinds);
     writer.histories(&table.mapping, &entries);
     let guard = Guard::Horizon(horizon);
+    writer.remove(&table.mapping, &removes, guard);
     writer.write(&table.mapping, &deletes, &updates, &inserts, guard);
 }

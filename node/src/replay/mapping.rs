@@ -55,6 +55,10 @@ pub enum Statement {
     Delete,
     /// Many rows, as arrays.
     DeleteSet,
+    /// One row by key, if it is there.
+    Remove,
+    /// Many, as arrays.
+    RemoveSet,
     /// Locks rows and says which were found, and which of them a local transaction wrote, and lately.
     Lock,
     /// The same for many, as arrays.
@@ -84,6 +88,11 @@ pub enum Statement {
 /// Whether a row was written by a transaction of this site, or by one that is open.
 pub(super) const OWN: &str =
     "coalesce((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, 0) = 0";
+
+/// A delete that has to find so many rows.
+fn all_of(delete: &str, rows: &str) -> String {
+    format!("with u as ({delete} returning 1) select everywrite.expect(count(*), {rows}) from u")
+}
 
 /// A row is left alone unless nothing local that is not captured yet wrote it: `$flag` switches
 /// the test off, `$xid` is the oldest transaction id that may not be captured yet.
@@ -268,6 +277,8 @@ impl Mapping {
             Statement::UpdateLargeSet => "ul".to_owned(),
             Statement::Delete => "d".to_owned(),
             Statement::DeleteSet => "ds".to_owned(),
+            Statement::Remove => "x".to_owned(),
+            Statement::RemoveSet => "xs".to_owned(),
             Statement::Lock => "l".to_owned(),
             Statement::LockSet => "ls".to_owned(),
             Statement::LockLargeSet => "ll".to_owned(),
@@ -409,19 +420,21 @@ impl Mapping {
                 types.extend([BOOL, XID, INT8]);
                 (sql, types)
             }
-            Statement::Delete => {
+            Statement::Delete | Statement::Remove => {
                 let k = key.len();
-                let sql = format!(
-                    "with u as (delete from {table} t where {} and {} returning 1) \
-                     select everywrite.expect(count(*), 1) from u",
+                let delete = format!(
+                    "delete from {table} t where {} and {}",
                     self.by_key(|n, _| format!("${}", n + 1)),
                     guard(k + 1, k + 2)
                 );
                 let mut types = oids(&key);
                 types.extend([BOOL, XID]);
-                (sql, types)
+                match statement {
+                    Statement::Remove => (delete, types),
+                    _ => (all_of(&delete, "1"), types),
+                }
             }
-            Statement::DeleteSet => {
+            Statement::DeleteSet | Statement::RemoveSet => {
                 let k = key.len();
                 let (using, found) = match self.array_key() {
                     Some(i) => (String::new(), format!("t.{} = any($1)", self.column(i))),

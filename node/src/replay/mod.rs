@@ -6,6 +6,7 @@
 //! | `batch`      | transactions folded into one net change a key |
 //! | `mapping`    | an origin's relation over the local table: statements |
 //! | `writer`     | batches → one write of a session |
+//! | `arrays`     | rows as parameters of one statement |
 //! | `careful`    | rows locked, decided, recorded |
 //! | `columns`    | updates of rows that are merged by columns |
 //! | `history`    | an entry of the conflict history |
@@ -25,6 +26,7 @@
 //! | `second_looks` | what `repair` had not done before a restart |
 //! | `rows`       | answers of a site that is asked for a row |
 
+mod arrays;
 mod batch;
 pub mod beside;
 pub mod blindly;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use everywrite_conflict::{KeyHash, Lsn, NodeId, Position, Stamp, Vector, Version};
 
 use super::Error;
+use super::arrays::Arrays;
 use super::batch::{RowKey, TableBatch};
 use super::history::{self, set::Common};
 use super::image::Image;
@@ -14,7 +15,7 @@ use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
 use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
+use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
 use crate::settle::LeavesOut;
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
@@ -308,7 +309,7 @@ impl Writer {
         inserts: &[&Image],
         guard: Guard,
     ) {
-        self.delete(mapping, deletes, guard);
+        self.delete(mapping, deletes, guard, true);
         self.update(mapping, updates, guard);
         self.insert(mapping, inserts);
     }
@@ -323,24 +324,29 @@ impl Writer {
     ) {
         use everywrite_conflict::Net;
         let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut removes = Vec::new();
+        let may_lose = !table.mapping.second_unique.is_empty();
         for slot in table.slots.iter().filter(|s| wanted(s.hash())) {
             match &slot.folded.net {
                 Net::Insert(image) => inserts.push(image),
                 Net::Update(image) | Net::Replace(image) => updates.push(image),
                 Net::Delete => deletes.push(&slot.folded.key),
+                Net::Nothing if may_lose => removes.push(&slot.folded.key),
                 Net::Nothing => {}
             }
         }
         if appends {
             inserts.extend(&table.appends);
         }
-        self.write(
-            &table.mapping,
-            &deletes,
-            &updates,
-            &inserts,
-            Guard::Horizon(horizon),
-        );
+        let guard = Guard::Horizon(horizon);
+        self.remove(&table.mapping, &removes, guard);
+        self.write(&table.mapping, &deletes, &updates, &inserts, guard);
+    }
+
+    /// Removes what is there of rows that a group has brought and taken. None stood where they were inserted, but one may
+    /// here: one that had lost a second unique value there goes by a delete that does not leave if its key is written again.
+    pub(super) fn remove(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
+        self.delete(mapping, rows, guard, false);
     }
 
     fn insert(&mut self, mapping: &Mapping, rows: &[&Image]) {
@@ -469,20 +475,26 @@ impl Writer {
             .execute();
     }
 
-    fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard) {
+    /// `all`: each of them must be there.
+    fn delete(&mut self, mapping: &Mapping, rows: &[&RowKey], guard: Guard, all: bool) {
+        let (one, set) = match all {
+            true => (Statement::Delete, Statement::DeleteSet),
+            false => (Statement::Remove, Statement::RemoveSet),
+        };
         let key: Vec<usize> = mapping.key_cells().collect();
         if rows.len() >= SET_ROWS && mapping.sets && rows.iter().all(|r| !r.image.has_text()) {
             let images: Vec<&Image> = rows.iter().map(|r| &r.image).collect();
             let arrays = Arrays::of(mapping, &key, &images);
-            let bind = arrays.bind(self.statement(mapping, &Statement::DeleteSet));
-            bind_guard(bind, guard)
-                .binary(Some(&(rows.len() as i64).to_be_bytes()))
-                .execute();
+            let mut bind = bind_guard(arrays.bind(self.statement(mapping, &set)), guard);
+            if all {
+                bind = bind.binary(Some(&(rows.len() as i64).to_be_bytes()));
+            }
+            bind.execute();
             return;
         }
         for row in rows {
             let cells: Vec<Cell<'_>> = row.image.tuple().iter().collect();
-            let bind = self.statement(mapping, &Statement::Delete);
+            let bind = self.statement(mapping, &one);
             bind_guard(bind_cells(bind, mapping, &key, &cells), guard).execute();
         }
     }
@@ -759,39 +771,4 @@ fn bind_cells<'a>(
         };
     }
     bind
-}
-
-/// Columns of many rows as array parameters.
-struct Arrays(Vec<Array>);
-
-impl Arrays {
-    fn of(mapping: &Mapping, wanted: &[usize], rows: &[&Image]) -> Self {
-        let oid = |&i: &usize| mapping.columns.get(i).map_or(0, |c| c.type_oid);
-        let mut columns: Vec<Array> = wanted
-            .iter()
-            .map(|i| Array::new(oid(i), rows.len()))
-            .collect();
-        let mut place = vec![usize::MAX; mapping.columns.len()];
-        for (n, &i) in wanted.iter().enumerate() {
-            if let Some(p) = place.get_mut(i) {
-                *p = n;
-            }
-        }
-        for row in rows {
-            for (cell, &n) in row.tuple().iter().zip(&place) {
-                let Some(column) = columns.get_mut(n) else {
-                    continue;
-                };
-                match cell {
-                    Cell::Binary(bytes) | Cell::Text(bytes) => column.push(Some(bytes)),
-                    Cell::Null | Cell::Unchanged => column.push(None),
-                }
-            }
-        }
-        Arrays(columns)
-    }
-
-    fn bind(self, bind: Bind<'_>) -> Bind<'_> {
-        self.0.into_iter().fold(bind, Bind::array)
-    }
 }

@@ -462,6 +462,7 @@ pub(crate) fn write_fast(
     decided: &mut Decided,
 ) -> Option<Rows> {
     let (mut deletes, mut updates, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut removes = Vec::new();
     let coming = group.coming(group.last());
     for slot in slots {
         let met = slot
@@ -491,7 +492,7 @@ pub(crate) fn write_fast(
             }
         }
         match (&slot.folded.net, met.map(|prior| prior.deleted)) {
-            (Net::Nothing, _) => {}
+            (Net::Nothing, _) => removes.push(slot.key()),
             (Net::Delete, _) => deletes.push(slot.key()),
             (Net::Insert(row), None) => inserts.push((slot.key(), row)),
             (Net::Insert(row) | Net::Update(row) | Net::Replace(row), Some(true)) => {
@@ -503,6 +504,11 @@ pub(crate) fn write_fast(
         }
     }
     let guarded = |row: &Stored| row.local.is_none_or(|l| l <= group.guard);
+    for key in removes {
+        if rows.get(&key).is_some_and(guarded) {
+            rows.remove(&key);
+        }
+    }
     for key in deletes {
         rows.remove(&key).filter(guarded)?;
     }

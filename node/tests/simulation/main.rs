@@ -55,5 +55,5 @@ fn one_run() {
     };
     let shape = shapes::SHAPES[number("EVERYWRITE_SHAPE").unwrap_or(2) as usize];
     TELL.store(true, std::sync::atomic::Ordering::Relaxed);
-    println!("{:?}", world::run(seed, rules::Rules::all(), shape));
+    println!("{:?}", world::run(seed, rules::Rules::asked(), shape));
 }

@@ -60,6 +60,17 @@ impl Rules {
         Rules { without: None }
     }
 
+    /// All, or without the one that `EVERYWRITE_WITHOUT` names.
+    pub(crate) fn asked() -> Self {
+        let asked = std::env::var("EVERYWRITE_WITHOUT").ok();
+        let without = asked.filter(|name| !name.is_empty()).map(|name| {
+            let named = |rule: &Rule| format!("{rule:?}") == name;
+            let rule = Rule::ALL.into_iter().find(named);
+            rule.unwrap_or_else(|| panic!("there is no rule {name}"))
+        });
+        Rules { without }
+    }
+
     pub(crate) const fn without(rule: Rule) -> Self {
         Rules {
             without: Some(rule),

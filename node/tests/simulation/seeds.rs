@@ -112,7 +112,7 @@ fn indexes_that_spill_converge() {
 }
 
 /// Runs that have failed once, and what was mended.
-const PINNED: [(u64, Shape); 13] = [
+const PINNED: [(u64, Shape); 14] = [
     // A row of a rank came before the policy it is of, and what was written over it inherited nothing.
     (100_000_005, SHAPES[11]),
     // A group was formed anew below a truncate, and what it had announced before stayed in flight.
@@ -143,6 +143,9 @@ const PINNED: [(u64, Shape); 13] = [
     // A write was left out for one that was on its way, and a local update of the older row said that it had seen it:
     // elsewhere what the update omits was taken from the write that was left out.
     (772_307_304, SHAPES[41]),
+    // A row lost its unique value, and its key was inserted and deleted again before that delete left: a group that
+    // folds the two to nothing left the row standing.
+    (851, shapes::FILES),
 ];
 
 #[test]
@@ -186,6 +189,7 @@ fn many(runs: u64, threads: usize) {
     let start = number("EVERYWRITE_START").unwrap_or(clock);
     let limit = number("EVERYWRITE_SECONDS").map(Duration::from_secs);
     let only = number("EVERYWRITE_SHAPE");
+    let rules = Rules::asked();
     let often = |shape: usize, nth| nth == 0 || SHAPES[shape].brisk > 0;
     let round = (0..OFTEN).flat_map(|nth| (0..SHAPES.len()).map(move |shape| (shape, nth)));
     let round: Vec<_> = round.filter(|(shape, nth)| often(*shape, *nth)).collect();
@@ -210,7 +214,7 @@ fn many(runs: u64, threads: usize) {
                     (start + number / round.len() as u64 * times + nth, shape)
                 }
             };
-            match run(seed, Rules::all(), SHAPES[shape]) {
+            match run(seed, rules, SHAPES[shape]) {
                 Ok(end) => gone.lock().unwrap().add(&end.paths),
                 Err(why) => {
                     stop.store(true, Ordering::Relaxed);

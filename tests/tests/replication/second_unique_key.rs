@@ -1,6 +1,7 @@
 //! A second unique key: the row with the higher version keeps the value, the other one is removed
 //! at every site. Swaps inside a transaction destroy nothing.
 
+use everywrite_node::telemetry::OriginState;
 use everywrite_tests::cluster::{Cluster, Plan};
 
 const USERS: &str =
@@ -152,5 +153,57 @@ async fn a_row_loses_and_is_written_again_by_a_transaction_that_also_truncates()
     cluster.site(1).execute(newer).await.unwrap();
     cluster.heal();
     assert_eq!(end(&cluster).await, "2:x");
+    cluster.finish().unwrap();
+}
+
+/// One site pauses or resumes the replay of another.
+async fn replay(cluster: &Cluster, site: usize, of: usize, pause: bool) {
+    let (site, of) = (cluster.site(site), cluster.site(of));
+    let verb = if pause { "pause" } else { "resume" };
+    let sql = format!("select everywrite.{verb}('{}')", of.node.name());
+    site.execute(&sql).await.unwrap();
+    if pause {
+        site.wait_state(of, OriginState::Paused).await.unwrap();
+    }
+}
+
+/// The delete of a row that has lost does not leave, because its key was written again before it could; and a group of
+/// the others brings and takes that key at once, which leaves nothing to be written.
+#[tokio::test]
+async fn a_row_that_has_lost_comes_and_goes_before_its_delete_leaves() {
+    let cluster = cluster_with("").await;
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    replay(&cluster, 1, 0, true).await;
+    replay(&cluster, 0, 1, true).await;
+    replay(&cluster, 2, 1, true).await;
+    // Nothing leaves b's outbox for a while.
+    let holds = "create function waits() returns trigger language plpgsql as \
+        $$ begin perform pg_advisory_xact_lock(7); return old; end $$; \
+        create trigger waits before delete on everywrite.outbox for each row execute function waits()";
+    b.execute(holds).await.unwrap();
+    let holder = b.sql().await.unwrap();
+    let lock = "select pg_advisory_lock(7)";
+    holder.batch_execute(lock).await.unwrap();
+    a.execute("insert into users values (1, 'x')")
+        .await
+        .unwrap();
+    b.execute("insert into users values (2, 'x')")
+        .await
+        .unwrap();
+    replay(&cluster, 1, 0, false).await;
+    let outbox = "select count(*) from everywrite.outbox";
+    b.wait_value(outbox, "1").await.unwrap();
+    // The others never see the two rows together.
+    b.execute("update users set email = 'y' where id = 2")
+        .await
+        .unwrap();
+    let again = "begin; insert into users values (1, 'z'); delete from users where id = 1; commit";
+    b.execute(again).await.unwrap();
+    let unlock = "select pg_advisory_unlock(7)";
+    holder.batch_execute(unlock).await.unwrap();
+    b.wait_value(outbox, "0").await.unwrap();
+    replay(&cluster, 0, 1, false).await;
+    replay(&cluster, 2, 1, false).await;
+    assert_eq!(end(&cluster).await, "2:y");
     cluster.finish().unwrap();
 }
