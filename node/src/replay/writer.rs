@@ -15,7 +15,7 @@ use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
 use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
 use crate::pg::pgoutput::Cell;
-use crate::pg::pipeline::{self, Bind, Format, Outcome, Session};
+use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 use crate::settle::LeavesOut;
 
 /// From this many rows on a set is written as arrays; below, a statement a row is as cheap.
