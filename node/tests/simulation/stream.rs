@@ -1,5 +1,8 @@
 //! One origin's stream at one site, as `replay/stream.rs` has it: a session, groups on their way, what is
 //! decided with care, and what a session that is made anew makes of the one before.
+//!
+//! That two groups are written in two sessions at once makes no difference here: the later one is committed behind the other or not at
+//! all, and until then nobody can write, or see, what it has written (ADR 19).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

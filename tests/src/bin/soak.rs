@@ -4,7 +4,7 @@
 //! The argument `chaos` takes all kinds of faults, several at once, in rounds of 15 s; without it, crashes and
 //! links. `SEED` repeats a run's decisions, `SECONDS` says how long load and faults last (60), `NODES`
 //! how many sites there are (3), `FAULTS` chooses the faults whose name has that in it: `FAULTS="a server"`.
-//! With `GROUPS=small` two transactions fill a group of replay, so that both sessions of an origin are in use.
+//! With `SMALL_GROUPS=1` two transactions fill a group of replay, so that both sessions of an origin are in use.
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
     let options = Options {
         sites,
         faults: std::env::var("FAULTS").unwrap_or_default(),
-        small_groups: std::env::var("GROUPS").is_ok_and(|groups| groups == "small"),
+        small_groups: number("SMALL_GROUPS", 0) > 0,
         ..match chaos {
             true => Options::chaos(seed, sites, duration),
             false => Options::soak(seed, duration),

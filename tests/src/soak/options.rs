@@ -65,7 +65,7 @@ impl Options {
             line.push_str(&format!(" FAULTS=\"{}\"", self.faults));
         }
         if self.small_groups {
-            line.push_str(" GROUPS=small");
+            line.push_str(" SMALL_GROUPS=1");
         }
         line
     }

@@ -133,6 +133,8 @@ async fn updates(a: &Site, first: usize, count: usize) {
     }
 }
 
+const SESSIONS: &str =
+    "select count(*) from pg_stat_activity where application_name like 'everywrite replay %'";
 const THOUSAND: &str = "insert into items select g, 0, 'begin' from generate_series(1, 1000) g";
 
 #[tokio::test]
@@ -396,23 +398,72 @@ async fn daemons_and_servers_are_killed_in_mid_backlog() {
 /// What the second session has applied counts although there is no second session any more.
 #[tokio::test]
 async fn one_session_goes_on_behind_two() {
-    let mut cluster = plan("5").start().await.unwrap();
-    cluster.site(0).execute(THOUSAND).await.unwrap();
-    cluster.converged().await.unwrap();
-    let mut written = 0;
-    for sessions in ["2", "1", "2"] {
-        cluster.site_mut(1).node.stop().unwrap();
-        updates(cluster.site(0), written, 200).await;
-        written += 200;
+    let mut cluster = start().await;
+    let b = cluster.site(1);
+    let holder = hold(b, "select from items where id = 1 for update").await;
+    beside_each_other(
+        &cluster,
+        [
+            "update items set n = 1 where id = 1; insert into trace values (1)",
+            "update items set n = 2 where id = 2; insert into trace values (2)",
+        ],
+    )
+    .await;
+    holder.batch_execute("commit").await.unwrap();
+    // Whether all is there is asked with a transaction of a, which would be further.
+    b.wait_value("select count(*) from trace", "2")
+        .await
+        .unwrap();
+    let further = "select pg_replication_origin_progress('everywrite_1_2', false) \
+        > pg_replication_origin_progress('everywrite_1', false)";
+    assert_eq!(b.value(further).await.unwrap(), "t");
+    for (transactions, sessions) in [(3, "1"), (4, "2")] {
         let b = cluster.site_mut(1);
+        b.node.stop().unwrap();
         b.node
             .set_config("replication", "sessions", sessions)
             .unwrap();
         b.node.start().unwrap();
-        once(&cluster, written).await;
-        let b = cluster.site(1);
-        let two = "select count(*) from pg_stat_activity where application_name like 'everywrite replay %'";
-        b.wait_value(two, sessions).await.unwrap();
+        let more = format!("insert into trace values ({transactions})");
+        cluster.site(0).execute(&more).await.unwrap();
+        once(&cluster, transactions).await;
+        cluster
+            .site(1)
+            .wait_value(SESSIONS, sessions)
+            .await
+            .unwrap();
     }
+    cluster.finish().unwrap();
+}
+
+/// There is room for one origin of each peer, and the repairs' one.
+#[tokio::test]
+async fn a_server_has_no_room_for_a_second_session() {
+    let mut cluster = plan("1").prepare().await.unwrap();
+    let b = cluster.site_mut(1);
+    let name = "select coalesce((select name from pg_settings where name = 'max_active_replication_origins'), \
+        'max_replication_slots')";
+    let name = b.value(name).await.unwrap();
+    b.execute(&format!("alter system set {name} = 2"))
+        .await
+        .unwrap();
+    b.server.restart().await.unwrap();
+    for site in &mut cluster.sites {
+        site.node.start().unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    let (a, b) = (cluster.site(0), cluster.site(1));
+    a.execute(THOUSAND).await.unwrap();
+    once(&cluster, 0).await;
+    b.wait_value(SESSIONS, "1").await.unwrap();
+    b.wait_logged("the server has no room for a second session")
+        .await
+        .unwrap();
+    b.execute("select everywrite.pause('a')").await.unwrap();
+    updates(a, 0, 20).await;
+    cluster.received(1, 0).await.unwrap();
+    b.execute("select everywrite.resume('a')").await.unwrap();
+    once(&cluster, 20).await;
+    assert_eq!(said(b, BESIDE), 0);
     cluster.finish().unwrap();
 }
