@@ -144,11 +144,8 @@ pub fn decide(
     };
     let seen = stored.source.is_some_and(covers);
     let ranked = version.is_ranked();
-    // A decided delete has the version of the row that won. It may leave when a truncate above it is forgotten where that
-    // was decided, and meet the truncate elsewhere: no row either way.
-    let gone = operation == Operation::Delete && stored.deleted;
     debug_assert!(
-        !seen || version >= stored.version || ranked || gone,
+        !seen || version >= stored.version || ranked,
         "I6: {version:?} has seen {stored:?}"
     );
     // What stands higher than a write that claims it was stable where that was written.
