@@ -437,9 +437,24 @@ impl Index {
             self.settled = (stable.clone(), captured);
         }
         let before = self.truncates.len();
-        self.truncates
-            .retain(|_, entry| !forgettable(entry, stable, captured));
+        let mut going = self.truncates.values();
+        if !going.any(|entry| forgettable(entry, stable, captured)) {
+            return 0;
+        }
+        // What it carries must not leave any more, see `travels`.
+        let waiting = self.waiting();
+        self.truncates.retain(|_, entry| {
+            let carries = waiting.is_some_and(|version| version < entry.version);
+            carries || !forgettable(entry, stable, captured)
+        });
         before - self.truncates.len()
+    }
+
+    /// The least version of a decided delete that has not left; a walk over all keys.
+    fn waiting(&self) -> Option<Version> {
+        let entries = self.iter().map(|(_, entry)| entry);
+        let waiting = entries.filter(|e| e.deleted && e.source.is_none());
+        waiting.map(|e| e.version).min()
     }
 
     /// Whether [`sweep`](Self::sweep) would drop enough: then each of the [`PARTS`] has to be swept, in

@@ -280,6 +280,14 @@ fn a_decided_delete_that_is_overtaken_does_not_travel() {
     assert!(!index.travels(TABLE, key(2), version(9)));
     assert_eq!(index.forget(&stable(110), Lsn(1)), 2);
     assert!(index.is_empty());
+    // It stays until then, however stable it is.
+    let _ = index.lose(TABLE, key(3), version(9));
+    index.landed(TABLE, key(3), version(9), Lsn(1));
+    index.announce_truncate(TABLE, entry(11, 110));
+    assert_eq!(index.forget(&stable(110), Lsn(1)), 0);
+    assert!(!index.travels(TABLE, key(3), version(9)));
+    assert_eq!(index.forget(&stable(110), Lsn(1)), 2);
+    assert!(index.is_empty());
 }
 
 #[test]

@@ -100,6 +100,9 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
                 deleted: true,
                 local_lsn: start.local_lsn,
             };
+            if let Some(key) = touched.key {
+                ledger.is_to_leave(key, delete.version);
+            }
             ledger.rebuild(delete.version.stamp, &Arc::default(), [(touched, entry)]);
         }
     }

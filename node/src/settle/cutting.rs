@@ -80,15 +80,18 @@ pub struct Found {
     pub stamped: Lsn,
     /// Where the local WAL was after that.
     pub reached: Lsn,
+    /// The last delete that was decided then.
+    pub decided: u64,
 }
 
 impl Found {
     /// Whether the journals may be cut. Capture must be durably behind the place where this was found:
     /// a local transaction that came before it may still have to be compared with what would go. And
     /// no second look at what was stamped then may be due: after a restart it asks an index that is
-    /// rebuilt from what the journals, of all origins, still hold.
-    pub fn may_go(&self, captured: Lsn, looked: Lsn) -> bool {
-        self.reached <= captured && self.stamped <= looked
+    /// rebuilt from what the journals, of all origins, still hold. And no delete that was decided then may have to leave: the
+    /// same index tells what has overtaken it.
+    pub fn may_go(&self, captured: Lsn, looked: Lsn, left: u64) -> bool {
+        self.reached <= captured && self.stamped <= looked && self.decided <= left
     }
 }
 
@@ -118,6 +121,8 @@ pub struct Round<'a> {
     pub captured: Lsn,
     /// What has its stamp up to here is not to be looked at again.
     pub looked: Lsn,
+    /// Up to here decided deletes have left.
+    pub left: u64,
     /// What is here, safe from any crash, the own journal included.
     pub flushed: &'a Vector,
     /// What is stable here.
@@ -143,7 +148,7 @@ impl Cutting {
     pub fn ends(&mut self, found: Found, round: Round<'_>) -> impl Iterator<Item = Vector> + use<> {
         let closed = self.closing.take_if(|c| c.may_go(round.stable));
         let mut plain = None;
-        if found.may_go(round.captured, round.looked) {
+        if found.may_go(round.captured, round.looked, round.left) {
             let released = found.released;
             if !round.merging {
                 plain = Some(released);
@@ -165,21 +170,29 @@ mod tests {
             released: Vector::new(),
             stamped: Lsn(stamped),
             reached: Lsn(reached),
+            decided: 7,
         }
+    }
+
+    #[test]
+    fn no_journal_is_cut_before_what_was_decided_has_left() {
+        let found = found(100, 200);
+        assert!(!found.may_go(Lsn(300), Lsn(100), 6));
+        assert!(found.may_go(Lsn(300), Lsn(100), 7));
     }
 
     #[test]
     fn no_journal_is_cut_while_second_looks_are_behind() {
         let found = found(100, 200);
-        assert!(!found.may_go(Lsn(300), Lsn(99)));
-        assert!(found.may_go(Lsn(300), Lsn(100)));
+        assert!(!found.may_go(Lsn(300), Lsn(99), 7));
+        assert!(found.may_go(Lsn(300), Lsn(100), 7));
     }
 
     #[test]
     fn no_journal_is_cut_before_capture_is_behind_what_was_found() {
         let found = found(100, 200);
-        assert!(!found.may_go(Lsn(199), Lsn(100)));
-        assert!(found.may_go(Lsn(200), Lsn(100)));
+        assert!(!found.may_go(Lsn(199), Lsn(100), 7));
+        assert!(found.may_go(Lsn(200), Lsn(100), 7));
     }
 
     #[test]
@@ -200,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_site_that_never_writes_cuts() {
-        assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO));
+        assert!(found(0, 200).may_go(Lsn(200), Lsn::ZERO, 7));
     }
 
     #[test]
@@ -210,6 +223,7 @@ mod tests {
         let round = |merging, stable| Round {
             captured: Lsn(300),
             looked: Lsn(300),
+            left: 7,
             flushed: &here,
             stable,
             merging,

@@ -22,6 +22,7 @@ mod beneath;
 mod facts;
 mod forget;
 mod hidden;
+mod leaving;
 mod left_out;
 mod marks;
 mod merged;
@@ -30,7 +31,7 @@ mod policies;
 mod server;
 mod spill;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -53,6 +54,7 @@ use crate::journal::ranks::Ranks;
 use crate::settle::spilled::Files;
 use beneath::Beneath;
 use hidden::Hidden;
+use leaving::Leaving;
 use left_out::LeftOut;
 use marks::Mark;
 use merged::unseen_columns;
@@ -98,6 +100,8 @@ struct Inner {
     overtaken: Overtaken,
     /// Rows that are older than what was left out of them.
     left_out: LeftOut,
+    /// Decided deletes that have not left.
+    leaving: Leaving,
     /// What is set, by table.
     policies: Policies,
     /// Column-wise policies that have begun and of which the database was not told yet.
@@ -145,6 +149,7 @@ impl Ledger {
                 hidden: Hidden::default(),
                 overtaken: Overtaken::default(),
                 left_out: LeftOut::default(),
+                leaving: Leaving::default(),
                 policies: Policies::new(),
                 begun: Vec::new(),
                 marks: Vec::new(),
@@ -282,6 +287,7 @@ impl Ledger {
                     &mut repairs,
                 );
             }
+            inner.leaving.captured(key, version, position);
             leaves.push(leave);
         }
         let heights = self.merge_local(&mut inner, position, &captured, merged);
@@ -400,33 +406,6 @@ impl Ledger {
         let inner = self.lock_with(keys.clone());
         keys.map(|key| (inner.index.get(relation, key), inner.beneath.get(key)))
             .collect()
-    }
-
-    /// Writes are about to be left out because newer ones are on their way. Until those have landed no local transaction
-    /// has surely seen them.
-    pub fn leaves_out(&self, left: &[LeavesOut]) {
-        let mut inner = self.inner.lock();
-        let (applied, reached) = (self.applied.borrow(), inner.reached);
-        for one in left {
-            // It may have landed since the server was asked.
-            let landed = applied.covers(one.newer).then_some(reached);
-            inner.left_out.leaves(one, landed);
-        }
-    }
-
-    /// A run before has left these writes out, and the newer ones are not here yet (at start).
-    pub fn has_left_out(&self, left: &[LeavesOut]) {
-        let mut inner = self.inner.lock();
-        left.iter().for_each(|left| inner.left_out.restore(left));
-    }
-
-    /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
-    /// none that the newer one may take anything from.
-    pub fn left_out(
-        &self,
-        keys: impl Iterator<Item = KeyHash>,
-    ) -> HashSet<KeyHash, everywrite_conflict::Identity> {
-        self.inner.lock().left_out.of(keys)
     }
 
     /// The own rows of a table that stand under what is on its way.
@@ -592,7 +571,8 @@ impl Ledger {
         let mut inner = self.lock_with(keys);
         let losers = decide(&mut inner.index)?;
         inner.deciding += losers.len();
-        for &(key, _) in &losers {
+        for &(key, version) in &losers {
+            inner.leaving.decided(key, version);
             let touched = Touched {
                 relation,
                 key: Some(key),
@@ -622,6 +602,7 @@ impl Ledger {
         let mut inner = self.lock_with(lost.iter().map(|l| l.key));
         inner.deciding = inner.deciding.saturating_sub(lost.len());
         for l in lost.into_iter().rev() {
+            inner.leaving.undone(l.key, l.version);
             inner.index.undo(l.undo);
             // A local write that lost to it meanwhile.
             if let Some((entry, vector)) = inner.beneath.take_captured(l.key) {

@@ -160,6 +160,7 @@ impl Steward {
                 released: self.stability.released(&flushed),
                 stamped: self.ledger.stamped_to(),
                 reached: self.ledger.reached(),
+                decided: self.ledger.decided(),
             };
             let Some(found) = cutting.begins(now) else {
                 continue;
@@ -176,6 +177,7 @@ impl Steward {
             let round = Round {
                 captured,
                 looked,
+                left: self.ledger.left(captured),
                 flushed: &flushed,
                 stable: &stable,
                 merging: self.ledger.any_merging(),

@@ -118,6 +118,7 @@ impl Site {
             };
             let touched = touched.into_iter().map(|(t, _)| (t, entry));
             let ledger = &self.daemon.ledger;
+            ledger.is_to_leave(data::hash(*key), *version);
             ledger.rebuild(version.stamp, &Arc::default(), touched);
         }
         let left_out = self.server.now.left_out.iter();

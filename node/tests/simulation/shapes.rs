@@ -31,6 +31,7 @@ const fn shape(
         unflushed: 0,
         brisk: 0,
         whole: false,
+        settles: 0,
     }
 }
 
@@ -82,12 +83,17 @@ const fn whole(shape: Shape) -> Shape {
     }
 }
 
+/// With outboxes that so often wait until all else is settled.
+const fn settles(shape: Shape, settles: u64) -> Shape {
+    Shape { settles, ..shape }
+}
+
 /// With policies that are set so often.
 const fn policies(shape: Shape, policies: u64) -> Shape {
     Shape { policies, ..shape }
 }
 
-pub(crate) const SHAPES: [Shape; 44] = [
+pub(crate) const SHAPES: [Shape; 46] = [
     shape(2, 0, 250, 4, 3, 0, 0),
     shape(2, 30, 400, 4, 3, 1, 10),
     shape(3, 15, 400, 5, 4, 1, 10),
@@ -156,6 +162,9 @@ pub(crate) const SHAPES: [Shape; 44] = [
         20,
     ),
     spills(brisk(late(shape(3, 20, 200, 8, 30, 2, 80), 60), 30), 20),
+    // Deletes of rows that have lost unique values, which leave when all else is settled, and forgotten.
+    settles(brisk(shape(3, 20, 200, 6, 3, 0, 0), 20), 5),
+    settles(shape(4, 20, 300, 6, 4, 1, 0), 3),
 ];
 
 // Of runs that are kept, see `seeds`.

@@ -87,6 +87,7 @@ impl Site {
             released: self.daemon.stability.released(flushed),
             stamped: ledger.stamped_to(),
             reached: ledger.reached(),
+            decided: ledger.decided(),
         };
         let Some(found) = self.daemon.found.replace(now) else {
             return;
@@ -94,7 +95,8 @@ impl Site {
         if ledger.repairs() == 0 && found.stamped > self.looked {
             self.looked = found.stamped;
         }
-        if !found.may_go(captured, self.looked) {
+        let left = self.daemon.ledger.left(captured);
+        if !found.may_go(captured, self.looked, left) {
             return;
         }
         for origin in (0..self.sites).map(node) {

@@ -50,6 +50,8 @@ pub(crate) struct Shape {
     pub(crate) brisk: u64,
     /// Streams omit no values.
     pub(crate) whole: bool,
+    /// How often, in percent of the steps, all that has left gets everywhere and is told, while outboxes wait.
+    pub(crate) settles: u64,
 }
 
 /// Far from zero, whatever the clocks do.
@@ -150,6 +152,12 @@ impl World {
         }
         if shape.brisk > 0 && self.rnd.chance(shape.brisk) {
             self.hurries(me, shape)?;
+        }
+        if shape.settles > 0 && self.rnd.chance(shape.settles) {
+            for _ in 0..3 {
+                self.round(false)?;
+            }
+            self.tell_all()?;
         }
         self.sites[me].borrow_mut().elapsed += Duration::from_millis(100);
         for _ in 0..self.rnd.below(4) {
@@ -469,25 +477,9 @@ impl World {
         for one in 0..self.sites.len() {
             (0..one).for_each(|other| self.breaks(one, other));
         }
-        let sites = self.sites.len();
         let mut quiet = 0;
         for _ in 0..2000 {
-            self.clock += 1;
-            self.flow()?;
-            for me in 0..sites {
-                self.sites[me].borrow_mut().server.flush();
-                self.sites[me].borrow_mut().capture(usize::MAX);
-                self.sites[me].borrow_mut().fsync();
-                self.send_outbox(me, 2);
-                for origin in (0..sites).filter(|origin| *origin != me) {
-                    self.dispatch(me, origin, false)?;
-                    self.carry_out(me, origin)?;
-                    while self.sites[me].borrow_mut().land(node(origin)) {}
-                    self.decide(me, origin, false)?;
-                    while self.sites[me].borrow_mut().land(node(origin)) {}
-                }
-                self.sites[me].borrow_mut().repair();
-            }
+            self.round(true)?;
             quiet = if self.quiet() { quiet + 1 } else { 0 };
             if quiet > 2 {
                 return Ok(());
@@ -516,6 +508,30 @@ impl World {
             );
         }
         Err(why)
+    }
+
+    /// All sites do all that they can, and send what is in their outboxes, or not.
+    fn round(&mut self, outboxes: bool) -> Result<(), String> {
+        self.clock += 1;
+        self.flow()?;
+        let sites = self.sites.len();
+        for me in 0..sites {
+            self.sites[me].borrow_mut().server.flush();
+            self.sites[me].borrow_mut().capture(usize::MAX);
+            self.sites[me].borrow_mut().fsync();
+            if outboxes {
+                self.send_outbox(me, 2);
+            }
+            for origin in (0..sites).filter(|origin| *origin != me) {
+                self.dispatch(me, origin, false)?;
+                self.carry_out(me, origin)?;
+                while self.sites[me].borrow_mut().land(node(origin)) {}
+                self.decide(me, origin, false)?;
+                while self.sites[me].borrow_mut().land(node(origin)) {}
+            }
+            self.sites[me].borrow_mut().repair();
+        }
+        Ok(())
     }
 
     /// The network does all that it has to.

@@ -22,6 +22,8 @@ use std::collections::{HashMap, HashSet};
 
 use everywrite_conflict::{Identity, KeyHash, Lsn, NodeId, Position, Vector};
 
+use super::Ledger;
+
 /// A write of a row is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeavesOut {
@@ -49,6 +51,32 @@ struct Hold {
     before: Lsn,
     /// Those that end up to here in the local WAL; all, if the newer one has not landed.
     until: Option<Lsn>,
+}
+
+impl Ledger {
+    /// Writes are about to be left out because newer ones are on their way. Until those have landed no local transaction
+    /// has surely seen them.
+    pub fn leaves_out(&self, left: &[LeavesOut]) {
+        let mut inner = self.inner.lock();
+        let (applied, reached) = (self.applied.borrow(), inner.reached);
+        for one in left {
+            // It may have landed since the server was asked.
+            let landed = applied.covers(one.newer).then_some(reached);
+            inner.left_out.leaves(one, landed);
+        }
+    }
+
+    /// A run before has left these writes out, and the newer ones are not here yet (at start).
+    pub fn has_left_out(&self, left: &[LeavesOut]) {
+        let mut inner = self.inner.lock();
+        left.iter().for_each(|left| inner.left_out.restore(left));
+    }
+
+    /// Those of the keys of which a write was left out here because a newer one is on its way: the row that stands is
+    /// none that the newer one may take anything from.
+    pub fn left_out(&self, keys: impl Iterator<Item = KeyHash>) -> HashSet<KeyHash, Identity> {
+        self.inner.lock().left_out.of(keys)
+    }
 }
 
 impl LeftOut {

@@ -62,6 +62,7 @@ impl Site {
             released: self.stability.released(flushed),
             stamped: self.ledger.stamped_to(),
             reached: self.ledger.reached(),
+            decided: self.ledger.decided(),
         };
         let Some(found) = self.cutting.begins(now) else {
             return;
@@ -72,6 +73,7 @@ impl Site {
         let round = Round {
             captured,
             looked: self.looked,
+            left: self.ledger.left(captured),
             flushed,
             stable,
             merging: self.ledger.any_merging(),
