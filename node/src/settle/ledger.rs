@@ -661,7 +661,9 @@ impl Ledger {
             if newer.is_some() && group.before > self.captured.borrow().lsn {
                 inner.overtaken.landed(key, group.before);
             }
-            let under_way = newer.is_some_and(|e| e.in_flight());
+            // Also what had landed once, and a crash of the server has taken back.
+            let gone = |s: Position| s.origin != self.me && !self.applied.borrow().covers(s);
+            let under_way = newer.is_some_and(|e| e.in_flight() || e.source.is_some_and(gone));
             inner.left_out.landed(key, under_way && kept(key, version));
             if inner.beneath.has(key) {
                 // What has lost leaves what stands there to the one that it lost to.
