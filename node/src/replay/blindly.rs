@@ -130,7 +130,7 @@ pub fn landed<G>(on_way: &VecDeque<G>, last: impl Fn(&G) -> Lsn, progress: Lsn) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use everywrite_conflict::{Change, Fold, Stamp, Version};
 
     use super::*;
@@ -167,7 +167,8 @@ mod tests {
         fold.finish().remove(0)
     }
 
-    fn entry(origin: NodeId, lsn: u64, stamp: i64) -> Entry {
+    /// That write, landed.
+    pub(in crate::replay) fn entry(origin: NodeId, lsn: u64, stamp: i64) -> Entry {
         let lsn = Lsn(lsn);
         Entry {
             version: Version::new(Stamp(stamp), origin),

@@ -82,22 +82,11 @@ impl Base {
 
 #[cfg(test)]
 mod tests {
-    use everywrite_conflict::Stamp;
-
+    use super::super::blindly::tests::entry;
     use super::*;
 
     const B: NodeId = NodeId(2);
     const C: NodeId = NodeId(3);
-
-    fn entry(origin: NodeId, lsn: u64, stamp: i64) -> Entry {
-        let lsn = Lsn(lsn);
-        Entry {
-            version: Version::new(Stamp(stamp), origin),
-            source: Some(Position { origin, lsn }),
-            deleted: false,
-            local_lsn: Lsn(1),
-        }
-    }
 
     #[test]
     fn a_change_meets_what_it_met_or_what_has_come_since() {

@@ -163,23 +163,12 @@ impl Priors {
 
 #[cfg(test)]
 mod tests {
-    use everywrite_conflict::Stamp;
-
+    use super::super::blindly::tests::entry;
     use super::*;
 
     const B: NodeId = NodeId(2);
     const C: NodeId = NodeId(3);
     const KEY: KeyHash = KeyHash(7);
-
-    fn entry(origin: NodeId, lsn: u64, stamp: i64) -> Entry {
-        let lsn = Lsn(lsn);
-        Entry {
-            version: Version::new(Stamp(stamp), origin),
-            source: Some(Position { origin, lsn }),
-            deleted: false,
-            local_lsn: Lsn(1),
-        }
-    }
 
     /// One of B's.
     fn change(lsn: u64, stamp: i64) -> Change {

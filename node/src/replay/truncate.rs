@@ -103,14 +103,11 @@ pub(super) async fn write(
         // any more because something else is on its way to their place.
         let mut beneath = ctx.ledger.beneath(mapping.identity.relation);
         let applied = ctx.ledger.applied().get(origin);
-        interesting = interesting
-            .into_iter()
-            .filter_map(|(key, entry)| {
-                let own = beneath.get(&key).copied();
-                let standing = priors.standing(key, entry, position, applied, own)?;
-                Some((key, standing))
-            })
-            .collect();
+        interesting.retain(|key, entry| {
+            let own = beneath.get(key).copied();
+            let standing = priors.standing(*key, *entry, position, applied, own);
+            standing.map(|standing| *entry = standing).is_some()
+        });
         beneath.retain(|_, e| e.version < version && !seen(header, position, e));
         // But what the transaction itself has written over it has recorded.
         ctx.ledger.with_index(|index| {

@@ -663,8 +663,9 @@ impl Ledger {
             }
             // Also what had landed once, and a crash of the server has taken back.
             let gone = |s: Position| s.origin != self.me && !self.applied.borrow().covers(s);
-            let under_way = newer.is_some_and(|e| e.in_flight() || e.source.is_some_and(gone));
-            inner.left_out.landed(key, under_way && kept(key, version));
+            let under_way = |e: Entry| e.in_flight() || e.source.is_some_and(gone);
+            let newer = newer.filter(|_| kept(key, version));
+            inner.left_out.landed(key, newer.is_some_and(under_way));
             if inner.beneath.has(key) {
                 // What has lost leaves what stands there to the one that it lost to.
                 let entry = inner.index.get(relation, key);
