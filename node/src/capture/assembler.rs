@@ -119,6 +119,8 @@ pub struct Assembler {
     large_marks: HashMap<u32, ()>,
     /// The last transaction in the journal, or on its way there.
     last: Lsn,
+    /// When it was committed.
+    last_commit: Stamp,
     frames: BytesMut,
     sending: Bytes,
     /// The end of the last commit that nobody was told of.
@@ -143,6 +145,7 @@ impl Assembler {
             large_signals: HashMap::new(),
             large_marks: HashMap::new(),
             last,
+            last_commit: Stamp::MIN,
             frames: BytesMut::new(),
             sending: Bytes::new(),
             captured: Lsn::ZERO,
@@ -176,6 +179,11 @@ impl Assembler {
     /// The last transaction assembled.
     pub fn last(&self) -> Lsn {
         self.last
+    }
+
+    /// When that was committed, by the server's clock.
+    pub fn last_commit(&self) -> Stamp {
+        self.last_commit
     }
 
     /// Bytes of frames that the journal does not have yet.
@@ -521,6 +529,7 @@ impl Assembler {
             };
             record::encode_transaction(&mut self.frames, &header, &open.changes);
             self.last = position;
+            self.last_commit = commit_time;
             self.transactions += 1;
             self.changes += u64::from(open.count);
             if !stamped.repairs.is_empty() {

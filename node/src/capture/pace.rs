@@ -4,9 +4,14 @@
 //! same again at every peer, and a group of replay. A quiet stream is taken at once. One with more than
 //! [`GAP`] allows is taken in rounds of several transactions: a commit then waits for up to one
 //! gap, and the cluster saves several times that in processor time.
+//!
+//! Where nobody waits for a commit at once, the walsender is left alone for a moment after each portion, however
+//! few they are: it wakes whoever sleeps at its socket with every message, a row is one, and that costs both more than the
+//! row. So it is while what comes was committed a while ago, and for what replay wrote, which capture drops.
 
 use std::time::Duration;
 
+use everywrite_conflict::Stamp;
 use tokio::time::Instant;
 
 /// The mean distance of rounds that a busy stream gets: well below the time that a commit takes to
@@ -22,6 +27,15 @@ const FULL_MESSAGES: usize = 200;
 /// A round of so many bytes is worth its cost, and more are likely to wait behind it.
 const FULL_BYTES: usize = 32 << 10;
 
+/// What was committed so long ago may wait for what comes next: the site catches up.
+const BEHIND: Duration = Duration::from_millis(250);
+/// So long a portion is waited for then; the runtime's timer makes up to a millisecond more of it.
+const GATHER: Duration = Duration::from_micros(300);
+/// A portion that filled the socket may have held the walsender up: for so long there is no waiting.
+const HELD_UP: Duration = Duration::from_millis(20);
+/// The mean distance of rounds that bring only what replay wrote.
+const DROPPED_GAP: Duration = Duration::from_micros(400);
+
 /// What a round has read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Round {
@@ -31,41 +45,71 @@ pub(super) struct Round {
     pub messages: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// When the last message was sent, by the server's clock.
+    pub sent_at: Stamp,
+    /// When the last transaction was committed, by the same clock.
+    pub committed_at: Stamp,
 }
 
 impl Round {
     fn is_full(self) -> bool {
         self.messages >= FULL_MESSAGES || self.bytes >= FULL_BYTES
     }
+
+    /// Whether nobody waits for it at once.
+    fn is_behind(self) -> bool {
+        let late = self.sent_at.0.saturating_sub(self.committed_at.0);
+        late > BEHIND.as_micros() as i64
+    }
 }
 
-/// Counts rounds (a leaky bucket).
+/// Counts rounds (two leaky buckets).
 #[derive(Debug)]
 pub(super) struct Pace {
     /// When the rounds so far would have ended with one [`GAP`] each.
     paid_until: Instant,
+    /// The same of rounds without a transaction, and [`DROPPED_GAP`].
+    dropped_until: Instant,
+    /// While the site catches up: when the next portion is taken.
+    gather_until: Instant,
+    /// Until then the site does not wait for portions.
+    held_up_until: Instant,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Pace { paid_until: now }
+        Pace {
+            paid_until: now,
+            dropped_until: now,
+            gather_until: now,
+            held_up_until: now,
+        }
     }
 
     /// A round has ended. One that brought no transaction (pieces of a large one, what replay wrote)
     /// costs nothing elsewhere.
     pub(super) fn took(&mut self, round: Round, now: Instant) {
-        let gap = match round.transactions {
-            0 => return,
-            _ if round.is_full() => return,
-            1..MANY => GAP,
-            _ => GAP * 2,
-        };
-        self.paid_until = self.paid_until.max(now) + gap;
+        if round.is_full() {
+            self.held_up_until = now + HELD_UP;
+            return;
+        }
+        match round.transactions {
+            0 if round.messages == 0 => {}
+            0 => self.dropped_until = self.dropped_until.max(now) + DROPPED_GAP,
+            _ if round.is_behind() => self.gather_until = now + GATHER,
+            1..MANY => self.paid_until = self.paid_until.max(now) + GAP,
+            _ => self.paid_until = self.paid_until.max(now) + GAP * 2,
+        }
     }
 
     /// When the next round may begin, if that is not at once.
     pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
-        let due = self.paid_until.checked_sub(GAP * BURST)?;
+        let of_bucket = |until: Instant, gap: Duration| until.checked_sub(gap * BURST);
+        let mut due = of_bucket(self.paid_until, GAP)?;
+        if now >= self.held_up_until {
+            due = due.max(self.gather_until);
+            due = due.max(of_bucket(self.dropped_until, DROPPED_GAP)?);
+        }
         (due > now).then_some(due)
     }
 }
@@ -73,6 +117,9 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a round that is behind.
+    const LATE: Stamp = Stamp(1_000_000);
 
     /// (rounds, messages) of a second in which a message of so many bytes comes every `arrival`;
     /// each ends a transaction if `commits`.
@@ -95,6 +142,7 @@ mod tests {
                 transactions: if commits { messages as u64 } else { 0 },
                 messages,
                 bytes: messages * bytes,
+                ..Round::default()
             };
             pace.took(round, now);
             rounds += 1;
@@ -133,6 +181,7 @@ mod tests {
                 transactions: 1,
                 messages: 3,
                 bytes: 300,
+                ..Round::default()
             };
             pace.took(round, now);
         }
@@ -150,9 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_nothing_elsewhere_never_waits() {
-        let (_, taken) = second(Duration::from_micros(100), 100, false);
-        assert_eq!(taken, 10_000);
+    fn what_replay_wrote_waits_only_while_there_is_much_of_it() {
+        let (rounds, taken) = second(Duration::from_micros(500), 100, false);
+        assert_eq!((rounds, taken), (2_000, 2_000));
+        let (rounds, taken) = second(Duration::from_micros(50), 100, false);
+        assert!((2_500..=2_520).contains(&rounds), "{rounds}");
+        assert!(taken >= 19_990, "{taken}");
         let (rounds, _) = second(Duration::from_micros(100), FULL_BYTES, true);
         assert_eq!(rounds, 10_000);
     }
@@ -167,9 +219,40 @@ mod tests {
                 transactions: 90,
                 messages: 270,
                 bytes: 27_000,
+                sent_at: LATE,
+                ..Round::default()
             };
             pace.took(round, now);
             assert_eq!(pace.wait(now), None);
         }
+    }
+
+    /// Behind, each portion is waited for, but for a while after one that filled the socket.
+    #[test]
+    fn who_catches_up_waits_for_portions() {
+        let mut now = Instant::now() + Duration::from_secs(60);
+        let mut pace = Pace::new(now);
+        let some = Round {
+            transactions: 1,
+            messages: 12,
+            bytes: 1_200,
+            sent_at: LATE,
+            ..Round::default()
+        };
+        for _ in 0..1_000 {
+            pace.took(some, now);
+            assert_eq!(pace.wait(now), Some(now + GATHER));
+            now += GATHER;
+            assert_eq!(pace.wait(now), None);
+        }
+        let full = Round {
+            messages: FULL_MESSAGES,
+            ..some
+        };
+        pace.took(full, now);
+        pace.took(some, now + Duration::from_millis(1));
+        assert_eq!(pace.wait(now + Duration::from_millis(1)), None);
+        pace.took(some, now + HELD_UP);
+        assert_eq!(pace.wait(now + HELD_UP), Some(now + HELD_UP + GATHER));
     }
 }

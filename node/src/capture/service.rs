@@ -194,9 +194,13 @@ impl Capture {
             let mut next = Some(event);
             let (mut round, before) = (Round::default(), assembler.transactions);
             while let Some(event) = next {
-                if let Event::Data { payload, .. } = &event {
+                if let Event::Data {
+                    payload, sent_at, ..
+                } = &event
+                {
                     round.messages += 1;
                     round.bytes += payload.len();
+                    round.sent_at = *sent_at;
                 }
                 let asked = matches!(
                     event,
@@ -221,6 +225,7 @@ impl Capture {
             assembler.tell(&self.ledger);
             self.append(assembler).await?;
             round.transactions = assembler.transactions - before;
+            round.committed_at = assembler.last_commit();
             pace.took(round, tokio::time::Instant::now());
         }
     }

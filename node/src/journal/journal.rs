@@ -15,6 +15,7 @@ use super::recovery::recover;
 use super::released::Note as ReleasedNote;
 use super::segment::sync_dir;
 use super::shared::{Item, Shared, State};
+use super::writer::{Writer, run, try_write};
 use super::{Error, Options, Reader};
 
 /// Appends wait while more than this is queued. With as much on its way to the disk it bounds
@@ -25,12 +26,14 @@ const QUEUE_BYTES: usize = 16 << 20;
 /// and then writes what is queued unless the disk is full.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    writer: Arc<Handle>,
+    pub(super) handle: Arc<Handle>,
 }
 
 #[derive(Debug)]
-struct Handle {
+pub(super) struct Handle {
     shared: Arc<Shared>,
+    /// Held by whoever writes: the thread, or a task for a small round.
+    pub(super) writer: Arc<Mutex<Writer>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held so that no other process opens the folder.
     _lock: std::fs::File,
@@ -42,13 +45,16 @@ impl Journal {
     pub fn open(dir: &Path, origin: NodeId, options: Options) -> Result<Self, Error> {
         let (lock, writer) = recover(dir, origin, options)?;
         let shared = Arc::clone(&writer.shared);
+        let writer = Arc::new(Mutex::new(writer));
+        let of_thread = (Arc::clone(&writer), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name(format!("journal-{origin}"))
-            .spawn(move || writer.run())
+            .spawn(move || run(&of_thread.0, &of_thread.1))
             .map_err(Error::io("start the writer of", dir))?;
         Ok(Journal {
-            writer: Arc::new(Handle {
+            handle: Arc::new(Handle {
                 shared,
+                writer,
                 thread: Mutex::new(Some(thread)),
                 _lock: lock,
             }),
@@ -133,8 +139,24 @@ impl Journal {
     /// one off.
     ///
     /// Returns when the frames are queued, not when they are durable ([`Journal::subscribe`]
-    /// tells that). Waits only while the queue is full; may be dropped while it waits.
+    /// tells that), though few are often durable by then: they are written by the caller, who is held up for a
+    /// millisecond or less. Waits only while the queue is full; may be dropped while it waits.
     pub async fn append(&self, frames: Bytes) -> Result<(), Error> {
+        self.queue(frames).await?;
+        if !try_write(&self.handle.writer) {
+            self.shared().work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// [`Journal::append`] where more is at hand: it may be written and synced together with that.
+    pub async fn append_with_more(&self, frames: Bytes) -> Result<(), Error> {
+        self.queue(frames).await?;
+        self.shared().work.notify_one();
+        Ok(())
+    }
+
+    async fn queue(&self, frames: Bytes) -> Result<(), Error> {
         let frames = self.split(frames)?;
         loop {
             let room = self.shared().room.notified();
@@ -144,10 +166,7 @@ impl Journal {
                     return Err(self.closed());
                 }
                 if state.queued_bytes <= QUEUE_BYTES {
-                    self.accept(&mut state, frames)?;
-                    drop(state);
-                    self.shared().work.notify_one();
-                    return Ok(());
+                    return self.accept(&mut state, frames);
                 }
             }
             room.await;
@@ -272,8 +291,8 @@ impl Journal {
         Ok(freed)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.writer.shared
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 
     fn closed(&self) -> Error {

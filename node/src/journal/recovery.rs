@@ -76,6 +76,7 @@ pub(super) fn recover(
             shapes: BTreeMap::new(),
             cuts: 0,
             full: None,
+            note_is_due: false,
         }),
         work: Condvar::new(),
         room: Notify::new(),
@@ -93,6 +94,7 @@ pub(super) fn recover(
         large_at: None,
         large_has_shapes: false,
         shapes: BTreeMap::new(),
+        quick: true,
     };
     go_on_at_newest(&mut writer, found)?;
     sync_dir(dir)?;

@@ -67,9 +67,33 @@ pub(super) struct State {
     pub(super) cuts: u64,
     /// Why nothing can be written at the moment.
     pub(super) full: Option<String>,
+    /// A note of the durable end was put off; the thread makes it.
+    pub(super) note_is_due: bool,
+}
+
+impl Shared {
+    /// The thread is to make a note in a while.
+    pub(super) fn see_to_the_note(&self) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.note_is_due, true) {
+            self.work.notify_one();
+        }
+    }
 }
 
 impl State {
+    /// Everything that is queued.
+    pub(super) fn take(&mut self) -> Vec<Item> {
+        self.queued_bytes = 0;
+        std::mem::take(&mut self.queue)
+    }
+
+    /// What was taken and could not be written stands before everything else again.
+    pub(super) fn put_back(&mut self, items: VecDeque<Item>) {
+        self.queued_bytes += items.iter().map(|item| item.bytes.len()).sum::<usize>();
+        self.queue.splice(0..0, items);
+    }
+
     /// Transactions behind this are still here.
     pub(super) fn first(&self) -> Lsn {
         self.segments

@@ -1,9 +1,11 @@
-//! The one thread that writes a journal.
+//! What writes a journal: a thread of its own, or, where that is quicker, whoever has something to write.
 //!
 //! It takes everything that is queued, writes it at once, syncs once and publishes the new
 //! durable end; what arrives meanwhile is the next round. So the more there is to do the fewer
 //! syncs a transaction costs.
 //!
+//! - A small round is written by the task that brings it while nobody else writes and the disk answers at
+//!   once ([`try_write`]): to wake the thread, and to be woken by it, takes as long as the sync itself.
 //! - A failed sync ends the process: the kernel may have dropped the pages and would report the
 //!   next sync as a success (I2).
 //! - A full disk or quota is not a failure: the half-written bytes are taken back, the reason is
@@ -19,15 +21,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::chain::{Chain, Note};
 use super::mark::{Mark, PUT_OFF};
 use super::record::{Header, encode_shape};
 use super::segment::{Place, Preamble, Segment, sync_dir};
-use super::shared::{Item, Recent, Shared};
+use super::shared::{Item, Recent, Shared, State};
 
 /// How long a full journal waits before it tries again; a release wakes it earlier.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,6 +41,10 @@ const GATHER_BYTES: usize = 256 << 10;
 const SMALL_BYTES: u64 = 32 << 10;
 /// So far ahead zeros are written: some hundred small rounds, and not felt by the one that does it.
 const ZEROS_BYTES: usize = 128 << 10;
+
+/// A task may wait for a sync of a small round itself while the last one took no longer. A slower disk has the
+/// thread wait for it, so that the runtime's workers never do.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// The process's exit code when durability can no longer be promised.
 const EXIT_NOT_DURABLE: i32 = 70;
@@ -51,7 +58,7 @@ pub(super) struct Active {
     pub(super) zeros_to: u64,
 }
 
-/// The journal as it is on disk; belongs to the writer thread.
+/// The journal as it is on disk; belongs to whoever writes.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -68,22 +75,92 @@ pub(super) struct Writer {
     /// Whether a shape was written since; it must outlive a cut, for a peer may know it already.
     pub(super) large_has_shapes: bool,
     pub(super) shapes: BTreeMap<u32, Bytes>,
+    /// Whether the last sync of a small round took less than [`QUICK`].
+    pub(super) quick: bool,
 }
 
 /// Nothing can be written now; later perhaps.
 #[derive(Debug)]
 pub(super) struct Full(pub(super) String);
 
+/// The thread: writes what is queued, until the journal closes.
+pub(super) fn run(writer: &Mutex<Writer>, shared: &Shared) {
+    while wait(writer, shared) {
+        if !writer.lock().write_queue() {
+            break; // what was not written was never said to be durable
+        }
+    }
+    let mut writer = writer.lock();
+    writer.note_due();
+    writer.trim();
+}
+
+/// Waits until something is queued; false when the journal closes and nothing is.
+fn wait(writer: &Mutex<Writer>, shared: &Shared) -> bool {
+    let mut state = shared.state.lock();
+    while state.queue.is_empty() {
+        if state.closing {
+            return false;
+        }
+        if !state.note_is_due {
+            shared.work.wait(&mut state);
+        } else if shared.work.wait_for(&mut state, PUT_OFF).timed_out() {
+            state.note_is_due = false;
+            MutexGuard::unlocked(&mut state, || writer.lock().note_due());
+        }
+    }
+    true
+}
+
+/// Writes what is queued here and now; false if that is the thread's: somebody writes already, it is much, it
+/// needs a new segment or cuts something off, the journal is full, or the disk is slow.
+pub(super) fn try_write(writer: &Mutex<Writer>) -> bool {
+    let Some(mut writer) = writer.try_lock() else {
+        return false;
+    };
+    let shared = Arc::clone(&writer.shared);
+    let items = {
+        let mut state = shared.state.lock();
+        if !writer.is_quick(&state) {
+            return false;
+        }
+        state.take()
+    };
+    shared.room.notify_waiters();
+    let mut items = VecDeque::from(items);
+    while !items.is_empty() {
+        if writer.step(&mut items).is_err() {
+            // The thread meets what is in the way once more, tells it and tries again.
+            shared.state.lock().put_back(items);
+            return false;
+        }
+    }
+    true
+}
+
 impl Writer {
-    /// Writes until the journal closes.
-    pub(super) fn run(mut self) {
-        self.write_queue();
-        self.note_due();
-        self.trim();
+    /// Whether what is queued is written as soon as the thread would be awake.
+    fn is_quick(&self, state: &State) -> bool {
+        let size = self.shared.options.segment_size();
+        let simple = |item: &Item| matches!(item.note, Note::Whole(_) | Note::Shape { .. });
+        self.quick
+            && state.full.is_none()
+            && state.queued_bytes as u64 <= SMALL_BYTES
+            && self.chain.large.is_none()
+            && self.active.is_some()
+            && self.tail.is_some_and(|tail| tail.offset < size)
+            && state.queue.iter().all(simple)
     }
 
-    fn write_queue(&mut self) {
-        while let Some(items) = self.take() {
+    /// Writes until nothing is queued; false if the journal closes while it is full.
+    fn write_queue(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let items = shared.state.lock().take();
+            if items.is_empty() {
+                return true;
+            }
+            shared.room.notify_waiters();
             let mut items = VecDeque::from(items);
             drop_doomed(&mut items, self.chain.large.is_some());
             while !items.is_empty() {
@@ -92,33 +169,12 @@ impl Writer {
                     Err(Full(reason)) => {
                         self.tell_full(Some(reason));
                         if self.pause(&mut items) {
-                            return; // what was not written was never said to be durable
+                            return false;
                         }
                     }
                 }
             }
         }
-    }
-
-    /// Waits for frames and takes all; `None` when the journal closes.
-    fn take(&mut self) -> Option<Vec<Item>> {
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.state.lock();
-        while state.queue.is_empty() {
-            if state.closing {
-                return None;
-            }
-            if !self.mark.is_due() {
-                shared.work.wait(&mut state);
-            } else if shared.work.wait_for(&mut state, PUT_OFF).timed_out() {
-                parking_lot::MutexGuard::unlocked(&mut state, || self.note_due());
-            }
-        }
-        state.queued_bytes = 0;
-        let items = std::mem::take(&mut state.queue);
-        drop(state);
-        self.shared.room.notify_waiters();
-        Some(items)
     }
 
     /// Waits a while; true if the journal closes.
@@ -166,6 +222,7 @@ impl Writer {
 
     /// Writes as many of `items` as go into one segment, and takes them off.
     fn step(&mut self, items: &mut VecDeque<Item>) -> Result<(), Full> {
+        let _whole = OrEnd;
         if let Some(Item {
             note: Note::Start(at),
             ..
@@ -246,8 +303,12 @@ impl Writer {
                 active.zeros_to += zeros.len() as u64;
             }
         }
+        let begun = Instant::now();
         if let Err(err) = active.file.sync_data() {
             die(&err, &active.segment.path);
+        }
+        if end - tail.offset <= SMALL_BYTES {
+            self.quick = begun.elapsed() < QUICK;
         }
 
         for (previous, offset) in starts {
@@ -292,6 +353,9 @@ impl Writer {
         if let Some(tail) = self.tail {
             let noted = self.mark.note_at_times(tail);
             self.tell_not_noted(noted);
+            if self.mark.is_due() {
+                self.shared.see_to_the_note();
+            }
         }
     }
 
@@ -561,6 +625,18 @@ fn full_or_die(err: io::Error, path: &Path) -> Full {
             path.display()
         )),
         _ => die(&err, path),
+    }
+}
+
+/// A panic in the middle of a round ends the process: whoever writes next would leave out what was taken.
+struct OrEnd;
+
+impl Drop for OrEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the journal's writer panicked, the process ends");
+            std::process::exit(EXIT_NOT_DURABLE);
+        }
     }
 }
 

@@ -197,7 +197,12 @@ async fn store(
                 return;
             }
         };
-        if let Err(source) = journal.append(chunk).await {
+        let appended = if queue.chunks.is_empty() {
+            journal.append(chunk).await
+        } else {
+            journal.append_with_more(chunk).await
+        };
+        if let Err(source) = appended {
             let error = Error::Store {
                 node: session.via.node,
                 origin,

@@ -66,6 +66,7 @@ impl Assembler {
             return Ok(Assembled::Done);
         };
         record::encode_large_begin(&mut self.frames, &header);
+        self.last_commit = commit_time;
         Ok(Assembled::Large(Box::new(LargeCommit {
             position,
             stamp: stamped.stamp,

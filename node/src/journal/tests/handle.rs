@@ -385,3 +385,68 @@ async fn zeros_ahead_of_the_tail_are_no_transactions() {
     drop(journal);
     assert_eq!(on_disk(dir.path()), bytes);
 }
+
+/// What comes one by one is written by whoever brings it; what is much, or comes while somebody writes, by the
+/// thread. A reader sees one history.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_rounds_and_large_ones_make_one_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 256 << 10,
+        ..Options::default()
+    };
+    let journal = open(dir.path(), options);
+    let mut maker = Maker::default();
+    let mut expected = History::default();
+    let mut all = Vec::new();
+    for n in 0..600 {
+        let size = if n % 7 == 3 { 50_000 } else { 200 };
+        all.push((n % 11 != 0, maker.transaction(size)));
+        if n % 50 == 49 {
+            let parts = maker.large(3, 20_000);
+            all.extend(parts.into_iter().map(|part| (true, part)));
+            all.push((false, maker.finish(3)));
+        }
+        if n % 60 == 59 {
+            all.extend(maker.large(2, 1_000).into_iter().map(|part| (true, part)));
+        }
+    }
+    for (_, frames) in &all {
+        expected.take(frames.clone());
+    }
+    let end = maker.end;
+    let reading = journal.clone();
+    let reader = tokio::spawn(async move {
+        let mut reader = reading.reader(Lsn::ZERO).unwrap();
+        let mut history = History::default();
+        while reader.position() < end {
+            history.take(next(&mut reader).await);
+        }
+        history
+    });
+    let mut at_once = 0;
+    for (n, (alone, frames)) in all.into_iter().enumerate() {
+        if n % 5 == 0 && n % 100 < 50 {
+            // Nothing is queued, and nobody writes.
+            let shared = journal.shared();
+            let idle = || shared.state.lock().queue.is_empty();
+            wait(|| idle() && journal.handle.writer.try_lock().is_some()).await;
+        }
+        let before = journal.end();
+        if alone {
+            journal.append(frames).await.unwrap();
+        } else {
+            journal.append_with_more(frames).await.unwrap();
+        }
+        at_once += usize::from(journal.end() > before);
+    }
+    durable(&journal, end).await;
+    assert!(at_once > 0);
+    assert_eq!(reader.await.unwrap().transactions, expected.transactions);
+    drop(journal);
+    let journal = open(dir.path(), options);
+    assert_eq!(
+        read_to_end(&journal, Lsn::ZERO).await.transactions,
+        expected.transactions
+    );
+}

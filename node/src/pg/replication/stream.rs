@@ -20,6 +20,8 @@ pub enum Event {
         wal_start: Lsn,
         /// The same, with pgoutput.
         wal_end: Lsn,
+        /// The server's clock when it was sent.
+        sent_at: Stamp,
         /// The message: a slice of the read buffer.
         payload: Bytes,
     },
@@ -136,10 +138,11 @@ fn event(mut body: Bytes) -> Result<Event, Error> {
         b'w' if body.len() >= 24 => {
             let wal_start = Lsn(body.get_u64());
             let wal_end = Lsn(body.get_u64());
-            body.advance(8);
+            let sent_at = Stamp(body.get_i64());
             Ok(Event::Data {
                 wal_start,
                 wal_end,
+                sent_at,
                 payload: body,
             })
         }
