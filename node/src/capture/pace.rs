@@ -6,8 +6,11 @@
 //! gap, and the cluster saves several times that in processor time.
 //!
 //! Where nobody waits for a commit at once, the walsender is left alone for a moment after each portion, however
-//! few they are: it wakes whoever sleeps at its socket with every message, a row is one, and that costs both more than the
-//! row. So it is while what comes was committed a while ago, and for what replay wrote, which capture drops.
+//! small: it wakes whoever sleeps at its socket with every message, and a row is one, which costs both sides more than
+//! the row. So it is while what comes was committed a while ago, and for what brings no transaction: pieces of large
+//! ones, and what replay wrote, which capture drops. The socket holds more than comes meanwhile.
+//!
+//! That helps only who does not watch the socket meanwhile: capture has a thread of its own, which sleeps.
 
 use std::time::Duration;
 
@@ -29,12 +32,10 @@ const FULL_BYTES: usize = 32 << 10;
 
 /// What was committed so long ago may wait for what comes next: the site catches up.
 const BEHIND: Duration = Duration::from_millis(250);
-/// So long a portion is waited for then; the runtime's timer makes up to a millisecond more of it.
+/// So long a portion is waited for then. A walsender that decodes and does nothing else sends 50 to 150 messages.
 const GATHER: Duration = Duration::from_micros(300);
-/// A portion that filled the socket may have held the walsender up: for so long there is no waiting.
-const HELD_UP: Duration = Duration::from_millis(20);
-/// The mean distance of rounds that bring only what replay wrote.
-const DROPPED_GAP: Duration = Duration::from_micros(400);
+/// The mean distance of rounds without a transaction.
+const IDLE_GAP: Duration = Duration::from_micros(400);
 
 /// What a round has read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,34 +69,26 @@ impl Round {
 pub(super) struct Pace {
     /// When the rounds so far would have ended with one [`GAP`] each.
     paid_until: Instant,
-    /// The same of rounds without a transaction, and [`DROPPED_GAP`].
-    dropped_until: Instant,
+    /// The same of rounds without a transaction, with [`IDLE_GAP`].
+    idle_until: Instant,
     /// While the site catches up: when the next portion is taken.
     gather_until: Instant,
-    /// Until then the site does not wait for portions.
-    held_up_until: Instant,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         Pace {
             paid_until: now,
-            dropped_until: now,
+            idle_until: now,
             gather_until: now,
-            held_up_until: now,
         }
     }
 
-    /// A round has ended. One that brought no transaction (pieces of a large one, what replay wrote)
-    /// costs nothing elsewhere.
+    /// A round has ended. One that brought no transaction costs nothing elsewhere.
     pub(super) fn took(&mut self, round: Round, now: Instant) {
-        if round.is_full() {
-            self.held_up_until = now + HELD_UP;
-            return;
-        }
         match round.transactions {
-            0 if round.messages == 0 => {}
-            0 => self.dropped_until = self.dropped_until.max(now) + DROPPED_GAP,
+            _ if round.is_full() || round.messages == 0 => {}
+            0 => self.idle_until = self.idle_until.max(now) + IDLE_GAP,
             _ if round.is_behind() => self.gather_until = now + GATHER,
             1..MANY => self.paid_until = self.paid_until.max(now) + GAP,
             _ => self.paid_until = self.paid_until.max(now) + GAP * 2,
@@ -104,12 +97,9 @@ impl Pace {
 
     /// When the next round may begin, if that is not at once.
     pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
-        let of_bucket = |until: Instant, gap: Duration| until.checked_sub(gap * BURST);
-        let mut due = of_bucket(self.paid_until, GAP)?;
-        if now >= self.held_up_until {
-            due = due.max(self.gather_until);
-            due = due.max(of_bucket(self.dropped_until, DROPPED_GAP)?);
-        }
+        let paid = self.paid_until.checked_sub(GAP * BURST)?;
+        let idle = self.idle_until.checked_sub(IDLE_GAP * BURST)?;
+        let due = paid.max(idle).max(self.gather_until);
         (due > now).then_some(due)
     }
 }
@@ -227,7 +217,6 @@ mod tests {
         }
     }
 
-    /// Behind, each portion is waited for, but for a while after one that filled the socket.
     #[test]
     fn who_catches_up_waits_for_portions() {
         let mut now = Instant::now() + Duration::from_secs(60);
@@ -250,9 +239,6 @@ mod tests {
             ..some
         };
         pace.took(full, now);
-        pace.took(some, now + Duration::from_millis(1));
-        assert_eq!(pace.wait(now + Duration::from_millis(1)), None);
-        pace.took(some, now + HELD_UP);
-        assert_eq!(pace.wait(now + HELD_UP), Some(now + HELD_UP + GATHER));
+        assert_eq!(pace.wait(now), None);
     }
 }

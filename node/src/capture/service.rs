@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use everywrite_conflict::{Lsn, NodeId};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Round};
@@ -32,6 +33,8 @@ const CONFIRM: Duration = Duration::from_millis(100);
 const LEAVING: Duration = Duration::from_secs(1);
 /// An answer that is out so long is worth a line in the log: longer than a server needs to start again.
 const UNANSWERED: Duration = Duration::from_secs(10);
+/// So long at most the thread does not see that somebody is in a hurry.
+const NAP: Duration = Duration::from_micros(400);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -87,8 +90,26 @@ impl Capture {
         }
     }
 
-    /// Runs until shutdown; reconnects for ever.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Runs in a thread of its own until shutdown; reconnects for ever.
+    ///
+    /// # Errors
+    /// Where the system gives no thread or no runtime for it.
+    pub fn start(self, shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (ended, end) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name("capture".to_owned())
+            .spawn(move || {
+                runtime.block_on(self.run(shutdown));
+                drop(ended);
+            })?;
+        // An error is the end of the thread.
+        Ok(async move { drop(end.await) })
+    }
+
+    async fn run(self, shutdown: CancellationToken) {
         let shapes = Shapes::restore(self.journal.shapes());
         let spools = match Spools::open(&self.options.spool) {
             Ok(spools) => spools,
@@ -160,9 +181,10 @@ impl Capture {
         let mut durable = self.journal.subscribe();
         let mut tick = tokio::time::interval(FEEDBACK);
         let mut primary_keys = HashMap::new();
-        let mut confirmed = tokio::time::Instant::now();
+        let mut confirmed = Instant::now();
         let mut pace = Pace::new(confirmed);
         loop {
+            rest(&pace, &self.options.hurry, shutdown).await;
             let event = tokio::select! {
                 () = shutdown.cancelled() => {
                     let end = local_end(&catalog).await?;
@@ -179,10 +201,10 @@ impl Capture {
                     let _ = durable.wait_for(|end| *end >= last).await;
                     return self.confirm(assembler, &feedback, false).await;
                 }
-                event = next(&mut stream, &pace, &self.options.hurry) => event?,
+                event = stream.next() => event?,
                 () = news(&mut durable, confirmed + CONFIRM) => {
                     self.confirm(assembler, &feedback, false).await?;
-                    confirmed = tokio::time::Instant::now();
+                    confirmed = Instant::now();
                     continue;
                 }
                 _ = tick.tick() => {
@@ -226,7 +248,7 @@ impl Capture {
             self.append(assembler).await?;
             round.transactions = assembler.transactions - before;
             round.committed_at = assembler.last_commit();
-            pace.took(round, tokio::time::Instant::now());
+            pace.took(round, Instant::now());
         }
     }
 
@@ -243,7 +265,7 @@ impl Capture {
         };
         // What came before it need not wait.
         self.append(assembler).await?;
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         let mut told = false;
         loop {
             tokio::select! {
@@ -428,24 +450,25 @@ impl Capture {
     }
 }
 
-/// The first event of the next round. May be dropped while it waits.
-async fn next(
-    stream: &mut replication::Stream,
-    pace: &Pace,
-    hurry: &Notify,
-) -> Result<Option<Event>, crate::pg::Error> {
-    if let Some(due) = pace.wait(tokio::time::Instant::now()) {
-        tokio::select! {
-            () = tokio::time::sleep_until(due) => {}
-            () = hurry.notified() => {}
+/// Waits until the next round may begin. The thread sleeps: a runtime that waits is woken by each message.
+async fn rest(pace: &Pace, hurry: &Notify, shutdown: &CancellationToken) {
+    while let Some(due) = pace.wait(Instant::now()) {
+        let hurried = tokio::select! {
+            biased;
+            () = hurry.notified() => true,
+            () = shutdown.cancelled() => true,
+            () = std::future::ready(()) => false,
+        };
+        if hurried {
+            return;
         }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()).min(NAP));
     }
-    stream.next().await
 }
 
 /// Returns when the journal has become longer, not before `from`. May be dropped while it waits:
 /// what is new stays new.
-async fn news(durable: &mut tokio::sync::watch::Receiver<Lsn>, from: tokio::time::Instant) {
+async fn news(durable: &mut tokio::sync::watch::Receiver<Lsn>, from: Instant) {
     tokio::time::sleep_until(from).await;
     // An error is a closed journal: then there is no news, and the next append says why.
     if durable.changed().await.is_err() {

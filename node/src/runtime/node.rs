@@ -254,7 +254,13 @@ impl Shared {
             signals,
             Arc::clone(&self.progress),
         );
-        tasks.spawn(capture.run(shutdown.clone()));
+        match capture.start(shutdown.clone()) {
+            Ok(end) => drop(tasks.spawn(end)),
+            Err(error) => {
+                tracing::error!(%error, "capture cannot be started");
+                *self.progress.state.lock() = ("stopped", Some(format!("start capture: {error}")));
+            }
+        }
         let commands = Commands {
             shared: Arc::clone(&self),
             repairs,
