@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::schema::EMIT_OUTBOX;
+use crate::capture::chain;
 use crate::pg::{Error, Target};
 
 /// How many leave in one transaction.
@@ -21,15 +22,23 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Runs until shutdown.
 pub async fn run(target: Target, told: Arc<Notify>, shutdown: CancellationToken) {
     let mut client = None;
+    let mut said = String::new();
     loop {
         let emptied = tokio::select! {
             () = shutdown.cancelled() => return,
             emptied = empty(&target, &mut client) => emptied,
         };
         let pause = match emptied {
-            Ok(()) => LOOK,
+            Ok(()) => {
+                said.clear();
+                LOOK
+            }
             Err(error) => {
-                tracing::debug!(error = %error, "the outbox could not be emptied, trying again");
+                let text = chain(&error);
+                if text != said {
+                    tracing::warn!(error = %text, "the outbox could not be emptied, trying again: deletes that were decided here have not left");
+                    said = text;
+                }
                 client = None;
                 Duration::from_millis(200)
             }

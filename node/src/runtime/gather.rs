@@ -94,6 +94,7 @@ impl Gather {
             conflicts,
             conflict_counts,
             open_conflicts: s.merging.open(),
+            journals_kept: s.keeping.for_long(now).map(|kept| kept.to_string()),
         }
     }
 

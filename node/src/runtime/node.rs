@@ -21,7 +21,7 @@ use crate::journal::{self, Journals};
 use crate::link::{self, Link};
 use crate::pg::{Target, Tls, TlsMode};
 use crate::replay::{self, Answers, Control, Limits, Rows, Stream};
-use crate::settle::{Barriers, Beats, Ledger, LookedAt, Stability, Steward, progress};
+use crate::settle::{Barriers, Beats, Keeping, Ledger, LookedAt, Stability, Steward, progress};
 use crate::telemetry::PostgresStatus;
 use crate::telemetry::metrics::Metrics;
 use crate::verify;
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) progress: Arc<Progress>,
     pub(super) controls: BTreeMap<NodeId, Arc<Control>>,
     pub(super) merging: Arc<replay::Merging>,
+    pub(super) keeping: Arc<Keeping>,
     pub(super) postgres: Mutex<PostgresStatus>,
     /// What is missing until the node is ready.
     pub(super) waiting: Mutex<Option<String>>,
@@ -99,6 +100,7 @@ impl Node {
             progress: Arc::new(Progress::default()),
             controls,
             merging: Arc::default(),
+            keeping: Arc::default(),
             postgres: Mutex::default(),
             waiting: Mutex::new(Some("the local server".to_owned())),
             started: Instant::now(),
@@ -309,6 +311,7 @@ impl Shared {
             barriers: barriers.clone(),
             stability: Arc::clone(&stability),
             looked: self.looked(),
+            keeping: Arc::clone(&self.keeping),
         };
         tasks.spawn(steward.run(shutdown.clone()));
         *self.waiting.lock() =

@@ -9,7 +9,7 @@
 use everywrite_conflict::{Lsn, NodeId, Settled, Vector};
 use parking_lot::Mutex;
 
-use super::Beat;
+use super::{Beat, Kept};
 
 /// What the members' streams and beats say of stability here; fed by replay, read by the steward.
 #[derive(Debug)]
@@ -91,7 +91,17 @@ impl Found {
     /// rebuilt from what the journals, of all origins, still hold. And no delete that was decided then may have to leave: the
     /// same index tells what has overtaken it.
     pub fn may_go(&self, captured: Lsn, looked: Lsn, left: u64) -> bool {
-        self.reached <= captured && self.stamped <= looked && self.decided <= left
+        self.kept(captured, looked, left).is_none()
+    }
+
+    /// What they are kept for.
+    pub fn kept(&self, captured: Lsn, looked: Lsn, left: u64) -> Option<Kept> {
+        match () {
+            () if self.reached > captured => Some(Kept::Capture),
+            () if self.stamped > looked => Some(Kept::Looks),
+            () if self.decided > left => Some(Kept::Deletes),
+            () => None,
+        }
     }
 }
 

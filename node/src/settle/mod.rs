@@ -5,6 +5,7 @@ mod beats;
 mod changed;
 pub mod cutting;
 mod elements;
+mod keeping;
 mod keys;
 mod ledger;
 mod lifeline;
@@ -19,6 +20,7 @@ pub use beats::{Beat, Beats};
 pub(crate) use changed::changed;
 pub use cutting::Stability;
 pub(crate) use elements::{Elements, object_of};
+pub use keeping::{Keeping, Kept};
 pub use keys::{Identity, KeyError};
 pub use ledger::{
     Announcement, Asked, Captured, Coming, Intent, Landed, LeavesOut, Ledger, Lost, Merged,

@@ -14,7 +14,7 @@ use everywrite_conflict::{Lsn, NodeId, Vector};
 use tokio_util::sync::CancellationToken;
 
 use super::cutting::{Cutting, Found, Round, captured_durably, cut_up_to};
-use super::{Barriers, Beat, Beats, Ledger, LookedAt, Stability};
+use super::{Barriers, Beat, Beats, Keeping, Ledger, LookedAt, Stability};
 use crate::journal::Journals;
 
 /// How often there is a look at what changed. Short, so that the index stays small; a barrier is
@@ -39,6 +39,8 @@ pub struct Steward {
     pub stability: Arc<Stability>,
     /// How far nothing is to be looked at again.
     pub looked: LookedAt,
+    /// Why no journal is cut, for people.
+    pub keeping: Arc<Keeping>,
 }
 
 impl Steward {
@@ -174,10 +176,13 @@ impl Steward {
                     }
                 }
             }
+            let left = self.ledger.left(captured);
+            self.keeping
+                .found(found.kept(captured, looked, left), Instant::now());
             let round = Round {
                 captured,
                 looked,
-                left: self.ledger.left(captured),
+                left,
                 flushed: &flushed,
                 stable: &stable,
                 merging: self.ledger.any_merging(),

@@ -45,6 +45,8 @@ pub struct Status {
     pub conflict_counts: Vec<ConflictCount>,
     /// What lost and is still open, by table.
     pub open_conflicts: Vec<OpenConflicts>,
+    /// Why journals are kept that no member needs any more, when that has been so for half a minute.
+    pub journals_kept: Option<String>,
 }
 
 /// What lost in one table and is still open.

@@ -72,6 +72,9 @@ fn lines(out: &mut String, status: &Status) {
         bytes(others),
         capture.journal_end,
     );
+    if let Some(reason) = &status.journals_kept {
+        let _ = writeln!(out, "           kept: {reason}");
+    }
     let _ = writeln!(
         out,
         "index      {} keys, {} forgotten{}",
