@@ -191,10 +191,11 @@ impl Feed {
                 "paused by everywrite.pause()".to_owned(),
             ));
         }
+        let own = self.own.end();
         let applied = self.applied.borrow();
         let here = Here {
             me: self.me,
-            own: self.own.end(),
+            own,
             applied: &applied,
         };
         if let Some((missing, reached)) = here.misses(&header.vector) {

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use everywrite_conflict::{Lsn, Vector};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ledger, origins};
+use super::{Captured, Ledger, origins};
 use crate::admin::message::WalMessage;
 use crate::pg::Target;
 
@@ -167,9 +167,7 @@ impl Setter {
             // Whichever of them capture meets, it has passed what was there before the first.
             let first = first.get_or_insert(barrier);
             // One that was written before the slot was made never comes; any later one will do.
-            let passed =
-                tokio::time::timeout(AGAIN, captured.wait_for(|c| is_met(token, c.barrier))).await;
-            if passed.is_ok() {
+            if meets(&mut captured, token).await {
                 self.horizon.store(first.oldest, Ordering::Release);
                 self.place.store(first.here.0, Ordering::Release);
                 self.ledger.flushed_is(&first.progress, first.here);
@@ -179,6 +177,15 @@ impl Setter {
             self.last = self.last.wrapping_add(1);
         }
     }
+}
+
+/// Waits until capture has met this barrier or a later one; false if that takes long.
+///
+/// What it gives back holds nothing. With what the channel gives, its value is locked: whoever takes the ledger's lock then waits for
+/// somebody who has that and wants to read the value, and does not get it while capture waits to change it.
+pub(super) async fn meets(captured: &mut watch::Receiver<Captured>, token: u64) -> bool {
+    let met = captured.wait_for(|c| is_met(token, c.barrier));
+    tokio::time::timeout(AGAIN, met).await.is_ok()
 }
 
 /// Whether a barrier that capture has met is the one with this token, or a later one of this run.

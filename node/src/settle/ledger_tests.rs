@@ -640,3 +640,42 @@ fn a_row_is_none_to_take_from_while_a_write_of_it_is_left_out() {
     assert_eq!(lands(older, true), 1);
     assert_eq!(lands(newer, false), 0);
 }
+
+/// Capture, a group that lands and a barrier that is met, each in a thread of its own, as they meet on a machine with
+/// three processors.
+#[test]
+fn three_threads_do_not_wait_for_each_other() {
+    const TIMES: u64 = 50_000;
+    let ledger = &Ledger::new(ME);
+    let row = intent(7, version(10, B), 100, false);
+    let delete = intent(7, version(20, C), 200, true);
+    announce(ledger, row).unwrap();
+    announce(ledger, delete).unwrap();
+    landed(ledger, delete, 0).unwrap();
+    let capture = || {
+        for n in 0..TIMES {
+            ledger.captured(Lsn(n));
+            ledger.barrier(n);
+        }
+    };
+    let group = || {
+        for _ in 0..TIMES {
+            landed(ledger, row, 0).unwrap();
+        }
+    };
+    let barrier = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            let mut captured = ledger.watch_captured();
+            for n in 0..TIMES {
+                assert!(crate::settle::barriers::meets(&mut captured, 0).await);
+                ledger.flushed_is(&Vector::new(), Lsn(n));
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(capture);
+        scope.spawn(group);
+        scope.spawn(barrier);
+    });
+}
