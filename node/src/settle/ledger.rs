@@ -481,6 +481,7 @@ impl Ledger {
             merges,
             committing: false,
         });
+        let again = !inner.beneath.none_again(intents.clone().map(|i| i.key));
         let Inner { index, beneath, .. } = &mut *inner;
         let before = |i: Intent<'_>| {
             // Under a TRUNCATE that is on its way the rows still stand.
@@ -508,7 +509,7 @@ impl Ledger {
             !intents.clone().any(covers)
         };
         // What a change omits of such a row is not in it.
-        let plain = plain && inner.left_out.none(intents.map(|i| i.key));
+        let plain = plain && inner.left_out.none(intents.map(|i| i.key)) && !again;
         drop(sighted);
         let fast = fast(&priors) && plain;
         if fast {
@@ -643,6 +644,7 @@ impl Ledger {
         kept: impl Fn(KeyHash, Version) -> bool,
     ) -> Option<Vec<KeyHash>> {
         let Landed { origin, last, .. } = *group;
+        let by = Position { origin, lsn: last };
         // What was on its way is in memory, but for what something newer has replaced.
         let mut inner = self.lock_with(keys.clone().map(|(_, key, _)| key));
         if *self.server.borrow() != group.generation {
@@ -671,7 +673,7 @@ impl Ledger {
                 let entry = inner.index.get(relation, key);
                 let on_its_way = entry.is_some_and(|e| e.in_flight());
                 if !on_its_way || !kept(key, version) {
-                    inner.beneath.ends(key);
+                    inner.beneath.ends_by(by, key);
                 }
             }
         }
@@ -683,7 +685,7 @@ impl Ledger {
                     .row(key)
                     .is_some_and(|e| e.in_flight() && e.version > *version)
             };
-            beneath.truncated(*relation, *version, newer);
+            beneath.truncated_by(by, *relation, *version, newer);
         }
         inner.left_out.group_landed(origin, last, group.after);
         self.applied.send_if_modified(|v| v.raise(origin, last));
@@ -700,6 +702,7 @@ impl Ledger {
         let surely = inner.left_out.all_surely(progress);
         // What is promised of it is that the local transactions behind it have seen it.
         inner.flushed.merge(&surely);
+        inner.beneath.flushed(progress);
         let Inner { marks, clock, .. } = &mut *inner;
         let named = marks.iter().filter(|m| m.last <= progress.get(m.origin));
         named.for_each(|m| clock.saw(m.newest));

@@ -679,3 +679,33 @@ fn three_threads_do_not_wait_for_each_other() {
         scope.spawn(barrier);
     });
 }
+
+/// A row of this site that a group on its way has removed stands there again when a crash takes that group back: it has to be
+/// found once more, and recorded.
+#[test]
+fn a_row_that_a_crash_puts_back_is_beneath_again() {
+    for flushed in [false, true] {
+        let ledger = Ledger::new(ME);
+        let row = intent(7, version(1_000_000, C), 200, false);
+        ledger.reaches(Lsn(950));
+        announce(&ledger, row).unwrap();
+        let written = [touched(Some(7), false)];
+        ledger.capture(Lsn(900), Stamp(10), &written, &[], &[]);
+        ledger.captured(Lsn(900));
+        let beneath = |ledger: &Ledger| ledger.beneath(table()).contains_key(&KeyHash(7));
+        assert!(beneath(&ledger));
+        landed(&ledger, row, 0).unwrap();
+        assert!(!beneath(&ledger));
+        if flushed {
+            ledger.flushed_is(&[(C, Lsn(200))].into_iter().collect(), Lsn(1_002));
+        }
+        let asked = ledger.asks();
+        assert!(ledger.reconcile(&asked, &Vector::new()));
+        assert_eq!(beneath(&ledger), !flushed);
+        if !flushed {
+            assert!(!announce_blindly(&ledger, row).fast);
+            landed(&ledger, row, 1).unwrap();
+            assert!(!beneath(&ledger));
+        }
+    }
+}

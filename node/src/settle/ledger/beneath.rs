@@ -10,11 +10,16 @@
 //! change of a third site that is newer than both. Other sites do not make up for it: there a later
 //! write of this site may have been folded over the row. A row that the group on its way had seen is
 //! not here: that one is replaced knowingly.
+//!
+//! What a group has removed is kept until the group is flushed: if a crash of the server takes the group back, the row stands
+//! there again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use everywrite_conflict::{Entry, Identity, KeyHash, NodeId, RelationHash, Vector, Version};
+use everywrite_conflict::{
+    Entry, Identity, KeyHash, Lsn, NodeId, Position, RelationHash, Vector, Version,
+};
 
 use super::Intent;
 
@@ -22,6 +27,10 @@ use super::Intent;
 #[derive(Debug, Default)]
 pub(super) struct Beneath {
     rows: HashMap<KeyHash, Row, Identity>,
+    /// What groups have removed that are not flushed: where those end, and what stood there.
+    removed: Vec<(Position, KeyHash, Row)>,
+    /// What stands there again. Statements that look at no row would not notice it: it was captured before they were made.
+    again: HashSet<KeyHash, Identity>,
 }
 
 /// What the own site has written last of a key; a row, or the delete of one.
@@ -88,10 +97,62 @@ impl Beneath {
     pub(super) fn ends(&mut self, key: KeyHash) {
         if !self.rows.is_empty() {
             self.rows.remove(&key);
+            self.again.remove(&key);
         }
     }
 
-    /// The same of all that a TRUNCATE of the table has removed; rows in whose place something newer is on
+    /// The same, because a group that ends at `by` has removed it.
+    #[inline]
+    pub(super) fn ends_by(&mut self, by: Position, key: KeyHash) {
+        if !self.rows.is_empty()
+            && let Some(row) = self.rows.remove(&key)
+        {
+            self.again.remove(&key);
+            self.removed.push((by, key, row));
+        }
+    }
+
+    /// A TRUNCATE of a group that ends at `by` has landed.
+    pub(super) fn truncated_by(
+        &mut self,
+        by: Position,
+        relation: RelationHash,
+        version: Version,
+        stays: impl Fn(KeyHash) -> bool,
+    ) {
+        let gone = |key: &KeyHash, row: &Row| {
+            row.relation == relation && row.entry.version < version && !stays(*key)
+        };
+        let removed = self.rows.iter().filter(|(key, row)| gone(key, row));
+        let removed = removed.map(|(key, row)| (by, *key, row.clone()));
+        self.removed.extend(removed);
+        self.rows.retain(|key, row| !gone(key, row));
+        self.again.retain(|key| self.rows.contains_key(key));
+    }
+
+    /// This much is flushed.
+    pub(super) fn flushed(&mut self, progress: &Vector) {
+        self.removed.retain(|(by, _, _)| !progress.covers(*by));
+    }
+
+    /// Whether rows of none of these keys stand there again.
+    #[inline]
+    pub(super) fn none_again(&self, mut keys: impl Iterator<Item = KeyHash>) -> bool {
+        self.again.is_empty() || !keys.any(|key| self.again.contains(&key))
+    }
+
+    /// A crash has taken back what `origin` wrote behind `lsn`: what it had removed is there again.
+    pub(super) fn forgotten_by_server(&mut self, origin: NodeId, lsn: Lsn) {
+        let lost = |by: Position| by.origin == origin && by.lsn > lsn;
+        let lost = self.removed.extract_if(.., |(by, _, _)| lost(*by));
+        for (_, key, row) in lost {
+            // What this site has written since stands above it.
+            self.rows.entry(key).or_insert(row);
+            self.again.insert(key);
+        }
+    }
+
+    /// The same of all that a TRUNCATE of this site has removed; rows in whose place something newer is on
     /// its way it has left there: `stays`.
     pub(super) fn truncated(
         &mut self,

@@ -89,6 +89,7 @@ impl Inner {
     pub(super) fn forgotten_by_server(&mut self, lost: &[(NodeId, Lsn)]) {
         for (origin, lsn) in lost {
             self.left_out.forgotten_by_server(*origin, *lsn);
+            self.beneath.forgotten_by_server(*origin, *lsn);
         }
         // What is gone was seen by nobody who is still to be captured, and is announced again.
         self.marks.retain(|mark| {
