@@ -363,8 +363,10 @@ impl Ledger {
             }
             let Announced::Older(newer) = announced else {
                 match t.key {
-                    Some(key) => inner.beneath.ends(key),
-                    None => inner.beneath.truncated(t.relation, version, |_| false),
+                    Some(key) => inner.beneath.ends(None, key),
+                    None => inner
+                        .beneath
+                        .truncated(None, t.relation, version, |_| false),
                 }
                 self.hide(inner, t, before);
                 continue;
@@ -644,7 +646,7 @@ impl Ledger {
         kept: impl Fn(KeyHash, Version) -> bool,
     ) -> Option<Vec<KeyHash>> {
         let Landed { origin, last, .. } = *group;
-        let by = Position { origin, lsn: last };
+        let by = Some(Position { origin, lsn: last });
         // What was on its way is in memory, but for what something newer has replaced.
         let mut inner = self.lock_with(keys.clone().map(|(_, key, _)| key));
         if *self.server.borrow() != group.generation {
@@ -673,7 +675,7 @@ impl Ledger {
                 let entry = inner.index.get(relation, key);
                 let on_its_way = entry.is_some_and(|e| e.in_flight());
                 if !on_its_way || !kept(key, version) {
-                    inner.beneath.ends_by(by, key);
+                    inner.beneath.ends(by, key);
                 }
             }
         }
@@ -685,7 +687,7 @@ impl Ledger {
                     .row(key)
                     .is_some_and(|e| e.in_flight() && e.version > *version)
             };
-            beneath.truncated_by(by, *relation, *version, newer);
+            beneath.truncated(by, *relation, *version, newer);
         }
         inner.left_out.group_landed(origin, last, group.after);
         self.applied.send_if_modified(|v| v.raise(origin, last));

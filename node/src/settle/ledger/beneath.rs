@@ -92,42 +92,39 @@ impl Beneath {
         }
     }
 
-    /// Nothing of the key stands beneath any more.
+    /// Nothing of the key stands beneath any more; `by`: where the group ends that has removed it, if one has.
     #[inline]
-    pub(super) fn ends(&mut self, key: KeyHash) {
-        if !self.rows.is_empty() {
-            self.rows.remove(&key);
-            self.again.remove(&key);
-        }
-    }
-
-    /// The same, because a group that ends at `by` has removed it.
-    #[inline]
-    pub(super) fn ends_by(&mut self, by: Position, key: KeyHash) {
+    pub(super) fn ends(&mut self, by: Option<Position>, key: KeyHash) {
         if !self.rows.is_empty()
             && let Some(row) = self.rows.remove(&key)
         {
-            self.again.remove(&key);
-            self.removed.push((by, key, row));
+            self.gone(by, key, row);
         }
     }
 
-    /// A TRUNCATE of a group that ends at `by` has landed.
-    pub(super) fn truncated_by(
+    /// The same of all that a TRUNCATE of the table has removed; rows in whose place something newer is on
+    /// its way it has left there: `stays`.
+    pub(super) fn truncated(
         &mut self,
-        by: Position,
+        by: Option<Position>,
         relation: RelationHash,
         version: Version,
         stays: impl Fn(KeyHash) -> bool,
     ) {
-        let gone = |key: &KeyHash, row: &Row| {
+        let gone = |key: &KeyHash, row: &mut Row| {
             row.relation == relation && row.entry.version < version && !stays(*key)
         };
-        let removed = self.rows.iter().filter(|(key, row)| gone(key, row));
-        let removed = removed.map(|(key, row)| (by, *key, row.clone()));
-        self.removed.extend(removed);
-        self.rows.retain(|key, row| !gone(key, row));
-        self.again.retain(|key| self.rows.contains_key(key));
+        let gone: Vec<_> = self.rows.extract_if(gone).collect();
+        for (key, row) in gone {
+            self.gone(by, key, row);
+        }
+    }
+
+    fn gone(&mut self, by: Option<Position>, key: KeyHash, row: Row) {
+        self.again.remove(&key);
+        if let Some(by) = by {
+            self.removed.push((by, key, row));
+        }
     }
 
     /// This much is flushed.
@@ -152,23 +149,11 @@ impl Beneath {
         }
     }
 
-    /// The same of all that a TRUNCATE of this site has removed; rows in whose place something newer is on
-    /// its way it has left there: `stays`.
-    pub(super) fn truncated(
-        &mut self,
-        relation: RelationHash,
-        version: Version,
-        stays: impl Fn(KeyHash) -> bool,
-    ) {
-        let gone = |row: &Row| row.relation == relation && row.entry.version < version;
-        self.rows.retain(|key, row| !gone(row) || stays(*key));
-    }
-
     /// A local write that was captured meanwhile, for a decision that is taken back.
     pub(super) fn take_captured(&mut self, key: KeyHash) -> Option<(Entry, Arc<Vector>)> {
         let row = self.rows.get(&key)?;
         let taken = (row.entry, Arc::clone(row.vector.as_ref()?));
-        self.rows.remove(&key);
+        self.ends(None, key);
         Some(taken)
     }
 
