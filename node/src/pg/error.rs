@@ -78,6 +78,8 @@ pub enum Error {
     Statement {
         /// Which one, counted from 0 since the last Sync: so many statements before it succeeded.
         index: usize,
+        /// Which one of those behind the mark, counted from 0, if it is one of them.
+        behind_mark: Option<usize>,
         /// Why.
         error: Box<ServerError>,
     },

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::session;
 use super::wal_position::lsn_text;
-use super::writer::Writer;
+use super::writer::{Failed, Writer};
 use crate::pg::Target;
 use crate::pg::pipeline::Outcome;
 use crate::settle::origins;
@@ -123,16 +123,17 @@ impl Lane {
         }
     }
 
-    /// The first answer to a group that is to be committed. May be cancelled.
-    async fn body(&mut self) -> Result<Vec<Outcome>, Error> {
+    /// What became of a group whose commit is sent. May be cancelled.
+    async fn committed(&mut self) -> Result<(Lsn, Lsn), Failed> {
         while self.owed > 0 {
             self.hear().await;
         }
-        let body = self.writer.receive().await;
+        let committed = self.writer.committed().await;
         match self.failed.take() {
             // What comes behind only says that the transaction has failed.
-            Some(error) => Err(error),
-            None => body,
+            Some(error) if error.session_lost() => Err(Failed::Unknown(error)),
+            Some(error) => Err(Failed::Before(error)),
+            None => committed,
         }
     }
 }
@@ -250,12 +251,12 @@ impl Lanes {
         self.lane(place).ask()
     }
 
-    /// The first answer to the group in the session at `place`, whose COMMIT is sent. Meanwhile sees to the group that was begun
+    /// What became of the group in the session at `place`, whose COMMIT is sent. Meanwhile sees to the group that was begun
     /// beside it. May be cancelled.
-    pub(super) async fn body(&mut self, place: Place) -> Result<Vec<Outcome>, Error> {
+    pub(super) async fn committed(&mut self, place: Place) -> Result<(Lsn, Lsn), Failed> {
         loop {
             let (Some(begun), Some(second)) = (&mut self.begun, &mut self.second) else {
-                return self.lane(place).body().await;
+                return self.lane(place).committed().await;
             };
             let (first, other) = match place {
                 Place::First => (&mut self.first, second),
@@ -264,18 +265,18 @@ impl Lanes {
             let look_at = begun.look_at;
             tokio::select! {
                 biased;
-                body = first.body() => return body,
+                committed = first.committed() => return committed,
                 answer = other.hear(), if other.owed > 0 => {
                     if begun.heard(answer.as_deref(), Instant::now()) {
                         tracing::debug!("a group gives way to the one before it");
                         other.writer.sql("rollback");
-                        other.ask()?;
+                        other.ask().map_err(Failed::Unknown)?;
                     }
                 }
                 () = tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
                     begun.look_at = None;
                     other.writer.is_blocked(first.process);
-                    other.ask()?;
+                    other.ask().map_err(Failed::Unknown)?;
                 }
             }
         }

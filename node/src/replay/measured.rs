@@ -204,7 +204,6 @@ impl Applying {
                 }
             }
         }
-        self.writer.wal_position();
         self.writer.commit(batch.last(), batch.newest());
         self.before = Some(batch.last());
         self.groups += 1;
@@ -215,8 +214,7 @@ impl Applying {
     pub async fn run(&mut self) -> Result<(), Error> {
         self.writer.send().await?;
         for _ in 0..std::mem::take(&mut self.groups) {
-            let body = self.writer.receive().await;
-            let committed = self.writer.committed(body).await;
+            let committed = self.writer.committed().await;
             committed.map_err(|failed| match failed {
                 Failed::Before(error) | Failed::Refused(error) | Failed::Unknown(error) => error,
             })?;

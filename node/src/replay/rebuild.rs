@@ -1,6 +1,5 @@
 //! The conflict index, from the journals, at start.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use everywrite_conflict::{
     ColumnChange, Entry, KeyHash, Lsn, NodeId, Position, RelationHash, Update, Vector, Version,
 };
 use futures_util::FutureExt as _;
+use rustc_hash::FxHashMap;
 use tokio_postgres::Client;
 
 use super::Error;
@@ -51,7 +51,7 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
     let Start { me, ledger, .. } = start;
     let mut keys = Keys {
         client: start.client,
-        identities: HashMap::new(),
+        identities: FxHashMap::default(),
     };
     let mut looks = SecondLooks::default();
     let mut merged = Vec::new();
@@ -79,6 +79,9 @@ pub async fn rebuild(start: Start<'_>) -> Result<(u64, Vec<Repair>), Error> {
             up_to,
             large: None,
             ranks: Ranks::default(),
+            vector: Arc::default(),
+            found: Vec::new(),
+            touched: Vec::new(),
             transactions: 0,
         };
         pass.read(&journal, released).await?;
@@ -145,7 +148,7 @@ type Look = (Arc<OwnedRelation>, Option<RepairRow>);
 struct Keys<'a> {
     client: &'a Client,
     /// By origin and shape.
-    identities: HashMap<(NodeId, u32), (Identity, Arc<OwnedRelation>)>,
+    identities: FxHashMap<(NodeId, u32), (Identity, Arc<OwnedRelation>)>,
 }
 
 impl Keys<'_> {
@@ -230,6 +233,11 @@ struct Pass<'a, 'k> {
     large: Option<Header>,
     /// Of the changes of the transaction that is read.
     ranks: Ranks,
+    /// That of the transaction read last: mostly the next one has the same.
+    vector: Arc<Vector>,
+    /// What a change touches, and all of a transaction with their versions; empty, kept for their memory.
+    found: Vec<Touched>,
+    touched: Vec<(Touched, Version)>,
     transactions: u64,
 }
 
@@ -379,12 +387,14 @@ impl Pass<'_, '_> {
             lsn: header.position,
         };
         let recent = own && header.position > self.start.looked_at;
-        let vector = Arc::new(header.vector.clone());
-        let mut touched: Vec<Touched> = Vec::new();
-        let mut versions = Vec::new();
+        if *self.vector != header.vector {
+            self.vector = Arc::new(header.vector.clone());
+        }
+        let vector = Arc::clone(&self.vector);
+        let mut all = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.found);
         for change in Changes::new(changes) {
             let change = change?;
-            let first = touched.len();
             if change.first() == Some(&ranks::TAG) {
                 self.ranks.take(&change)?;
                 continue;
@@ -399,22 +409,22 @@ impl Pass<'_, '_> {
                 continue;
             }
             self.keys.touched(origin, &message, &mut touched)?;
-            for t in touched.get(first..).unwrap_or_default() {
-                let version = self.version(t, version);
-                versions.push(version);
+            for t in touched.drain(..) {
+                let version = self.version(&t, version);
                 if recent {
-                    let relation = self.keys.relation(origin, &message, t);
+                    let relation = self.keys.relation(origin, &message, &t);
                     let row = key_cells(&message, t.deleted).filter(|_| t.key.is_some());
                     if let Some(relation) = relation.filter(|_| t.key.is_none() || row.is_some()) {
                         let look = (relation, row);
-                        self.looks.recent(t, version, &header.seen, look);
+                        self.looks.recent(&t, version, &header.seen, look);
                     }
                 } else if !own {
-                    self.looks.met(t, version, source);
+                    self.looks.met(&t, version, source);
                 }
+                all.push((t, version));
             }
         }
-        let entries = touched.into_iter().zip(versions).map(|(t, version)| {
+        let entries = all.drain(..).map(|(t, version)| {
             let entry = Entry {
                 version,
                 source: Some(source),
@@ -426,6 +436,7 @@ impl Pass<'_, '_> {
         });
         let ledger = self.start.ledger;
         ledger.rebuild(version.stamp, &vector, entries);
+        (self.found, self.touched) = (touched, all);
         if ledger.is_full() {
             // All of it is committed.
             ledger.spill(&[None], Lsn::MAX, Instant::now());

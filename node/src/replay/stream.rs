@@ -277,15 +277,14 @@ impl Stream {
             let Some(place) = self.on_way.front().map(|g| g.place) else {
                 continue;
             };
-            let body = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
-                body = lanes.body(place) => body,
+                outcome = lanes.committed(place) => outcome,
                 grown = grow(&mut feed, &mut next), if !full => {
                     full = grown?;
                     continue;
                 }
             };
-            let outcome = lanes.at(place).committed(body).await;
             self.arrived(&mut feed, &mut lanes, outcome).await?;
         }
     }
@@ -597,10 +596,8 @@ async fn commit(ledger: &Ledger, writer: &mut Writer, group: &Group) -> Result<(
     if group.decided.binds() {
         writer.flushed();
     }
-    writer.wal_position();
     writer.commit(group.batch.last(), group.batch.newest());
     ledger.commits(group.batch.origin, group.batch.last());
     writer.send().await.map_err(Failed::Unknown)?;
-    let body = writer.receive().await;
-    writer.committed(body).await
+    writer.committed().await
 }

@@ -70,8 +70,7 @@ impl Stream {
         };
         if !group.fast {
             while let Some(place) = self.on_way.front().map(|g| g.place) {
-                let body = lanes.body(place).await;
-                let outcome = lanes.at(place).committed(body).await;
+                let outcome = lanes.committed(place).await;
                 self.arrived(feed, lanes, outcome).await?;
             }
             return self.careful(feed, lanes.first(), group).await;
@@ -133,8 +132,6 @@ impl Stream {
         if group.decided.binds() {
             writer.flushed();
         }
-        writer.wal_position();
-        // After the commit: what is captured from there on has seen the group.
         writer.commit(group.batch.last(), group.batch.newest());
         let (origin, last) = (group.batch.origin, group.batch.last());
         self.options.context.ledger.commits(origin, last);
@@ -189,6 +186,12 @@ impl Stream {
                 Ok(places) => {
                     let groups = &self.options.control.fast_groups;
                     groups.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(
+                        origin = %self.options.origin,
+                        transactions = group.batch.transactions.len(),
+                        changes = group.batch.changes,
+                        "a group has landed"
+                    );
                     self.landed(group, places.0, places)?;
                     self.goes_on(feed, last);
                     let Some(error) = self.commit_begun(lanes)? else {

@@ -13,7 +13,7 @@ use super::mapping::{Mapping, Statement};
 use super::wal_position::wal_position;
 use crate::admin::schema::{INSERT_LEFT_OUT, INSERT_LEFT_OUT_TYPES, key_bytes};
 use crate::pg;
-use crate::pg::oid::{BYTEA, INT4, LSN, TEXT};
+use crate::pg::oid::{BYTEA, INT4, LSN, TEXT, TIMESTAMPTZ};
 use crate::pg::pgoutput::Cell;
 use crate::pg::pipeline::{self, Array, Bind, Format, Outcome, Session};
 use crate::settle::LeavesOut;
@@ -25,6 +25,9 @@ const SET_ROWS: usize = 4;
 const LARGE_SET_ROWS: usize = 128;
 /// From this many rows on `COPY` wins over arrays: it is parsed anew each time.
 const COPY_ROWS: usize = 24;
+
+/// Gives a transaction its origin's position and time.
+const POSITION: &str = "select pg_catalog.pg_replication_origin_xact_setup($1, $2)";
 
 /// How rows are protected from being written blindly over something newer.
 #[derive(Clone, Copy, Debug)]
@@ -135,49 +138,61 @@ impl Writer {
         self.out.bind(&name)
     }
 
-    /// Ends what was written so far, then commits with the origin's position and time (I1), then
-    /// asks where the WAL is: three answers, for [`committed`](Self::committed).
+    /// Commits what was written so far with the origin's position and time (I1), and asks before and behind that where the
+    /// WAL is: one answer, for [`committed`](Self::committed).
     ///
     /// From PostgreSQL 16 on a transaction that is *rolled back* moves the origin's progress as well,
     /// if it has a position. So it gets one only with the commit, in one message: whatever fails
     /// or breaks before takes nothing from the progress.
     pub(super) fn commit(&mut self, position: Lsn, stamp: Stamp) {
-        let sql = format!(
-            "select pg_catalog.pg_replication_origin_xact_setup('{position}', \
-             timestamptz '2000-01-01 00:00:00+00' + interval '{} microseconds'); commit",
-            stamp.0
-        );
-        self.out.query_simple(&sql);
+        self.wal_position();
+        self.out.mark();
+        if self.session.server_version() < 16 {
+            self.bind("position", POSITION, &[LSN, TIMESTAMPTZ])
+                .binary(Some(&position.0.to_be_bytes()))
+                .binary(Some(&stamp.0.to_be_bytes()))
+                .execute();
+            self.bind("commit", "commit", &[]).execute();
+        } else {
+            let sql = format!(
+                "select pg_catalog.pg_replication_origin_xact_setup('{position}', \
+                 timestamptz '2000-01-01 00:00:00+00' + interval '{} microseconds'); commit",
+                stamp.0
+            );
+            self.out.simple(&sql, 2);
+        }
         self.wal_position();
         self.out.sync();
     }
 
-    /// What became of a transaction that was sent with [`commit`](Self::commit), whose first answer
-    /// is `body`: the WAL positions before and after its commit.
-    pub(super) async fn committed(
-        &mut self,
-        body: Result<Vec<Outcome>, Error>,
-    ) -> Result<(Lsn, Lsn), Failed> {
-        let commit = self.receive().await;
-        let after = self.receive().await;
-        let answered = |e: &Error| {
-            matches!(
-                e,
-                Error::Guard | Error::Postgres(pg::Error::Statement { .. })
-            )
+    /// What became of a transaction that was sent with [`commit`](Self::commit): the WAL positions before and after
+    /// its commit. May be cancelled.
+    pub(super) async fn committed(&mut self) -> Result<(Lsn, Lsn), Failed> {
+        let outcomes = match self.session.receive().await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                let failed = match error {
+                    pg::Error::Statement {
+                        behind_mark: None, ..
+                    } => Failed::Before,
+                    // The position, or the commit itself.
+                    pg::Error::Statement {
+                        behind_mark: Some(0 | 1),
+                        ..
+                    } => Failed::Refused,
+                    _ => Failed::Unknown,
+                };
+                return Err(failed(guard_failed(error)));
+            }
         };
-        match (body, commit, after) {
-            (Ok(body), Ok(_), Ok(after)) => Ok((wal_position(&body), wal_position(&after))),
-            (Err(e), _, _) if answered(&e) => Err(Failed::Before(e)),
-            (Ok(_), Err(e), _) if answered(&e) => Err(Failed::Refused(e)),
-            (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) => Err(Failed::Unknown(e)),
-        }
+        let until = |end: usize| wal_position(outcomes.get(..end).unwrap_or_default());
+        let all = outcomes.len();
+        Ok((until(all.saturating_sub(3)), until(all)))
     }
 
     /// The answers to a transaction that was chained to one which has failed.
     pub(super) async fn failed(&mut self) -> Result<(), Error> {
-        let body = self.receive().await;
-        match self.committed(body).await {
+        match self.committed().await {
             Err(Failed::Before(_)) => Ok(()),
             Err(Failed::Unknown(error)) => Err(error),
             Ok(_) | Err(Failed::Refused(_)) => Err(Error::Again(
@@ -254,7 +269,7 @@ impl Writer {
             .execute();
     }
 
-    /// The last statement of a group: the WAL position before its commit. Its place among the outcomes.
+    /// Asks where the WAL is. Its place among the outcomes.
     pub(super) fn wal_position(&mut self) -> usize {
         self.bind(
             "wal_position",

@@ -36,6 +36,10 @@ pub(super) struct Group {
     pub(super) statements: usize,
     /// Executes that come with data.
     pub(super) copies: usize,
+    /// So many statements stand before the mark.
+    pub(super) mark: Option<usize>,
+    /// There is a simple query behind so many statements. It has a ReadyForQuery of its own, if the server comes to it.
+    pub(super) simple: Option<usize>,
     /// There are messages without a Sync behind them.
     dirty: bool,
 }
@@ -125,16 +129,20 @@ impl Batch {
         self.groups.push(std::mem::take(&mut self.open));
     }
 
-    /// Runs statements (with `;` between) as one simple query, which is one message: the server has
-    /// either heard of none of them or of all. They are a group of their own; rows in text format.
-    pub fn query_simple(&mut self, sql: &str) {
-        if self.open.dirty {
-            self.sync();
-        }
+    /// Errors of statements behind this place of the group say so.
+    pub fn mark(&mut self) {
+        self.open.mark = Some(self.open.statements);
+    }
+
+    /// Runs so many statements (with `;` between) as one simple query, which is one message: the server has
+    /// either heard of none of them or of all. If something before them in the group fails, it runs none of them, because it discards
+    /// what comes up to the next Sync. Once in a group. Their rows come in text format.
+    pub fn simple(&mut self, sql: &str, statements: usize) {
         let start = self.begin_message(b'Q');
         self.put_text(sql, "a statement");
         self.end_message(start);
-        self.groups.push(std::mem::take(&mut self.open));
+        self.open.simple = Some(self.open.statements);
+        self.open.statements += statements;
     }
 
     /// Bytes to be sent.

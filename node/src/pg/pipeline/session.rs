@@ -265,13 +265,20 @@ impl Session {
                 b'G' => self.copy_begins()?,
                 b'E' => {
                     let error = Box::new(ServerError::decode(body));
-                    self.failure = Some(match error.is_fatal() {
-                        true => Error::Server(error),
-                        false => Error::Statement {
-                            index: self.outcomes.len(),
-                            error,
-                        },
-                    });
+                    let index = self.outcomes.len();
+                    let mark = self.in_flight.front().and_then(|group| group.mark);
+                    let statement = |error| Error::Statement {
+                        index,
+                        behind_mark: mark.and_then(|before| index.checked_sub(before)),
+                        error,
+                    };
+                    match error.is_fatal() {
+                        true => self.failure = Some(Error::Server(error)),
+                        // What stands behind a simple query that has failed may fail for that.
+                        false => {
+                            self.failure.get_or_insert_with(|| statement(error));
+                        }
+                    }
                 }
                 b'Z' => {
                     self.status = match body.first() {
@@ -309,10 +316,16 @@ impl Session {
 
     /// The group is over. Names it did not get to were not prepared.
     fn ready(&mut self) -> Result<(), Error> {
-        if self.in_flight.pop_front().is_none() {
+        let Some(group) = self.in_flight.front_mut() else {
             return Err(unexpected(b'Z', "nothing"));
-        }
+        };
         self.rows.clear();
+        // After an error before it the server has discarded the simple query, and this answers the Sync.
+        let simple = group.simple.take();
+        if simple.is_some_and(|before| self.outcomes.len() >= before) {
+            return Ok(());
+        }
+        self.in_flight.pop_front();
         let outcomes = std::mem::take(&mut self.outcomes);
         self.finished.push_back(match self.failure.take() {
             None => Ok(outcomes),

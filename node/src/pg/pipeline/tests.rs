@@ -38,7 +38,7 @@ async fn one(session: &mut Session, sql: &str) -> String {
 
 fn statement_error(result: Result<Vec<Outcome>, Error>) -> (usize, String) {
     match result {
-        Err(Error::Statement { index, error }) => (index, error.code),
+        Err(Error::Statement { index, error, .. }) => (index, error.code),
         other => panic!("expected the error of a statement, got {other:?}"),
     }
 }
@@ -643,6 +643,67 @@ async fn a_statement_that_a_new_shape_of_the_table_spoils_is_worth_another_try()
         let error = session.run(&mut batch).await.unwrap_err();
         assert!(error.server().unwrap().is_stale_plan(), "{error}");
         assert_eq!(error.class(), Class::Retry);
+    }
+}
+
+/// As replay commits: statements, a simple query that the server runs only if they have succeeded, and one more.
+#[tokio::test]
+async fn a_group_with_a_simple_query_has_one_answer() {
+    fn group(batch: &mut Batch, ids: &[i32], simple: &str, behind: &str) {
+        batch.execute_sql("begin");
+        for id in ids {
+            batch.parse("", "insert into t values ($1)", &[INT4]);
+            batch.bind("").binary(Some(&id.to_be_bytes())).execute();
+        }
+        batch.mark();
+        batch.simple(simple, 2);
+        batch.execute_sql(behind);
+        batch.sync();
+    }
+    fn rollback(batch: &mut Batch) {
+        batch.execute_sql("rollback");
+        batch.sync();
+    }
+    let failed = |result: Result<Vec<Outcome>, Error>| match result {
+        Err(Error::Statement {
+            index,
+            behind_mark,
+            error,
+        }) => (index, behind_mark, error.code),
+        other => panic!("expected the error of a statement, got {other:?}"),
+    };
+    let text = |outcomes: &[Outcome], n: usize| outcomes[n].rows[0][0].clone().unwrap();
+    for (_server, _target, mut session) in sessions().await {
+        let mut batch = Batch::new();
+        // All of them are on their way at once. The second fails before the simple query, of which nothing is run;
+        group(&mut batch, &[1, 2], "select 'a'; commit", "select 'b'");
+        group(&mut batch, &[3, 1, 4], "commit; select 1", "select 2");
+        rollback(&mut batch);
+        // the next one within it, before the commit, and behind it; and one behind all that.
+        group(&mut batch, &[5], "select 1/0; commit", "select 3");
+        rollback(&mut batch);
+        group(&mut batch, &[6], "commit; select 1/0", "select 'c'");
+        group(&mut batch, &[7], "select 4; commit", "select 1/0");
+        batch.simple("select 'd'; select 5", 2);
+        session.send(&mut batch).await.unwrap();
+        assert_eq!(session.in_flight(), 8);
+        let outcomes = session.receive().await.unwrap();
+        assert_eq!(outcomes.len(), 6);
+        assert_eq!(text(&outcomes, 3), "a");
+        assert_eq!(text(&outcomes, 5), "b");
+        let (unique, by_zero) = ("23505".to_owned(), "22012".to_owned());
+        assert_eq!(failed(session.receive().await), (2, None, unique));
+        session.receive().await.unwrap();
+        assert_eq!(failed(session.receive().await).1, Some(0));
+        session.receive().await.unwrap();
+        assert_eq!(failed(session.receive().await), (3, Some(1), by_zero));
+        assert_eq!(failed(session.receive().await).1, Some(2));
+        let outcomes = session.receive().await.unwrap();
+        assert_eq!((text(&outcomes, 0), outcomes.len()), ("d".into(), 2));
+        assert_eq!(session.in_flight(), 0);
+        assert_eq!(session.status(), TransactionStatus::Idle);
+        let stands = "select string_agg(id::text, ',' order by id) from t";
+        assert_eq!(one(&mut session, stands).await, "1,2,6,7");
     }
 }
 
