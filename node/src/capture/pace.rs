@@ -17,11 +17,10 @@ use std::time::Duration;
 use everywrite_conflict::Stamp;
 use tokio::time::Instant;
 
-/// The mean distance of rounds that a busy stream gets: well below the time that a commit takes to
-/// become visible elsewhere, and long enough for several of a busy server's commits.
+/// The mean distance of rounds of single transactions: as many as the cluster has time for. Larger ones are farther apart.
 const GAP: Duration = Duration::from_micros(1_600);
 /// A round of so many transactions says that the server is busy enough for four times the distance; one of two, for twice.
-/// Eight TPC-B transactions cost the peer's server half as much in one group as in four.
+/// The peer's server writes what comes together as sets.
 const MANY: u64 = 4;
 /// So many gaps may come at once: commits do not come evenly. With 8, one in a hundred and forty would wait of 500
 /// commits a second at random moments, although these are fewer than what is allowed; with 24 none does.

@@ -190,7 +190,7 @@ impl Stream {
                         origin = %self.options.origin,
                         transactions = group.batch.transactions.len(),
                         changes = group.batch.changes,
-                        "a group has landed"
+                        "a group is committed"
                     );
                     self.landed(group, places.0, places)?;
                     self.goes_on(feed, last);

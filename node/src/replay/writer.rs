@@ -185,6 +185,7 @@ impl Writer {
                 return Err(failed(guard_failed(error)));
             }
         };
+        // Behind the first of the two come the position and the commit.
         let until = |end: usize| wal_position(outcomes.get(..end).unwrap_or_default());
         let all = outcomes.len();
         Ok((until(all.saturating_sub(3)), until(all)))
