@@ -21,9 +21,11 @@
 
 mod assembler;
 mod error;
+mod hurry;
 mod merged;
 mod pace;
 mod policies;
+mod processors;
 mod service;
 mod shapes;
 mod spool;
@@ -31,6 +33,7 @@ mod touched;
 
 pub use assembler::{Assembled, Assembler, Repair, RepairRow, Signal};
 pub use error::Error;
+pub use hurry::Hurry;
 pub(crate) use service::chain;
 pub use service::{Capture, Options, Progress};
 pub use shapes::Shapes;

@@ -5,6 +5,10 @@
 //! [`GAP`] allows is taken in rounds of several transactions, the busier the larger: a commit then waits for up to four
 //! gaps, and the cluster saves several times that in processor time.
 //!
+//! Where threads wait for a processor, a commit's way to its peers is as many waits as it has steps. Then rounds are
+//! as far apart as that way is long anyway, also those of a stream that is not busy: what is saved shortens the waits
+//! of all.
+//!
 //! Where nobody waits for a commit at once, the walsender is left alone for a moment after each portion, however
 //! small: it wakes whoever sleeps at its socket with every message, and a row is one, which costs both sides more than
 //! the row. So it is while what comes was committed a while ago, and for what brings no transaction: pieces of large
@@ -25,6 +29,13 @@ const MANY: u64 = 4;
 /// So many gaps may come at once: commits do not come evenly. With 8, one in a hundred and forty would wait of 500
 /// commits a second at random moments, although these are fewer than what is allowed; with 24 none does.
 const BURST: u32 = 24;
+/// So long a thread waits also where there are processors enough: for the other side of a hyperthread, an interrupt.
+const AT_HAND: Duration = Duration::from_micros(50);
+/// About so many waits for a processor are on a commit's way, there and back: walsender, capture, the workers and journals of
+/// two daemons, replay, the peer's server, each of which sleeps and is woken more than once.
+const STEPS: u32 = 32;
+/// However long threads wait, no round is farther from the one before.
+const MOST: Duration = Duration::from_micros(25_600);
 /// A Unix socket of the usual size takes about 270 small messages; more wait at the walsender.
 const FULL_MESSAGES: usize = 200;
 /// A round of so many bytes is worth its cost, and more are likely to wait behind it.
@@ -85,15 +96,24 @@ impl Pace {
     }
 
     /// A round has ended. One that brought no transaction costs nothing elsewhere.
-    pub(super) fn took(&mut self, round: Round, now: Instant) {
-        match round.transactions {
-            _ if round.is_full() || round.messages == 0 => {}
-            0 => self.idle_until = self.idle_until.max(now) + IDLE_GAP,
-            _ if round.is_behind() => self.gather_until = now + GATHER,
-            1 => self.paid_until = self.paid_until.max(now) + GAP,
-            2..MANY => self.paid_until = self.paid_until.max(now) + GAP * 2,
-            _ => self.paid_until = self.paid_until.max(now) + GAP * 4,
-        }
+    /// `wait`: for how long threads wait for a processor, in the mean.
+    pub(super) fn took(&mut self, round: Round, wait: Duration, now: Instant) {
+        let gap = match round.transactions {
+            _ if round.is_full() || round.messages == 0 => return,
+            0 => {
+                self.idle_until = self.idle_until.max(now) + IDLE_GAP;
+                return;
+            }
+            _ if round.is_behind() => {
+                self.gather_until = now + GATHER;
+                return;
+            }
+            1 => GAP,
+            2..MANY => GAP * 2,
+            _ => GAP * 4,
+        };
+        let way = (wait.saturating_sub(AT_HAND) * STEPS).min(MOST);
+        self.paid_until = self.paid_until.max(now) + gap.max(way);
     }
 
     /// When the next round may begin, if that is not at once.
@@ -112,9 +132,17 @@ mod tests {
     /// Of a round that is behind.
     const LATE: Stamp = Stamp(1_000_000);
 
+    /// Processors are at hand.
+    const NO_WAIT: Duration = Duration::ZERO;
+
     /// (rounds, messages) of a second in which a message of so many bytes comes every `arrival`;
     /// each ends a transaction if `commits`.
     fn second(arrival: Duration, bytes: usize, commits: bool) -> (u32, usize) {
+        waiting(arrival, bytes, commits, NO_WAIT)
+    }
+
+    /// The same where threads wait so long for a processor.
+    fn waiting(arrival: Duration, bytes: usize, commits: bool, wait: Duration) -> (u32, usize) {
         let began = Instant::now() + Duration::from_secs(60);
         let mut pace = Pace::new(began);
         let (mut now, mut rounds, mut taken) = (began, 0, 0);
@@ -135,7 +163,7 @@ mod tests {
                 bytes: messages * bytes,
                 ..Round::default()
             };
-            pace.took(round, now);
+            pace.took(round, wait, now);
             rounds += 1;
             taken += messages;
         }
@@ -174,7 +202,7 @@ mod tests {
                 bytes: 300,
                 ..Round::default()
             };
-            pace.took(round, now);
+            pace.took(round, NO_WAIT, now);
         }
         assert!(waited < commits / 1_000, "{waited}");
     }
@@ -187,6 +215,23 @@ mod tests {
         let (rounds, taken) = second(Duration::from_micros(300), 600, true);
         assert!((155..=195).contains(&rounds), "{rounds}");
         assert!(taken >= 3_300, "{taken}");
+    }
+
+    #[test]
+    fn rounds_are_as_far_apart_as_threads_wait_for_processors() {
+        let every = Duration::from_micros(2_500);
+        let rounds = |wait| waiting(every, 600, true, Duration::from_micros(wait)).0;
+        // 400 commits a second, each by itself, while processors are at hand.
+        assert_eq!((rounds(0), rounds(100), rounds(125)), (400, 400, 400));
+        let (some, long, endless) = (rounds(200), rounds(850), rounds(1_000_000));
+        assert!((205..=235).contains(&some), "{some}");
+        assert!((39..=42).contains(&long), "{long}");
+        assert_eq!(long, endless);
+        // A busy stream is taken in larger rounds then, too.
+        let busy = Duration::from_micros(300);
+        let (rounds, taken) = waiting(busy, 100, true, Duration::from_micros(850));
+        assert!((39..=42).contains(&rounds), "{rounds}");
+        assert!(taken >= 3_240, "{taken}");
     }
 
     #[test]
@@ -213,7 +258,7 @@ mod tests {
                 sent_at: LATE,
                 ..Round::default()
             };
-            pace.took(round, now);
+            pace.took(round, NO_WAIT, now);
             assert_eq!(pace.wait(now), None);
         }
     }
@@ -230,7 +275,7 @@ mod tests {
             ..Round::default()
         };
         for _ in 0..1_000 {
-            pace.took(some, now);
+            pace.took(some, NO_WAIT, now);
             assert_eq!(pace.wait(now), Some(now + GATHER));
             now += GATHER;
             assert_eq!(pace.wait(now), None);
@@ -239,7 +284,7 @@ mod tests {
             messages: FULL_MESSAGES,
             ..some
         };
-        pace.took(full, now);
+        pace.took(full, NO_WAIT, now);
         assert_eq!(pace.wait(now), None);
     }
 }

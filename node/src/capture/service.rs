@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use everywrite_conflict::{Lsn, NodeId};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Round};
-use super::{Assembled, Assembler, Error, Shapes, Signal, spool::Spools};
+use super::processors::Processors;
+use super::{Assembled, Assembler, Error, Hurry, Shapes, Signal, spool::Spools};
 use crate::journal::Journal;
 use crate::pg::Target;
 use crate::pg::replication::{self, Event, Feedback};
@@ -33,8 +34,6 @@ const CONFIRM: Duration = Duration::from_millis(100);
 const LEAVING: Duration = Duration::from_secs(1);
 /// An answer that is out so long is worth a line in the log: longer than a server needs to start again.
 const UNANSWERED: Duration = Duration::from_secs(10);
-/// So long at most the thread does not see that somebody is in a hurry.
-const NAP: Duration = Duration::from_micros(400);
 /// The first pause after an error, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -47,7 +46,7 @@ pub struct Options {
     /// Where large transactions wait for their commit.
     pub spool: PathBuf,
     /// Rung when somebody waits for what has just been written into the WAL.
-    pub hurry: Arc<Notify>,
+    pub hurry: Arc<Hurry>,
 }
 
 /// How capture is doing.
@@ -183,8 +182,9 @@ impl Capture {
         let mut primary_keys = HashMap::new();
         let mut confirmed = Instant::now();
         let mut pace = Pace::new(confirmed);
+        let mut processors = Processors::of_this_thread(confirmed);
         loop {
-            rest(&pace, &self.options.hurry, shutdown).await;
+            rest(&pace, &self.options.hurry, shutdown);
             let event = tokio::select! {
                 () = shutdown.cancelled() => {
                     let end = local_end(&catalog).await?;
@@ -248,7 +248,8 @@ impl Capture {
             self.append(assembler).await?;
             round.transactions = assembler.transactions - before;
             round.committed_at = assembler.last_commit();
-            pace.took(round, Instant::now());
+            let now = Instant::now();
+            pace.took(round, processors.wait(now), now);
         }
     }
 
@@ -451,18 +452,13 @@ impl Capture {
 }
 
 /// Waits until the next round may begin. The thread sleeps: a runtime that waits is woken by each message.
-async fn rest(pace: &Pace, hurry: &Notify, shutdown: &CancellationToken) {
-    while let Some(due) = pace.wait(Instant::now()) {
-        let hurried = tokio::select! {
-            biased;
-            () = hurry.notified() => true,
-            () = shutdown.cancelled() => true,
-            () = std::future::ready(()) => false,
-        };
-        if hurried {
-            return;
-        }
-        std::thread::sleep(due.saturating_duration_since(Instant::now()).min(NAP));
+fn rest(pace: &Pace, hurry: &Hurry, shutdown: &CancellationToken) {
+    let mut now = Instant::now();
+    while let Some(due) = pace.wait(now)
+        && !shutdown.is_cancelled()
+        && !hurry.rest(due - now)
+    {
+        now = Instant::now();
     }
 }
 

@@ -228,7 +228,7 @@ impl Shared {
         let Some(own) = self.journals.get(self.me) else {
             return;
         };
-        let hurry = Arc::new(Notify::new());
+        let hurry = Arc::new(capture::Hurry::default());
         let barriers = Barriers::start(
             self.target.clone(),
             Arc::clone(&self.ledger),

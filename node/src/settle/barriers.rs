@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use everywrite_conflict::{Lsn, Vector};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Ledger, origins};
 use crate::admin::message::WalMessage;
+use crate::capture::Hurry;
 use crate::pg::Target;
 
 /// Asks for barriers; cheap to clone.
@@ -43,7 +44,7 @@ impl Barriers {
     pub fn start(
         target: Target,
         ledger: Arc<Ledger>,
-        hurry: Arc<Notify>,
+        hurry: Arc<Hurry>,
         shutdown: CancellationToken,
     ) -> Self {
         let (asks, queue) = mpsc::channel(QUEUE);
@@ -88,7 +89,7 @@ impl Barriers {
 struct Setter {
     target: Target,
     ledger: Arc<Ledger>,
-    hurry: Arc<Notify>,
+    hurry: Arc<Hurry>,
     horizon: Arc<AtomicU32>,
     place: Arc<AtomicU64>,
     last: u64,
@@ -163,7 +164,7 @@ impl Setter {
             let _ = self.ledger.reconcile(&asked, &barrier.progress);
             // Groups announced from now on commit behind it, however far back capture is.
             self.ledger.reaches(barrier.here);
-            self.hurry.notify_one();
+            self.hurry.ring();
             // Whichever of them capture meets, it has passed what was there before the first.
             let first = first.get_or_insert(barrier);
             // One that was written before the slot was made never comes; any later one will do.
