@@ -13,8 +13,10 @@ use tokio::time::Instant;
 
 /// How often the kernel is asked.
 const ASK: Duration = Duration::from_millis(50);
-/// Fewer runs than that say nothing.
+/// Fewer runs than that are waited for …
 const RUNS: u64 = 16;
+/// … but no longer than this. What was known before is of another time then.
+const OLD: Duration = Duration::from_secs(1);
 
 /// What the kernel has counted: nanoseconds of waiting, runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub(super) struct Processors {
     /// None: this kernel does not count.
     file: Option<File>,
     counted: Counted,
+    counted_at: Instant,
     ask_at: Instant,
     wait: Duration,
 }
@@ -50,12 +53,13 @@ impl Processors {
         Processors {
             file: File::open("/proc/thread-self/schedstat").ok(),
             counted: Counted::default(),
+            counted_at: now,
             ask_at: now,
             wait: Duration::ZERO,
         }
     }
 
-    /// The mean wait of lately, half a second or so. Zero where it is not known.
+    /// The mean wait of the last few tenths of a second. Zero where it is not known.
     pub(super) fn wait(&mut self, now: Instant) -> Duration {
         if now < self.ask_at {
             return self.wait;
@@ -67,23 +71,27 @@ impl Processors {
             && let Ok(text) = std::str::from_utf8(&text[..length])
             && let Some(counted) = Counted::read(text)
         {
-            self.learn(counted);
+            self.learn(counted, now);
         }
         self.wait
     }
 
-    fn learn(&mut self, counted: Counted) {
+    fn learn(&mut self, counted: Counted, now: Instant) {
         let runs = counted.runs.saturating_sub(self.counted.runs);
-        if runs < RUNS {
+        let old = now.saturating_duration_since(self.counted_at) >= OLD;
+        if runs == 0 || runs < RUNS && !old {
             return;
         }
         let waited = counted.waited.saturating_sub(self.counted.waited);
         let first = self.counted == Counted::default();
-        self.counted = counted;
-        // What was counted before the first look may be of any time.
-        if !first {
-            self.wait = (self.wait * 3 + Duration::from_nanos(waited / runs)) / 4;
-        }
+        (self.counted, self.counted_at) = (counted, now);
+        let wait = Duration::from_nanos(waited / runs);
+        self.wait = match () {
+            // What was counted before the first look may be of any time.
+            () if first => Duration::ZERO,
+            () if old => wait,
+            () => (self.wait * 3 + wait) / 4,
+        };
     }
 }
 
@@ -109,26 +117,41 @@ mod tests {
 
     #[test]
     fn the_mean_follows_what_each_run_waits() {
+        let mut now = Instant::now();
         let mut processors = Processors {
             file: None,
             counted: Counted::default(),
-            ask_at: Instant::now(),
+            counted_at: now,
+            ask_at: now,
             wait: Duration::ZERO,
         };
+        let us = Duration::from_micros;
         let (mut waited, mut runs) = (1_000_000_000, 5);
-        for us in [800; 20].into_iter().chain([50; 20]) {
-            (waited, runs) = (waited + us * 20, runs + 20);
-            processors.learn(some(waited, runs));
-            assert!(processors.wait <= Duration::from_micros(800));
-            if runs == 20 * 20 + 5 {
-                assert!(processors.wait > Duration::from_micros(780));
-            }
+        let mut some_more = |processors: &mut Processors, each: u64, more: u64, after| {
+            (waited, runs, now) = (waited + each * more, runs + more, now + after);
+            processors.learn(some(waited, runs), now);
+            processors.wait
+        };
+        assert_eq!(
+            some_more(&mut processors, 100, 20, ASK),
+            us(0),
+            "the first look"
+        );
+        let waits: Vec<Duration> = (0..20)
+            .map(|_| some_more(&mut processors, 800, 20, ASK))
+            .collect();
+        assert!(waits.is_sorted() && waits[0] == us(200) && waits[19] > us(780));
+        for _ in 0..20 {
+            some_more(&mut processors, 50, 20, ASK);
         }
-        let wait = processors.wait;
-        assert!(wait < Duration::from_micros(60), "{wait:?}");
-        // Too little to say anything.
-        processors.learn(some(waited + 1_000_000, runs + 2));
-        assert_eq!(processors.wait, wait);
+        let few = processors.wait;
+        assert!(few < us(60), "{few:?}");
+        assert_eq!(some_more(&mut processors, 9_000, 2, ASK), few);
+        // A quiet second: what little there is counts, and nothing of before.
+        let after = some_more(&mut processors, 300, 2, OLD);
+        assert!(after == us(4_650), "{after:?}");
+        assert_eq!(some_more(&mut processors, 30, 3, OLD), us(30));
+        assert_eq!(some_more(&mut processors, 0, 0, OLD), us(30));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Progress {
     pub changes: AtomicU64,
     /// The end of the server's WAL as last heard.
     pub server_lsn: AtomicU64,
+    /// For how long capture's thread waits for a processor when it is woken, in the mean, µs.
+    pub processor_wait_us: AtomicU64,
     /// "streaming", "waiting" or "connecting", and why.
     pub state: Mutex<(&'static str, Option<String>)>,
 }
@@ -209,6 +211,7 @@ impl Capture {
                 }
                 _ = tick.tick() => {
                     self.confirm(assembler, &feedback, false).await?;
+                    self.waits(&mut processors);
                     continue;
                 }
             };
@@ -248,8 +251,7 @@ impl Capture {
             self.append(assembler).await?;
             round.transactions = assembler.transactions - before;
             round.committed_at = assembler.last_commit();
-            let now = Instant::now();
-            pace.took(round, processors.wait(now), now);
+            pace.took(round, self.waits(&mut processors), Instant::now());
         }
     }
 
@@ -356,6 +358,14 @@ impl Capture {
                 let _ = self.signals.send(other);
             }
         }
+    }
+
+    /// For how long this thread waits for a processor, in the mean.
+    fn waits(&self, processors: &mut Processors) -> Duration {
+        let wait = processors.wait(Instant::now());
+        let us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.progress.processor_wait_us.store(us, Ordering::Relaxed);
+        wait
     }
 
     async fn append(&self, assembler: &mut Assembler) -> Result<(), Error> {

@@ -154,6 +154,7 @@ impl Gather {
             changes: s.progress.changes.load(Ordering::Relaxed),
             transactions_per_s: self.rates.of("capture", transactions, now),
             journal_bytes: own.map_or(0, |j| j.bytes()),
+            processor_wait_s: s.progress.processor_wait_us.load(Ordering::Relaxed) as f64 / 1e6,
         }
     }
 

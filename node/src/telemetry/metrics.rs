@@ -26,6 +26,7 @@ const CAPTURE_STREAMING: &str = "everywrite_capture_streaming";
 const CAPTURE_LAG: &str = "everywrite_capture_lag_bytes";
 const CAPTURE_TRANSACTIONS: &str = "everywrite_capture_transactions_total";
 const CAPTURE_CHANGES: &str = "everywrite_capture_changes_total";
+const CAPTURE_PROCESSOR_WAIT: &str = "everywrite_capture_processor_wait_seconds";
 const JOURNAL_SIZE: &str = "everywrite_journal_size_bytes";
 const LINK_CONNECTED: &str = "everywrite_link_connected";
 const LINK_PAUSED: &str = "everywrite_link_paused";
@@ -109,6 +110,12 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Kind::Counter,
         Unit::Count,
         "local row changes captured",
+    ),
+    (
+        CAPTURE_PROCESSOR_WAIT,
+        Kind::Gauge,
+        Unit::Seconds,
+        "mean wait of capture's thread for a processor",
     ),
     (
         JOURNAL_SIZE,
@@ -326,6 +333,7 @@ pub fn set_all(status: &Status) {
     gauge!(CAPTURE_LAG).set(float(status.capture.lag_bytes));
     counter!(CAPTURE_TRANSACTIONS).absolute(status.capture.transactions);
     counter!(CAPTURE_CHANGES).absolute(status.capture.changes);
+    gauge!(CAPTURE_PROCESSOR_WAIT).set(status.capture.processor_wait_s);
     gauge!(JOURNAL_SIZE, ORIGIN => status.name.clone()).set(float(status.capture.journal_bytes));
     status.peers.iter().for_each(set_peer);
     status.origins.iter().for_each(set_origin);

@@ -9,6 +9,6 @@ pub mod metrics;
 mod status;
 
 pub use status::{
-    CaptureStatus, ConflictCount, IndexStatus, OpenConflicts, OriginState, OriginStatus,
+    CROWDED_S, CaptureStatus, ConflictCount, IndexStatus, OpenConflicts, OriginState, OriginStatus,
     PeerStatus, PostgresStatus, Status,
 };

@@ -113,7 +113,14 @@ pub struct CaptureStatus {
     pub transactions_per_s: f64,
     /// Size of the own journal on disk, bytes.
     pub journal_bytes: u64,
+    /// For how long capture's thread lately waited for a processor each time it was woken, seconds, in the mean. Beyond
+    /// 0.1 ms commits leave in larger rounds.
+    #[serde(default)]
+    pub processor_wait_s: f64,
 }
+
+/// Where threads wait so long for a processor, in the mean, a person is told: commits leave in rounds 6 ms apart and more. Seconds.
+pub const CROWDED_S: f64 = 0.000_25;
 
 /// What an origin's stream is doing here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
-use crate::telemetry::{OpenConflicts, OriginState, OriginStatus, PeerStatus, Status};
+use crate::telemetry::{CROWDED_S, OpenConflicts, OriginState, OriginStatus, PeerStatus, Status};
 
 /// Everything, with a line end behind each line.
 pub fn render(status: &Status) -> String {
@@ -62,6 +62,13 @@ fn lines(out: &mut String, status: &Status) {
     );
     if let Some(error) = &capture.error {
         let _ = writeln!(out, "           {error}");
+    }
+    if capture.processor_wait_s >= CROWDED_S {
+        let wait = capture.processor_wait_s * 1e3;
+        let _ = writeln!(
+            out,
+            "           threads wait {wait:.1} ms for a processor: commits leave in larger rounds"
+        );
     }
 
     let others = status.origins.iter().map(|o| o.journal_bytes).sum();

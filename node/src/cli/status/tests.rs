@@ -109,6 +109,16 @@ fn a_node_that_knows_nothing_yet_still_renders() {
 }
 
 #[test]
+fn that_processors_are_busy_is_said() {
+    let mut status = busy();
+    status.capture.processor_wait_s = 0.000_84;
+    let line = "\n           threads wait 0.8 ms for a processor: commits leave in larger rounds\n";
+    assert!(render(&status).contains(line), "{}", render(&status));
+    status.capture.processor_wait_s = 0.000_09;
+    assert_eq!(render(&status), render(&busy()));
+}
+
+#[test]
 fn what_is_open_is_counted_with_the_age_of_the_oldest() {
     let open = |merging, parked, oldest_at_us| OpenConflicts {
         merging,
