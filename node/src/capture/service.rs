@@ -353,7 +353,10 @@ impl Capture {
 
     fn signal(&self, signal: Signal) {
         match signal {
-            Signal::Barrier(token) => self.ledger.barrier(token),
+            Signal::Barrier(token) => {
+                self.options.hurry.met();
+                self.ledger.barrier(token);
+            }
             other => {
                 let _ = self.signals.send(other);
             }
