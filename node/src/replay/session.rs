@@ -20,7 +20,7 @@ pub(super) const APPLYING: [&str; 3] = [
 /// Takes a megabyte and gives it back. From then on glibc's malloc keeps up to two of free memory at the end of the heap
 /// (M_MMAP_THRESHOLD in mallopt(3): it follows the largest block that was freed, M_TRIM_THRESHOLD is twice that). With its
 /// 128 kB at start a server process gives memory back at the end of each statement of a group and asks
-/// for it again in the next one: system calls and page faults, a sixth of its time.
+/// for it again in the next one: a ninth of its time in these system calls, and page faults besides.
 const KEEP_MEMORY: &str = "select length(repeat(' ', 1048576))";
 
 /// A session with the replication origin `origin`, which is made if it is missing. An error with code
