@@ -330,6 +330,14 @@ impl Index {
         }
     }
 
+    /// Brings what is about to be asked for into the processor's cache. A key is anywhere in a large map, so finding it is
+    /// waiting for memory, and what is done with each keeps the processor from beginning with the next. Here
+    /// nothing is done, and it waits for several at once.
+    pub fn warm(&self, keys: impl Iterator<Item = KeyHash>) {
+        let known = keys.filter(|key| self.shards[shard_of(*key)].contains_key(key));
+        std::hint::black_box(known.count());
+    }
+
     /// The replayed write of `version` is committed; `local_lsn` as in [`Entry::local_lsn`].
     /// If a newer version is the entry by now, it is returned: the caller then looks at the row
     /// once more, because a local delete that was not captured left nothing to notice.

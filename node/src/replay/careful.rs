@@ -32,6 +32,7 @@ use super::columns;
 use super::counts::ConflictCounts;
 use super::history;
 use super::image::Image;
+use super::landing::Landing;
 use super::mapping::Mapping;
 use super::meets::{self, Base};
 use super::merging::Merging;
@@ -67,8 +68,8 @@ pub struct Context {
 pub(super) struct Decided {
     /// Rows that go because others have their unique values.
     removed: Vec<Lost>,
-    /// (table, key, version) whose entries land with the transaction.
-    pub lost: Vec<(RelationHash, KeyHash, Version)>,
+    /// What lands with the transaction besides its batch: rows that lost a unique value, parts of a large one.
+    pub(super) lost: Landing,
     /// Changes that are not written, because something newer is known.
     pub(super) kept: FxHashSet<(KeyHash, Version)>,
     /// Its conflicts.
@@ -213,9 +214,8 @@ async fn lock<'a>(
         // It is there no more if another site's group has replaced it, whose answer may not be read yet, or
         // an earlier part of this transaction.
         let written = || {
-            let key = (slot.hash(), slot.version());
-            let before = decided.lost.iter().any(|l| (l.1, l.2) == key);
-            before && !decided.kept.contains(&key)
+            let (key, version) = (slot.hash(), slot.version());
+            decided.lost.has(key, version) && !decided.kept.contains(&(key, version))
         };
         let beneath = beneath.filter(|e| own && !e.deleted && !written());
         let sources = stored.iter().chain(&beneath).filter_map(|e| e.source);
@@ -454,7 +454,7 @@ async fn second_unique(
         let (Some(row), Some(other)) = (rows.get(&key).cloned(), rows.get(&winner)) else {
             continue;
         };
-        decided.lost.push((relation, key, version));
+        decided.lost.push(relation, key, version);
         unique_history(
             ctx, writer, batch, mapping, &*cases, &row, other, &entries, decided,
         )?;

@@ -19,6 +19,7 @@ use super::control::Control;
 use super::image::Image;
 use super::mapping::Mapping;
 use super::table::Table;
+use super::turns::Turns;
 use super::waits::{self, Here};
 use crate::admin::message::{TravellingDelete, WalMessage};
 use crate::journal::columns::{self, Columns};
@@ -77,6 +78,7 @@ pub(super) struct Feed {
     pub single: bool,
     /// A group has about so many changes at most.
     pub most: u64,
+    turns: Turns,
 }
 
 /// What a feed is made of.
@@ -124,6 +126,7 @@ impl Feed {
             after,
             single: false,
             most: u64::MAX,
+            turns: Turns::default(),
         }
     }
 
@@ -337,7 +340,14 @@ impl Feed {
                 batch.merge();
             }
             self.push_all(batch, &changes)?;
+            // Between two transactions a call may be cancelled.
+            self.took(changes.len()).await;
         }
+    }
+
+    /// So many bytes of changes were taken in. May be cancelled.
+    pub(super) async fn took(&mut self, bytes: usize) {
+        self.turns.took(bytes).await;
     }
 
     /// Whether some of the tables are, or were, merged by columns; they must be loaded.

@@ -12,6 +12,7 @@ use super::feed::{Feed, Front};
 use super::known::{self, Part};
 use super::stream::{Group, Stream};
 use super::truncate;
+use super::turns::aside;
 use super::writer::Writer;
 use crate::journal::record::{Changes, Frame, Header};
 
@@ -155,6 +156,7 @@ impl Stream {
                 continue;
             }
             feed.push(&mut work.batch, &raw)?;
+            feed.took(raw.len()).await;
             let full = work.batch.bytes >= self.options.limits.bytes;
             if full || work.batch.changes >= PART_CHANGES {
                 self.flush(writer, work, decided).await?;
@@ -185,13 +187,17 @@ impl Stream {
         batch.merges |= context.ledger.any_merging();
         // Before the announcement: what is captured behind it is not behind this guard.
         let horizon = context.barriers.horizon();
-        let Some(announcement) = self.announce(&mut batch, work.fresh, decided) else {
+        let count = batch.changes;
+        let announced = aside(count, || self.announce(&mut batch, work.fresh, decided));
+        let Some(announcement) = announced else {
             return Err(Error::Again("another origin is deciding the same row"));
         };
         let (ledger, last) = (&context.ledger, batch.last());
         ledger.commits_after(batch.origin, last, work.reached, self.generation);
         if announcement.fast {
-            known::write(writer, &batch, Part::Whole, horizon, decided);
+            aside(count, || {
+                known::write(writer, &batch, Part::Whole, horizon, decided)
+            });
             // The next parts are made ready while the server works on this one. A TRUNCATE may come
             // with nothing before or behind it: then there is nothing to be answered.
             if !writer.is_empty() {
@@ -210,12 +216,9 @@ impl Stream {
         }
         for table in &batch.tables {
             let relation = table.mapping.identity.relation;
-            decided.lost.extend(
-                table
-                    .slots
-                    .iter()
-                    .map(|s| (relation, s.hash(), s.version())),
-            );
+            for slot in &table.slots {
+                decided.lost.push(relation, slot.hash(), slot.version());
+            }
         }
         Ok(())
     }

@@ -503,8 +503,7 @@ impl Stream {
                 .iter()
                 .map(move |s| (t.mapping.identity.relation, s.hash(), s.version()))
         });
-        let lost = decided.lost.iter().copied();
-        let keys = slots.chain(lost);
+        let keys = slots.chain(decided.lost.iter());
         let kept = |key, version| decided.kept.contains(&(key, version));
         let ledger = &o.context.ledger;
         let landed = ledger.landed(&place, keys, &decided.truncated, kept);

@@ -64,6 +64,8 @@ use spill::Spilling;
 
 /// A transaction with locks waits so long for groups that may be waiting for it.
 const BLIND: Duration = Duration::from_millis(500);
+/// From so many keys on a group is looked up in the index beforehand, many keys at once.
+const MANY_KEYS: usize = 256;
 
 /// See the module.
 pub struct Ledger {
@@ -484,6 +486,9 @@ impl Ledger {
             committing: false,
         });
         let again = !inner.beneath.none_again(intents.clone().map(|i| i.key));
+        if intents.clone().nth(MANY_KEYS).is_some() {
+            inner.index.warm(intents.clone().map(|i| i.key));
+        }
         let Inner { index, beneath, .. } = &mut *inner;
         let before = |i: Intent<'_>| {
             // Under a TRUNCATE that is on its way the rows still stand.
@@ -653,6 +658,9 @@ impl Ledger {
             return None;
         }
         inner.committed(group);
+        if keys.clone().nth(MANY_KEYS).is_some() {
+            inner.index.warm(keys.clone().map(|(_, key, _)| key));
+        }
         let mut look_again = Vec::new();
         for (relation, key, version) in keys {
             let newer = inner.index.landed(relation, key, version, group.before);
