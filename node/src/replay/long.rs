@@ -12,7 +12,6 @@ use super::feed::{Feed, Front};
 use super::known::{self, Part};
 use super::stream::{Group, Stream};
 use super::truncate;
-use super::turns::aside;
 use super::writer::Writer;
 use crate::journal::record::{Changes, Frame, Header};
 
@@ -187,17 +186,13 @@ impl Stream {
         batch.merges |= context.ledger.any_merging();
         // Before the announcement: what is captured behind it is not behind this guard.
         let horizon = context.barriers.horizon();
-        let count = batch.changes;
-        let announced = aside(count, || self.announce(&mut batch, work.fresh, decided));
-        let Some(announcement) = announced else {
+        let Some(announcement) = self.announce(&mut batch, work.fresh, decided) else {
             return Err(Error::Again("another origin is deciding the same row"));
         };
         let (ledger, last) = (&context.ledger, batch.last());
         ledger.commits_after(batch.origin, last, work.reached, self.generation);
         if announcement.fast {
-            aside(count, || {
-                known::write(writer, &batch, Part::Whole, horizon, decided)
-            });
+            known::write(writer, &batch, Part::Whole, horizon, decided);
             // The next parts are made ready while the server works on this one. A TRUNCATE may come
             // with nothing before or behind it: then there is nothing to be answered.
             if !writer.is_empty() {

@@ -3,14 +3,10 @@
 //! One of the runtime's threads watches all sockets. When something comes it goes on with what that wakes, and while this
 //! computes **nobody** watches: the other threads sleep until more than one task is to run. What writes a group to its server
 //! would then stand still as soon as the socket is full (some 200 KB, which a COPY has read within 3 ms), and so would links and beats.
-//! So what takes in many changes stops from time to time, and what cannot stop says so before it begins.
-
-use tokio::runtime::{Handle, RuntimeFlavor};
+//! So what takes in many changes stops from time to time.
 
 /// After so many bytes of changes others have a turn: a quarter of a millisecond or so.
 const TURN_BYTES: usize = 64 << 10;
-/// From so many changes on a computation takes a millisecond or more.
-const MANY: u64 = 2_000;
 
 /// How much was taken in since others had a turn.
 #[derive(Debug, Default)]
@@ -29,21 +25,8 @@ impl Turns {
     }
 }
 
-/// Computes something for so many changes; if they are many another thread takes over what this one has to do besides.
-pub(super) fn aside<T>(changes: u64, compute: impl FnOnce() -> T) -> T {
-    // A runtime of one thread has no other.
-    let threads = || Handle::try_current().map(|h| h.runtime_flavor());
-    if changes >= MANY && matches!(threads(), Ok(RuntimeFlavor::MultiThread)) {
-        tokio::task::block_in_place(compute)
-    } else {
-        compute()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Somebody else is at work every now and then, on a runtime of one thread.
@@ -62,30 +45,5 @@ mod tests {
             assert!(taken <= 20 * TURN_BYTES, "nobody had a turn");
         }
         assert!(taken > TURN_BYTES);
-    }
-
-    #[tokio::test]
-    async fn a_runtime_of_one_thread_computes() {
-        assert_eq!(aside(MANY, || 7), 7);
-    }
-
-    /// The only worker computes, and a task that it has woken before is run by somebody else meanwhile.
-    #[test]
-    fn another_thread_takes_over() {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
-        let told = runtime.block_on(async {
-            let computing = tokio::spawn(async {
-                let (tell, told) = std::sync::mpsc::channel();
-                tokio::spawn(async move { tell.send(()) });
-                aside(MANY, || told.recv_timeout(Duration::from_secs(30)))
-            });
-            computing.await.expect("a task")
-        });
-        assert_eq!(told, Ok(()));
     }
 }

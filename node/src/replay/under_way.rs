@@ -25,7 +25,6 @@ use super::image::Image;
 use super::known::{self, Part};
 use super::lanes::{Lanes, Place, Ready};
 use super::stream::{Group, Stream};
-use super::turns::aside;
 use super::writer::{Failed, Writer};
 
 /// A session that decides about a row is done in a few round trips.
@@ -47,8 +46,7 @@ impl Stream {
         // Before the announcement: what is captured behind it is not behind this guard.
         let horizon = self.options.context.barriers.horizon();
         let announcement = loop {
-            let none = Decided::default();
-            match aside(batch.changes, || self.announce(&mut batch, fresh, &none)) {
+            match self.announce(&mut batch, fresh, &Decided::default()) {
                 Some(announcement) => break announcement,
                 // Nothing is locked here that it could be waiting for.
                 None => tokio::time::sleep(DECIDING).await,
@@ -103,9 +101,7 @@ impl Stream {
             writer.chain(chained, group.batch.last());
         }
         let (batch, decided) = (&group.batch, &mut group.decided);
-        aside(batch.changes, || {
-            known::write(writer, batch, Part::Whole, group.horizon, decided)
-        });
+        known::write(writer, batch, Part::Whole, group.horizon, decided);
         if chained.is_some() {
             tracing::debug!(origin = %self.options.origin, "a group is at the server behind another");
         }
@@ -120,9 +116,7 @@ impl Stream {
         writer.begin();
         writer.chain(None, group.batch.last());
         let (batch, decided) = (&group.batch, &mut group.decided);
-        aside(batch.changes, || {
-            known::write(writer, batch, Part::Early(&late), group.horizon, decided)
-        });
+        known::write(writer, batch, Part::Early(&late), group.horizon, decided);
         tracing::debug!(origin = %self.options.origin, "a group is at the server beside another");
         let place = group.place;
         group.late = Some(late);
@@ -169,9 +163,7 @@ impl Stream {
                 let writer = lanes.at(group.place);
                 writer.clear();
                 let (batch, decided) = (&group.batch, &mut group.decided);
-                aside(batch.changes, || {
-                    known::write(writer, batch, Part::Late(&late), group.horizon, decided)
-                });
+                known::write(writer, batch, Part::Late(&late), group.horizon, decided);
                 self.commit(writer, group)?;
             }
         }
@@ -200,7 +192,7 @@ impl Stream {
                         changes = group.batch.changes,
                         "a group is committed"
                     );
-                    aside(group.batch.changes, || self.landed(group, places.0, places))?;
+                    self.landed(group, places.0, places)?;
                     self.goes_on(feed, last);
                     let Some(error) = self.commit_begun(lanes)? else {
                         return Ok(());
