@@ -14,6 +14,8 @@
 //! | `truncate`   | TRUNCATE against newer rows |
 //! | `session`    | a session whose writes are not captured |
 //! | `stream`     | the loop of one origin |
+//! | `turns`      | others' turns while much is taken in |
+//! | `landing`    | what of the index lands besides a batch |
 //! | `priors`     | what announced changes met, for when they come again |
 //! | `under_way`  | groups of the fast path: sent, answered |
 //! | `lanes`      | its two sessions |
