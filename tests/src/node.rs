@@ -254,6 +254,7 @@ impl Node {
         let Some(mut process) = self.process.take() else {
             return Ok(());
         };
+        process.wait_for_handler();
         let status = process.stop(Signal::TERM, Duration::from_secs(30))?;
         if !status.success() {
             bail!(

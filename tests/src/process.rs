@@ -53,6 +53,14 @@ impl Process {
         signal_to(self.id(), signal);
     }
 
+    /// Waits until it handles SIGTERM: one that has hardly begun is ended by it, as any program is. Up to ten seconds.
+    pub fn wait_for_handler(&self) {
+        let begin = Instant::now();
+        while !catches_term(self.id()) && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Asks it to end with `signal` and waits; an error after `limit`.
     pub fn stop(&mut self, signal: Signal, limit: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(signal);
@@ -98,6 +106,17 @@ impl Drop for Process {
             self.kill_family();
         }
     }
+}
+
+/// Whether the process has a handler for SIGTERM, or is gone (proc(5), `SigCgt`).
+fn catches_term(id: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status")) else {
+        return true;
+    };
+    let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // One that has ended and is not waited for has a mask of zeros, too.
+    status.contains("State:\tZ") || caught.is_none_or(|mask| mask & (1 << 14) != 0)
 }
 
 /// Starts `command` in a session of its own, so that it lives on when the terminal closes; its id.

@@ -1,10 +1,12 @@
 //! `everywrite run`: the daemon.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use everywrite_config::{LogFormat, Settings};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::Node;
@@ -21,6 +23,8 @@ pub struct RunArgs {
 
 /// Exit codes: 0 after a wanted end, 1 if the node cannot start, 2 for bad settings.
 pub async fn run(args: RunArgs) -> ExitCode {
+    // Before anything else: who asks a daemon to stop that has hardly begun gets exit code 0 as well.
+    let asked_to_stop = stop_signal();
     let settings = match Settings::load(&args.config) {
         Ok(settings) => settings,
         Err(error) => {
@@ -39,7 +43,7 @@ pub async fn run(args: RunArgs) -> ExitCode {
     let shutdown = CancellationToken::new();
     let asked = shutdown.clone();
     tokio::spawn(async move {
-        stop_signal().await;
+        asked_to_stop.await;
         tracing::info!("asked to stop");
         asked.cancel();
     });
@@ -57,17 +61,18 @@ pub async fn run(args: RunArgs) -> ExitCode {
     }
 }
 
-async fn stop_signal() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
+/// Watches for Ctrl-C and SIGTERM from now on; the future ends with the first of them.
+fn stop_signal() -> impl Future<Output = ()> {
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    async move {
+        let come = async |signal: io::Result<Signal>| match signal {
+            Ok(mut signal) => drop(signal.recv().await),
             Err(_) => std::future::pending().await,
+        };
+        tokio::select! {
+            () = come(terminate) => {}
+            () = come(interrupt) => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
     }
 }
