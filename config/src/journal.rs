@@ -1,5 +1,7 @@
 //! `[journal]`: the durable log of every node's transactions.
 
+use std::time::Duration;
+
 use crate::Size;
 use crate::section::Kind;
 use crate::section::Presence::{Default, Optional};
@@ -27,5 +29,18 @@ crate::section::section! {
         quota: Option<Size>,
             Kind::Size { min: Size::mib(4), max: Size::from_bytes(u64::MAX) },
             Optional("no limit but the disk");
+
+        /// For how long this site's commits are gathered at most, to go into the journal and to the peers together.
+        ///
+        /// A quiet site's commits are taken at once. A busy one's are gathered for some
+        /// milliseconds, and for longer where threads wait for a processor: each round costs the
+        /// cluster the same, however many commits it has. `"0s"` turns that off: commits are
+        /// elsewhere as soon as may be, and a busy cluster has less time for them.
+        ///
+        /// Since 0.2.0.
+        #[serde(with = "humantime_serde")]
+        longest_round: Duration,
+            Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(1) },
+            Default("\"25ms\"");
     }
 }

@@ -29,13 +29,12 @@ const MANY: u64 = 4;
 /// So many gaps may come at once: commits do not come evenly. With 8, one in a hundred and forty would wait of 500
 /// commits a second at random moments, although these are fewer than what is allowed; with 24 none does.
 const BURST: u32 = 24;
-/// So long a thread waits also where there are processors enough: for the other side of a hyperthread, an interrupt.
-const AT_HAND: Duration = Duration::from_micros(50);
+/// So long a thread waits also where nobody gains by larger rounds: for the other side of a hyperthread, an interrupt, and
+/// on processors that are busy but not full.
+const AT_HAND: Duration = Duration::from_micros(100);
 /// About so many waits for a processor are on a commit's way, there and back: walsender, capture, the workers and journals of
 /// two daemons, replay, the peer's server, each of which sleeps and is woken more than once.
 const STEPS: u32 = 32;
-/// However long threads wait, no round is farther from the one before.
-const MOST: Duration = Duration::from_micros(25_600);
 /// A Unix socket of the usual size takes about 270 small messages; more wait at the walsender.
 const FULL_MESSAGES: usize = 200;
 /// A round of so many bytes is worth its cost, and more are likely to wait behind it.
@@ -78,6 +77,8 @@ impl Round {
 /// Counts rounds (two leaky buckets).
 #[derive(Debug)]
 pub(super) struct Pace {
+    /// However busy the site is, no round of commits is farther from the one before.
+    most: Duration,
     /// When the rounds so far would have ended with one [`GAP`] each.
     paid_until: Instant,
     /// The same of rounds without a transaction, with [`IDLE_GAP`].
@@ -87,8 +88,10 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
+    /// `most`: the longest gap between two rounds of commits (`longest-round`).
+    pub(super) fn new(most: Duration, now: Instant) -> Self {
         Pace {
+            most,
             paid_until: now,
             idle_until: now,
             gather_until: now,
@@ -112,8 +115,8 @@ impl Pace {
             2..MANY => GAP * 2,
             _ => GAP * 4,
         };
-        let way = (wait.saturating_sub(AT_HAND) * STEPS).min(MOST);
-        self.paid_until = self.paid_until.max(now) + gap.max(way);
+        let way = wait.saturating_sub(AT_HAND) * STEPS;
+        self.paid_until = self.paid_until.max(now) + gap.max(way).min(self.most);
     }
 
     /// When the next round may begin, if that is not at once.
@@ -132,6 +135,9 @@ mod tests {
     /// Of a round that is behind.
     const LATE: Stamp = Stamp(1_000_000);
 
+    /// As by the settings when they say nothing.
+    const MOST: Duration = Duration::from_millis(25);
+
     /// Processors are at hand.
     const NO_WAIT: Duration = Duration::ZERO;
 
@@ -143,8 +149,19 @@ mod tests {
 
     /// The same where threads wait so long for a processor.
     fn waiting(arrival: Duration, bytes: usize, commits: bool, wait: Duration) -> (u32, usize) {
+        at_most(MOST, arrival, bytes, commits, wait)
+    }
+
+    /// The same with rounds no farther apart than `most`.
+    fn at_most(
+        most: Duration,
+        arrival: Duration,
+        bytes: usize,
+        commits: bool,
+        wait: Duration,
+    ) -> (u32, usize) {
         let began = Instant::now() + Duration::from_secs(60);
-        let mut pace = Pace::new(began);
+        let mut pace = Pace::new(most, began);
         let (mut now, mut rounds, mut taken) = (began, 0, 0);
         while now < began + Duration::from_secs(1) {
             if let Some(due) = pace.wait(now) {
@@ -179,7 +196,7 @@ mod tests {
     #[test]
     fn commits_at_random_moments_do_not_wait_while_they_are_few_enough() {
         let began = Instant::now() + Duration::from_secs(60);
-        let mut pace = Pace::new(began);
+        let mut pace = Pace::new(MOST, began);
         let (mut now, mut commit, mut random) = (began, began, 7_u64);
         let (mut waited, commits) = (0, 100_000);
         for _ in 0..commits {
@@ -222,16 +239,25 @@ mod tests {
         let every = Duration::from_micros(2_500);
         let rounds = |wait| waiting(every, 600, true, Duration::from_micros(wait)).0;
         // 400 commits a second, each by itself, while processors are at hand.
-        assert_eq!((rounds(0), rounds(100), rounds(125)), (400, 400, 400));
-        let (some, long, endless) = (rounds(200), rounds(850), rounds(1_000_000));
+        assert_eq!((rounds(0), rounds(150), rounds(175)), (400, 400, 400));
+        let (some, long, endless) = (rounds(250), rounds(900), rounds(1_000_000));
         assert!((205..=235).contains(&some), "{some}");
-        assert!((39..=42).contains(&long), "{long}");
+        assert!((40..=43).contains(&long), "{long}");
         assert_eq!(long, endless);
         // A busy stream is taken in larger rounds then, too.
         let busy = Duration::from_micros(300);
-        let (rounds, taken) = waiting(busy, 100, true, Duration::from_micros(850));
-        assert!((39..=42).contains(&rounds), "{rounds}");
+        let (rounds, taken) = waiting(busy, 100, true, Duration::from_micros(900));
+        assert!((40..=43).contains(&rounds), "{rounds}");
         assert!(taken >= 3_240, "{taken}");
+    }
+
+    #[test]
+    fn no_round_is_farther_from_the_one_before_than_is_allowed() {
+        let (long, busy) = (Duration::from_millis(1), Duration::from_micros(300));
+        let rounds = |most| at_most(Duration::from_millis(most), busy, 100, true, long).0;
+        let (none, five) = (rounds(0), rounds(5));
+        assert_eq!(none, 3_334);
+        assert!((195..=235).contains(&five), "{five}");
     }
 
     #[test]
@@ -249,7 +275,7 @@ mod tests {
     #[test]
     fn a_backlog_of_small_messages_is_taken_as_it_comes() {
         let now = Instant::now() + Duration::from_secs(60);
-        let mut pace = Pace::new(now);
+        let mut pace = Pace::new(MOST, now);
         for _ in 0..1_000 {
             let round = Round {
                 transactions: 90,
@@ -266,7 +292,7 @@ mod tests {
     #[test]
     fn who_catches_up_waits_for_portions() {
         let mut now = Instant::now() + Duration::from_secs(60);
-        let mut pace = Pace::new(now);
+        let mut pace = Pace::new(MOST, now);
         let some = Round {
             transactions: 1,
             messages: 12,

@@ -47,6 +47,8 @@ pub struct Options {
     pub spool: PathBuf,
     /// Rung when somebody waits for what has just been written into the WAL.
     pub hurry: Arc<Hurry>,
+    /// For how long commits are gathered at most (`longest-round`).
+    pub longest_round: Duration,
 }
 
 /// How capture is doing.
@@ -183,7 +185,7 @@ impl Capture {
         let mut tick = tokio::time::interval(FEEDBACK);
         let mut primary_keys = HashMap::new();
         let mut confirmed = Instant::now();
-        let mut pace = Pace::new(confirmed);
+        let mut pace = Pace::new(self.options.longest_round, confirmed);
         let mut processors = Processors::of_this_thread(confirmed);
         loop {
             rest(&pace, &self.options.hurry, shutdown);

@@ -247,6 +247,7 @@ impl Shared {
             target: self.target.clone(),
             spool: self.settings.node.data_directory.join("spool"),
             hurry,
+            longest_round: self.settings.journal.longest_round,
         };
         let repairs_of_streams = repairs.clone();
         let capture = Capture::new(
