@@ -40,6 +40,7 @@ fn defaults() {
     assert_eq!(settings.replication.group_transactions, 5000);
     assert_eq!(settings.replication.group_bytes.to_string(), "8MiB");
     assert_eq!(settings.journal.segment_size, Size::from_bytes(64 << 20));
+    assert_eq!(settings.journal.longest_round, Duration::from_millis(25));
     assert_eq!(settings.journal.quota, None);
     assert_eq!(
         settings.conflicts.history_keep,
