@@ -132,7 +132,7 @@ mod tests {
             .map(|_| some_more(&mut processors, 800, 20, ASK))
             .collect();
         assert!(waits[0] >= 700 && waits[1..].iter().all(|wait| (799..=800).contains(wait)));
-        // A moment says little: 20 runs of 100 that waited ten times as long.
+        // A moment says little: 20 runs of some 400 that waited ten times as long.
         for _ in 0..100 {
             some_more(&mut processors, 80, 20, ASK);
         }
